@@ -1,0 +1,82 @@
+"""The errors that a user can meet. Each carries the exit code of the command line."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+__all__ = [
+    "BackboneError",
+    "DataError",
+    "Interrupted",
+    "NotApplicable",
+    "RunError",
+    "UsageError",
+    "WarmstartError",
+    "nearest",
+]
+
+
+class WarmstartError(Exception):
+    """Something the user can act on: the message says who, what is allowed, what came, the cure."""
+
+    exit_code: int = 1
+
+
+class UsageError(WarmstartError):
+    """A setting or an argument is not usable."""
+
+    exit_code = 2
+
+
+class DataError(WarmstartError):
+    """The data cannot be used as it is."""
+
+    exit_code = 3
+
+
+class BackboneError(WarmstartError):
+    """A pretrained model cannot be found, read or divided into layer groups."""
+
+    exit_code = 4
+
+
+class RunError(WarmstartError):
+    """A run folder, checkpoint or cache is damaged, incomplete or of another version."""
+
+    exit_code = 5
+
+
+class NotApplicable(WarmstartError):  # noqa: N818 - a fact about the task, not a mistake
+    """A strategy cannot work on this task; the message is the reason."""
+
+    exit_code = 6
+
+
+class Interrupted(WarmstartError):  # noqa: N818
+    """The work was stopped from outside and can be resumed.
+
+    Attributes:
+        exit_code: 130 after Ctrl-C (SIGINT), 143 after SIGTERM.
+    """
+
+    exit_code = 130
+
+    def __init__(self, message: str, exit_code: int = 130) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code
+
+
+def nearest(name: str, options: Iterable[str]) -> str:
+    """Say which of `options` is closest to `name`, and what there is.
+
+    Returns:
+        A sentence or two with a leading space, or the empty string when there are no options.
+    """
+    known = sorted(str(option) for option in options)
+    if not known:
+        return ""
+    close = difflib.get_close_matches(str(name), known, n=1, cutoff=0.55)
+    hint = f' Did you mean "{close[0]}"?' if close else ""
+    shown = ", ".join(known[:20]) + (", ..." if len(known) > 20 else "")
+    return f"{hint} Available: {shown}."

@@ -1,0 +1,205 @@
+"""The one way to publish: written beside, flushed, checksummed last, renamed whole.
+
+A reader finds the old state or the new one, never a part. `manifest.json` holds the SHA-256 of
+every other file and is written last, so a folder without it was never finished.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from .errors import RunError
+from .fingerprint import hash_file
+
+__all__ = [
+    "FORMAT_VERSION",
+    "MANIFEST",
+    "finish_folder",
+    "publishing",
+    "read_json",
+    "sweep",
+    "verify_manifest",
+    "write_atomic",
+    "write_json",
+    "write_manifest",
+]
+
+FORMAT_VERSION = 1
+MANIFEST = "manifest.json"
+
+
+def write_atomic(path: Path, data: bytes | str) -> None:
+    """Replace one file whole: temporary file beside it, fsync, rename, fsync of the folder."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
+    raw = data.encode("utf-8") if isinstance(data, str) else data
+    try:
+        with temporary.open("wb") as handle:
+            handle.write(raw)
+            handle.flush()
+            os.fsync(handle.fileno())
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    _sync_folder(path.parent)
+
+
+def write_json(path: Path, value: object) -> None:
+    """Write JSON (UTF-8, indented); NumPy scalars, arrays and paths are converted.
+
+    Raises:
+        ValueError: For NaN or infinity, which JSON does not have.
+    """
+    text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False, default=_plain)
+    write_atomic(path, text + "\n")
+
+
+def read_json(path: Path) -> Any:
+    """Read JSON.
+
+    Raises:
+        RunError: When the file is missing or is not JSON, naming it.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise RunError(f"{path} does not exist.") from None
+    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise RunError(f"{path} is damaged: {error}. Restore it or make it again.") from None
+
+
+def write_manifest(folder: Path, **facts: object) -> None:
+    """Write manifest.json: a SHA-256 for every file below `folder`, and the given facts."""
+    files = {
+        path.relative_to(folder).as_posix(): hash_file(path)
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and path != folder / MANIFEST
+    }
+    write_json(folder / MANIFEST, {"format_version": FORMAT_VERSION, **facts, "files": files})
+
+
+def verify_manifest(folder: Path) -> dict[str, Any]:
+    """Check every file of a published folder against its manifest.
+
+    Returns:
+        The manifest.
+
+    Raises:
+        RunError: Naming the file that is missing, added to or damaged, or the unknown version.
+    """
+    if not (folder / MANIFEST).is_file():
+        raise RunError(f"{folder} has no {MANIFEST}: it is no finished warmstart folder.")
+    manifest = read_json(folder / MANIFEST)
+    if not isinstance(manifest, dict) or not isinstance(manifest.get("files"), dict):
+        raise RunError(f"{folder / MANIFEST} is damaged: it lists no files.")
+    version = manifest.get("format_version")
+    if version != FORMAT_VERSION:
+        raise RunError(
+            f"{folder} has format version {version!r}; this warmstart reads {FORMAT_VERSION}."
+        )
+    root = folder.resolve()
+    for name, expected in manifest["files"].items():
+        path = folder / name
+        if not path.resolve().is_relative_to(root):
+            raise RunError(f"{folder / MANIFEST} names {name!r}, which lies outside the folder.")
+        if not path.is_file():
+            raise RunError(f"{path} is missing though the manifest lists it. Make it again.")
+        if hash_file(path) != expected:
+            raise RunError(f"{path} is damaged: its SHA-256 is not the manifest's. Make it again.")
+    return manifest
+
+
+@contextmanager
+def publishing(final: Path, *, replace: bool = False, **facts: object) -> Iterator[Path]:
+    """Yield an empty folder beside `final` that becomes `final` when the context ends well.
+
+    Args:
+        final: The folder to publish.
+        replace: Whether an existing `final` may be replaced.
+        **facts: Written to the manifest.
+
+    Raises:
+        RunError: When `final` exists and `replace` is false.
+    """
+    if final.exists() and not replace:
+        raise RunError(f"{final} exists already. Name another folder or ask for its replacement.")
+    final.parent.mkdir(parents=True, exist_ok=True)
+    sweep(final)
+    temporary = final.with_name(f".{final.name}.{uuid.uuid4().hex[:8]}.tmp")
+    temporary.mkdir()
+    try:
+        yield temporary
+        finish_folder(temporary, final, replace=replace, **facts)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+
+
+def finish_folder(folder: Path, final: Path, *, replace: bool = False, **facts: object) -> None:
+    """Flush `folder`, write its manifest and rename it to `final`."""
+    for path in folder.rglob("*"):
+        if path.is_file():
+            with path.open("rb") as handle:
+                os.fsync(handle.fileno())
+    write_manifest(folder, **facts)
+    for path in folder.rglob("*"):
+        if path.is_dir():
+            _sync_folder(path)
+    if final.exists():
+        if not replace:
+            raise RunError(f"{final} exists already. Name another folder.")
+        aside = final.with_name(f".{final.name}.{uuid.uuid4().hex[:8]}.old")
+        final.rename(aside)
+        folder.rename(final)
+        shutil.rmtree(aside)
+    else:
+        folder.rename(final)
+    _sync_folder(final.parent)
+
+
+def sweep(final: Path) -> None:
+    """Clear what killed publications of `final` left; a set-aside old state comes back.
+
+    Between the two renames of a replacement `final` is missing for an instant; a process killed
+    there leaves the old state under its `.old` name, which is put back here.
+    """
+    if not final.parent.is_dir():
+        return
+    for old in sorted(final.parent.glob(f".{final.name}.????????.old")):
+        if final.exists():
+            shutil.rmtree(old, ignore_errors=True)
+        else:
+            old.rename(final)
+    for left in final.parent.glob(f".{final.name}.????????.tmp"):
+        if left.is_dir():
+            shutil.rmtree(left, ignore_errors=True)
+
+
+def _sync_folder(folder: Path) -> None:
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _plain(value: object) -> object:
+    if isinstance(value, np.generic):
+        return value.item()
+    if isinstance(value, np.ndarray):
+        return value.tolist()
+    if isinstance(value, Path):
+        return str(value)
+    if isinstance(value, tuple | set | frozenset):
+        return sorted(value) if isinstance(value, set | frozenset) else list(value)
+    raise TypeError(f"{type(value).__name__} has no JSON form")

@@ -1,0 +1,98 @@
+"""The run that a strategy writes to: its folder, its seed, its log and its limits."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from .publish import write_atomic
+from .rng import Streams
+
+__all__ = ["Run"]
+
+
+class Run:
+    """Where one fit keeps its log and checkpoints, and how long it may take.
+
+    Attributes:
+        folder: The run's own folder while it is written.
+        seed: Root of every random draw of this run.
+        deadline: Value of `time.monotonic()` at which to stop, or None.
+        max_steps: Optimiser steps at most, or None.
+        device: Name of the device, or `auto`.
+        trackers: Names of experiment trackers to report to as well.
+    """
+
+    def __init__(
+        self,
+        folder: Path | str,
+        *,
+        seed: int = 0,
+        deadline: float | None = None,
+        max_steps: int | None = None,
+        device: str = "auto",
+        trackers: tuple[str, ...] = (),
+    ) -> None:
+        self.folder = Path(folder)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.seed = int(seed)
+        self.deadline = deadline
+        self.max_steps = max_steps
+        self.device = device
+        self.trackers = trackers
+        self.streams = Streams(self.seed)
+
+    @property
+    def log_path(self) -> Path:
+        """The log: one JSON object a line."""
+        return self.folder / "metrics.jsonl"
+
+    def log(self, **values: object) -> None:
+        """Append one line to metrics.jsonl."""
+        line = json.dumps(values, ensure_ascii=False, default=float)
+        with self.log_path.open("a", encoding="utf-8") as handle:
+            handle.write(line + "\n")
+            handle.flush()
+            os.fsync(handle.fileno())
+
+    def read_log(self) -> list[dict[str, Any]]:
+        """The whole lines of metrics.jsonl; a torn last line is left out."""
+        if not self.log_path.exists():
+            return []
+        values: list[dict[str, Any]] = []
+        for line in self.log_path.read_text(encoding="utf-8").splitlines():
+            try:
+                values.append(json.loads(line))
+            except json.JSONDecodeError:
+                break
+        return values
+
+    def log_count(self) -> int:
+        """How many whole lines the log has."""
+        return len(self.read_log())
+
+    def truncate_log(self, count: int) -> None:
+        """Keep the first `count` lines: what came after the checkpoint will be logged again."""
+        lines = self.read_log()[:count]
+        text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
+        write_atomic(self.log_path, text)
+
+    def out_of_time(self) -> bool:
+        """Whether the deadline has passed."""
+        return self.deadline is not None and time.monotonic() >= self.deadline
+
+    def child(self, name: str, **changes: Any) -> Run:
+        """A run in a folder below this one; settings stay unless changed."""
+        settings: Mapping[str, Any] = {
+            "seed": self.seed,
+            "deadline": self.deadline,
+            "max_steps": self.max_steps,
+            "device": self.device,
+            "trackers": self.trackers,
+            **changes,
+        }
+        return Run(self.folder / name, **settings)
