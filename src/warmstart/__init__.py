@@ -1,0 +1,56 @@
+"""Adapt a pretrained model to your data, and prove that it was worth it.
+
+Example:
+    >>> import warmstart as ws
+    >>> run = ws.fit("reviews.csv")  # doctest: +SKIP
+    >>> run.predict(["Works as promised."])  # doctest: +SKIP
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from ._version import __version__
+
+if TYPE_CHECKING:
+    from .workflow import (
+        backbone,
+        compare,
+        embed,
+        evaluate,
+        fit,
+        info,
+        open_run,
+        plan,
+        predict,
+        read,
+        sample,
+    )
+
+__all__ = [
+    "__version__",
+    "backbone",
+    "compare",
+    "embed",
+    "evaluate",
+    "fit",
+    "info",
+    "open_run",
+    "plan",
+    "predict",
+    "read",
+    "sample",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """Import the verbs on first use, so that `import warmstart` costs nothing."""
+    if name in __all__:
+        from . import workflow
+
+        return getattr(workflow, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

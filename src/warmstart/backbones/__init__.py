@@ -1,0 +1,28 @@
+"""Pretrained models: where they come from, what they are, what they see in your rows."""
+
+from .backbone import Backbone, backbone
+from .cache import FeatureCache
+from .card import Card
+from .embedding import embed_inputs
+from .encoder import Encoder
+from .freezing import freeze, state_hash, unfreeze
+from .groups import LayerGroups
+from .sources import DEFAULT_SOURCES, packaged_names
+from .space import Features, Space
+
+__all__ = [
+    "DEFAULT_SOURCES",
+    "Backbone",
+    "Card",
+    "Encoder",
+    "FeatureCache",
+    "Features",
+    "LayerGroups",
+    "Space",
+    "backbone",
+    "embed_inputs",
+    "freeze",
+    "packaged_names",
+    "state_hash",
+    "unfreeze",
+]

@@ -1,0 +1,77 @@
+"""Frozen means frozen: no gradient, no dropout, no moving statistics, and a hash to prove it."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor, nn
+
+from .encoder import Encoder
+from .groups import LayerGroups
+
+__all__ = ["freeze", "state_hash", "unfreeze"]
+
+
+def freeze(encoder: Encoder, names: Iterable[str]) -> None:
+    """Freeze layer groups: their weights get no gradient, and `train()` leaves them evaluating.
+
+    Args:
+        encoder: Changed in place.
+        names: Groups to freeze besides those already frozen.
+
+    Raises:
+        BackboneError: For a group that does not exist.
+    """
+    wanted = tuple(names)
+    for name in wanted:
+        for _, parameter in encoder.groups.parameters(name):
+            parameter.requires_grad_(False)
+    encoder.frozen = _ordered(encoder.groups, {*encoder.frozen, *wanted})
+    encoder.train(encoder.training)
+
+
+def unfreeze(encoder: Encoder, names: Iterable[str]) -> None:
+    """Let layer groups train again.
+
+    Raises:
+        BackboneError: For a group that does not exist.
+    """
+    wanted = tuple(names)
+    for name in wanted:
+        for _, parameter in encoder.groups.parameters(name):
+            parameter.requires_grad_(True)
+    encoder.frozen = _ordered(encoder.groups, set(encoder.frozen) - set(wanted))
+    encoder.train(encoder.training)
+
+
+def state_hash(module: nn.Module, names: Iterable[str] | None = None) -> str:
+    """SHA-256 over the weights and buffers of a network, or of some groups of an encoder.
+
+    Args:
+        module: An encoder, or any network when `names` is None.
+        names: Layer groups; None takes everything.
+
+    Raises:
+        BackboneError: For a group that does not exist.
+    """
+    tensors: list[tuple[str, Tensor]] = []
+    if names is None:
+        tensors += list(module.named_parameters())
+        tensors += list(module.named_buffers())
+    else:
+        assert isinstance(module, Encoder), "groups belong to an encoder"
+        for name in names:
+            tensors += module.groups.parameters(name)
+            tensors += module.groups.buffers(name)
+    digest = hashlib.sha256()
+    for key, value in sorted(tensors, key=lambda item: item[0]):
+        host = value.detach().cpu().contiguous()
+        digest.update(f"{key}|{host.dtype}|{tuple(host.shape)}|".encode())
+        digest.update(host.reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _ordered(groups: LayerGroups, names: set[str]) -> tuple[str, ...]:
+    return tuple(name for name in groups.names if name in names)

@@ -1,0 +1,175 @@
+"""Calls into transformers: weights, random weights, tokenizers and Pillow image processors."""
+
+from __future__ import annotations
+
+import inspect
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from warmstart.core import BackboneError
+from warmstart.data import Modality
+
+from .quiet import quiet_transformers
+
+__all__ = [
+    "empty_model",
+    "load_image_processor",
+    "load_model",
+    "load_tokenizer",
+    "network_class",
+    "random_model",
+]
+
+_POOLERS = ("pooler.",)
+_HARMLESS = ("num_batches_tracked", "position_ids")
+
+
+def network_class(config: Any, tower: Modality) -> str:
+    """Name of the transformers class for a tower: CLIP's with projection, else AutoModel."""
+    if config.model_type == "clip":
+        return "CLIPTextModelWithProjection" if tower == "text" else "CLIPVisionModelWithProjection"
+    named = [str(name) for name in getattr(config, "architectures", None) or []]
+    if config.model_type in {"clip_vision_model", "clip_text_model"} and named:
+        allowed = {"CLIPVisionModelWithProjection", "CLIPTextModelWithProjection"}
+        return named[0] if named[0] in allowed else "AutoModel"
+    return "AutoModel"
+
+
+def load_model(
+    folder: Path, config: Any, tower: Modality, *, use_bin: bool
+) -> tuple[nn.Module, bool]:
+    """Read the weights in float32 onto the CPU.
+
+    Head weights in the checkpoint that the backbone does not have are left out without a word. A
+    pooler that the checkpoint lacks is removed; any other missing weight is an error, since it
+    would be random.
+
+    Returns:
+        The network in evaluation mode, and whether its pooler came with the checkpoint.
+
+    Raises:
+        BackboneError: When files are damaged or weights are missing.
+    """
+    cls, own_config = _class_and_config(config, tower)
+    try:
+        with quiet_transformers():
+            network, report = cls.from_pretrained(
+                folder,
+                config=own_config,
+                use_safetensors=not use_bin,
+                weights_only=True,
+                local_files_only=True,
+                dtype=torch.float32,
+                output_loading_info=True,
+            )
+    except Exception as error:
+        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise BackboneError(
+            f"the weights in {folder} cannot be read ({type(error).__name__}: {first}). The file "
+            "may be damaged or not belong to its config.json: fetch the folder again."
+        ) from error
+    missing = sorted(key for key in report["missing_keys"] if not key.endswith(_HARMLESS))
+    pooler = [key for key in missing if key.startswith(_POOLERS)]
+    lost = [key for key in missing if key not in pooler]
+    if lost:
+        raise BackboneError(
+            f"{folder} lacks {len(lost)} weights of its {type(network).__name__}, which would "
+            f"stay random: {', '.join(lost[:5])}{', ...' if len(lost) > 5 else ''}. The weights do "
+            "not belong to this config.json: fetch the folder again."
+        )
+    if pooler:
+        network.pooler = None
+    return network.eval(), not pooler
+
+
+def random_model(config: Any, tower: Modality, seed: int, *, like: nn.Module) -> nn.Module:
+    """The same architecture with fresh weights, a function of the seed alone.
+
+    torch's global generator is left as it was.
+    """
+    cls, own_config = _class_and_config(config, tower)
+    with quiet_transformers(), torch.random.fork_rng(devices=[]):
+        torch.random.manual_seed(seed % (1 << 63))
+        network = _from_config(cls, own_config).float()
+    if getattr(like, "pooler", None) is None and hasattr(network, "pooler"):
+        network.pooler = None
+    return network.eval()
+
+
+def empty_model(config: Any, tower: Modality) -> nn.Module:
+    """The architecture on torch's meta device: shapes without weights."""
+    cls, own_config = _class_and_config(config, tower)
+    with quiet_transformers(), torch.device("meta"):
+        return _from_config(cls, own_config)
+
+
+def load_tokenizer(folder: Path) -> Any:
+    """Read the tokenizer.
+
+    Raises:
+        BackboneError: When it cannot be read.
+    """
+    from transformers import AutoTokenizer
+
+    try:
+        with quiet_transformers():
+            return AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    except Exception as error:
+        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise BackboneError(
+            f"the tokenizer in {folder} cannot be read ({type(error).__name__}: {first}). The "
+            "folder must hold tokenizer.json, or the vocabulary files of its model."
+        ) from error
+
+
+def load_image_processor(folder: Path) -> Any:
+    """Read the image processor in its Pillow form, which needs no torchvision.
+
+    Raises:
+        BackboneError: When it cannot be read.
+    """
+    from transformers import AutoImageProcessor
+
+    if not any(
+        (folder / n).is_file() for n in ("preprocessor_config.json", "processor_config.json")
+    ):
+        raise BackboneError(
+            f"{folder} has no preprocessor_config.json: preprocessing comes with the weights and "
+            "is never guessed. Take that file from the model's own repository."
+        )
+    try:
+        with quiet_transformers():
+            return AutoImageProcessor.from_pretrained(folder, local_files_only=True, **_pillow())
+    except Exception as error:
+        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise BackboneError(
+            f"the image processor in {folder} cannot be read ({type(error).__name__}: {first})."
+        ) from error
+
+
+def _pillow() -> dict[str, Any]:
+    """The argument that asks for Pillow: `backend` in newer transformers, `use_fast` before."""
+    from transformers.models.auto import image_processing_auto
+
+    source = inspect.getsource(image_processing_auto.AutoImageProcessor.from_pretrained)
+    return {"backend": "pil"} if '"backend"' in source else {"use_fast": False}
+
+
+def _class_and_config(config: Any, tower: Modality) -> tuple[Any, Any]:
+    import transformers
+
+    cls = getattr(transformers, network_class(config, tower))
+    if config.model_type == "clip":
+        part = config.text_config if tower == "text" else config.vision_config
+        part.projection_dim = config.projection_dim
+        return cls, part
+    return cls, config
+
+
+def _from_config(cls: Any, config: Any) -> nn.Module:
+    network = cls.from_config(config) if hasattr(cls, "from_config") else cls(config)
+    assert isinstance(network, nn.Module)
+    return network

@@ -1,0 +1,241 @@
+"""Preprocessing that comes with the weights: texts or images to a batch of tensors.
+
+It works in two steps, so that rows can be prepared once and batched by length: `prepare` treats
+each row alone, `collate` pads rows into a batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from warmstart.core import BackboneError, UsageError
+
+__all__ = ["CallableProcessor", "ImageProcessor", "Processor", "TextProcessor", "as_processor"]
+
+
+class Processor(Protocol):
+    """Turns inputs into a batch."""
+
+    def prepare(self, inputs: Sequence[Any]) -> list[Any]:
+        """Treat each row alone."""
+
+    def collate(self, items: Sequence[Any]) -> dict[str, Tensor]:
+        """Make a batch of prepared rows."""
+
+    def length(self, item: Any) -> int:
+        """Cost of a prepared row: tokens of a text, 1 for an image."""
+
+    def save(self, folder: Path) -> None:
+        """Write what transformers reads back."""
+
+
+class TextProcessor:
+    """A tokenizer with right padding to the longest row of a batch.
+
+    Attributes:
+        tokenizer: transformers' tokenizer.
+        max_length: Tokens at most, special tokens among them.
+    """
+
+    def __init__(
+        self, tokenizer: Any, max_length: int, *, lower_case: bool = False, accepts: Sequence[str]
+    ) -> None:
+        self.tokenizer = tokenizer
+        self.max_length = max_length
+        self._lower = lower_case
+        self._type_ids = "token_type_ids" in accepts and (
+            "token_type_ids" in tokenizer.model_input_names
+        )
+        special = (tokenizer.pad_token_id, tokenizer.eos_token_id, tokenizer.bos_token_id, 0)
+        self._pad = next(int(token) for token in special if token is not None)
+        tokenizer.padding_side = "right"
+        tokenizer.truncation_side = "right"
+
+    def prepare(self, inputs: Sequence[str]) -> list[list[int]]:
+        """Token ids of each text, cut at `max_length`."""
+        if not len(inputs):
+            return []
+        texts = [text.lower().strip() for text in inputs] if self._lower else list(inputs)
+        encoded = self.tokenizer(
+            texts,
+            truncation=True,
+            max_length=self.max_length,
+            padding=False,
+            return_attention_mask=False,
+            return_token_type_ids=False,
+            verbose=False,
+        )
+        rows: list[list[int]] = encoded["input_ids"]
+        return rows
+
+    def collate(self, items: Sequence[list[int]]) -> dict[str, Tensor]:
+        """`input_ids` and `attention_mask` (B, T); `token_type_ids` where the model takes them.
+
+        A text without any token becomes one padding token that counts as real, so that its
+        vector is defined.
+        """
+        width = max(1, *(len(item) for item in items))
+        ids_BT = np.full((len(items), width), self._pad, dtype=np.int64)
+        mask_BT = np.zeros((len(items), width), dtype=np.int64)
+        for row, item in enumerate(items):
+            ids_BT[row, : len(item)] = item
+            mask_BT[row, : max(1, len(item))] = 1
+        batch = {"input_ids": torch.from_numpy(ids_BT), "attention_mask": torch.from_numpy(mask_BT)}
+        if self._type_ids:
+            batch["token_type_ids"] = torch.zeros_like(batch["input_ids"])
+        return batch
+
+    def length(self, item: list[int]) -> int:
+        """Tokens."""
+        return max(1, len(item))
+
+    def save(self, folder: Path) -> None:
+        """Write the tokenizer."""
+        self.tokenizer.save_pretrained(folder)
+
+
+class ImageProcessor:
+    """A Pillow image processor, optionally at another size than its own.
+
+    Attributes:
+        processor: transformers' image processor.
+        image_size: Pixels on a side of the network's input, None for the processor's own.
+    """
+
+    def __init__(self, processor: Any, image_size: int | None = None) -> None:
+        self.processor = processor
+        self.image_size = image_size
+        self._sizes = _sizes(processor, image_size) if image_size is not None else {}
+
+    def prepare(self, inputs: Sequence[Any]) -> list[np.ndarray]:
+        """Pixels (3, H, W) of each image, resized and normalised."""
+        return [
+            np.asarray(
+                self.processor(image, return_tensors="np", **self._sizes)["pixel_values"][0],
+                dtype=np.float32,
+            )
+            for image in inputs
+        ]
+
+    def collate(self, items: Sequence[np.ndarray]) -> dict[str, Tensor]:
+        """`pixel_values` (B, 3, H, W).
+
+        Raises:
+            BackboneError: When the processor leaves images at different sizes.
+        """
+        shapes = {item.shape for item in items}
+        if len(shapes) > 1:
+            shown = ", ".join(str(shape[-2:]) for shape in sorted(shapes)[:3])
+            raise BackboneError(
+                f"{type(self.processor).__name__} leaves images at different sizes ({shown}); a "
+                "batch needs one. Use a backbone whose preprocessor_config.json crops or resizes "
+                "to a fixed height and width."
+            )
+        return {"pixel_values": torch.from_numpy(np.stack(items))}
+
+    def length(self, item: np.ndarray) -> int:
+        """Images of one size cost the same."""
+        return 1
+
+    def save(self, folder: Path) -> None:
+        """Write the image processor, with the size in use."""
+        own = {name: getattr(self.processor, name) for name in self._sizes}
+        try:
+            for name, value in self._sizes.items():
+                setattr(self.processor, name, value)
+            self.processor.save_pretrained(folder)
+        finally:
+            for name, value in own.items():
+                setattr(self.processor, name, value)
+
+
+class CallableProcessor:
+    """A user's own function from a list of inputs to a dict of tensors."""
+
+    def __init__(self, function: Callable[[Sequence[Any]], Mapping[str, Tensor]]) -> None:
+        self.function = function
+
+    def prepare(self, inputs: Sequence[Any]) -> list[Any]:
+        """The inputs as they are: the function sees whole batches."""
+        return list(inputs)
+
+    def collate(self, items: Sequence[Any]) -> dict[str, Tensor]:
+        """What the function returns.
+
+        Raises:
+            UsageError: When that is no mapping from names to tensors.
+        """
+        batch = self.function(list(items))
+        if not isinstance(batch, Mapping) or not all(
+            isinstance(value, Tensor) for value in batch.values()
+        ):
+            raise UsageError(
+                "processor must return a dict of tensors, the keyword arguments of the module's "
+                f"forward; got {type(batch).__name__}."
+            )
+        return dict(batch)
+
+    def length(self, item: Any) -> int:
+        """Characters of a text, 1 for an image."""
+        return max(1, len(item)) if isinstance(item, str) else 1
+
+    def save(self, folder: Path) -> None:
+        """Code cannot be saved.
+
+        Raises:
+            BackboneError: Always.
+        """
+        raise BackboneError(
+            "a backbone with a processor of your own cannot be saved as a transformers folder: "
+            "code is never stored. Save module.state_dict() yourself, or give a transformers "
+            "tokenizer or image processor."
+        )
+
+
+def as_processor(
+    value: Any, *, max_length: int | None, image_size: int | None, accepts: Sequence[str]
+) -> Processor:
+    """Wrap what a user gave as `processor`.
+
+    Raises:
+        UsageError: When it is neither callable nor one of transformers' processors.
+    """
+    from transformers import PreTrainedTokenizerBase
+    from transformers.image_processing_utils import BaseImageProcessor
+
+    if isinstance(value, PreTrainedTokenizerBase):
+        own = int(value.model_max_length)
+        return TextProcessor(value, max_length or min(own, 512), accepts=accepts)
+    if isinstance(value, BaseImageProcessor):
+        return ImageProcessor(value, image_size)
+    if callable(value):
+        return CallableProcessor(value)
+    raise UsageError(
+        "processor must be a transformers tokenizer or image processor, or a function from a list "
+        f"of inputs to a dict of tensors; got {type(value).__name__}."
+    )
+
+
+def _sizes(processor: Any, image_size: int) -> dict[str, dict[str, int]]:
+    """`size` and `crop_size` that end in `image_size` pixels, in the processor's own terms."""
+    size = dict(getattr(processor, "size", None) or {})
+    crop = dict(getattr(processor, "crop_size", None) or {})
+    crops = bool(getattr(processor, "do_center_crop", False)) and crop
+    final = int(crop.get("height", 0) or crop.get("shortest_edge", 0)) if crops else 0
+    ratio = image_size / final if final else 1.0
+    known = [key for key in ("shortest_edge", "height", "width") if size.get(key)]
+    if not known:
+        raise UsageError(
+            f"image_size cannot be set for {type(processor).__name__}: its size is {size!r}. "
+            "Leave image_size unset."
+        )
+    sizes = {"size": {k: round(size[k] * ratio) if final else image_size for k in known}}
+    if crops:
+        sizes["crop_size"] = {"height": image_size, "width": image_size}
+    return sizes

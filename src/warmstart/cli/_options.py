@@ -1,0 +1,176 @@
+"""Options that several commands share."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from warmstart.core import UsageError
+
+__all__ = [
+    "Backbone",
+    "Data",
+    "Device",
+    "Group",
+    "ImageColumn",
+    "ImageSize",
+    "Json",
+    "LabelColumn",
+    "LabelNames",
+    "Limit",
+    "MaxLength",
+    "Metric",
+    "Out",
+    "Replace",
+    "RunFolder",
+    "SkipBad",
+    "SplitColumn",
+    "TextColumn",
+    "Tracker",
+    "command_line",
+    "parse_settings",
+    "reading",
+]
+
+_READ, _SIZE, _RUN = "Reading the data", "Backbone and input size", "The run"
+
+Data = Annotated[
+    str,
+    typer.Argument(
+        metavar="DATA",
+        help="A table (CSV, TSV, JSONL, Parquet), a folder of images by class, a folder with "
+        "train and test, or a hub id.",
+        show_default=False,
+    ),
+]
+RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="A finished run folder.")]
+TextColumn = Annotated[
+    str | None, typer.Option("--text", help="Text column.", rich_help_panel=_READ)
+]
+LabelColumn = Annotated[
+    str | None, typer.Option("--label", help="Label column.", rich_help_panel=_READ)
+]
+ImageColumn = Annotated[
+    str | None, typer.Option("--image", help="Column of image paths.", rich_help_panel=_READ)
+]
+SplitColumn = Annotated[
+    str | None,
+    typer.Option(
+        "--split-column", help="Column that says train, validation or test.", rich_help_panel=_READ
+    ),
+]
+Group = Annotated[
+    str | None,
+    typer.Option(
+        "--group",
+        help="Column kept whole in the split (a customer, a site); accuracy is shown by it.",
+        rich_help_panel=_READ,
+    ),
+]
+LabelNames = Annotated[
+    str | None,
+    typer.Option(
+        "--label-names",
+        help="Names for the classes, in the order of the sorted values: bad,good",
+        rich_help_panel=_READ,
+    ),
+]
+SkipBad = Annotated[
+    bool,
+    typer.Option(
+        "--skip-bad", help="Count and skip unreadable rows instead of stopping.",
+        rich_help_panel=_READ,
+    ),
+]  # fmt: skip
+Limit = Annotated[
+    int | None,
+    typer.Option("--limit", min=1, help="At most so many rows, by class.", rich_help_panel=_READ),
+]
+Backbone = Annotated[
+    str | None,
+    typer.Option(
+        "--backbone",
+        help="Hub id, folder, or installed package; all-MiniLM-L6-v2 for text otherwise.",
+        rich_help_panel=_SIZE,
+    ),
+]
+ImageSize = Annotated[
+    int | None,
+    typer.Option("--image-size", min=8, help="Pixels on a side.", rich_help_panel=_SIZE),
+]
+MaxLength = Annotated[
+    int | None, typer.Option("--max-length", min=4, help="Tokens.", rich_help_panel=_SIZE)
+]
+Metric = Annotated[
+    str | None,
+    typer.Option(
+        "--metric",
+        help="Primary metric: accuracy, macro_f1, balanced_accuracy, ...",
+        rich_help_panel=_RUN,
+    ),
+]
+Device = Annotated[
+    str, typer.Option("--device", help="auto, cpu, cuda or mps.", rich_help_panel=_RUN)
+]
+Out = Annotated[
+    Path | None, typer.Option("--out", help="Folder for the run.", rich_help_panel=_RUN)
+]
+Replace = Annotated[
+    bool,
+    typer.Option("--replace", help="Replace a run of that name.", rich_help_panel=_RUN),
+]
+Tracker = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--tracker", help="Also report to tensorboard, wandb or mlflow.", rich_help_panel=_RUN
+    ),
+]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON on standard output.")]
+
+
+def reading(
+    text: str | None,
+    label: str | None,
+    image: str | None,
+    split_column: str | None,
+    label_names: str | None,
+    skip_bad: bool,
+) -> dict[str, Any]:
+    """Options for `read`, as it takes them."""
+    names = None
+    if label_names is not None:
+        names = [name.strip() for name in label_names.split(",")]
+    return {
+        "text": text,
+        "label": label,
+        "image": image,
+        "split_column": split_column,
+        "label_names": names,
+        "skip_bad": skip_bad,
+    }
+
+
+def parse_settings(items: Sequence[str] | None) -> dict[str, str]:
+    """`--set key=value` options.
+
+    Raises:
+        UsageError: For an item without `=`.
+    """
+    values = {}
+    for item in items or ():
+        key, sign, value = item.partition("=")
+        if not sign or not key:
+            raise UsageError(f"--set takes key=value, got {item!r}.")
+        values[key.strip()] = value.strip()
+    return values
+
+
+def command_line() -> str:
+    """The command as it was typed, for the report."""
+    import shlex
+
+    return shlex.join(["warmstart", *sys.argv[1:]])

@@ -1,0 +1,104 @@
+"""`warmstart compare`."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from . import _options as o
+from ._show import answer, print_json
+
+__all__ = ["compare"]
+
+
+def compare(
+    data: o.Data,
+    strategies: Annotated[
+        str | None,
+        typer.Option(
+            "--strategies",
+            help="Arms, by comma; settings by colon: probe,probe:depth=auto,finetune:epochs=3",
+        ),
+    ] = None,
+    seeds: Annotated[
+        int, typer.Option("--seeds", min=1, help="Training seeds, as the budget allows.")
+    ] = 3,
+    budget: Annotated[
+        str, typer.Option("--budget", help="Time for everything: 90s, 15m, 1h, none.")
+    ] = "15m",
+    backbone: o.Backbone = None,
+    image_size: o.ImageSize = None,
+    max_length: o.MaxLength = None,
+    limit: o.Limit = None,
+    text: o.TextColumn = None,
+    label: o.LabelColumn = None,
+    image: o.ImageColumn = None,
+    split_column: o.SplitColumn = None,
+    group: o.Group = None,
+    label_names: o.LabelNames = None,
+    skip_bad: o.SkipBad = False,
+    metric: o.Metric = None,
+    out: o.Out = None,
+    replace: o.Replace = False,
+    keep_models: Annotated[
+        bool, typer.Option("--keep-models", help="Keep every arm's model, not only the best.")
+    ] = False,
+    price_per_hour: Annotated[
+        float | None, typer.Option("--price-per-hour", min=0, help="Money for an hour here.")
+    ] = None,
+    watts: Annotated[
+        float | None, typer.Option("--watts", min=0, help="Mean power draw under load.")
+    ] = None,
+    grams_per_kwh: Annotated[
+        float, typer.Option("--grams-per-kwh", min=0, help="CO2 of your electricity.")
+    ] = 480.0,
+    device: o.Device = "auto",
+    tracker: o.Tracker = None,
+    json: o.Json = False,
+) -> None:
+    """Try ways of adapting on one split, and say which was worth it.
+
+    Runs zero-shot, a linear probe, fine-tuning and training from scratch, with a cheap control
+    beside them, on the same rows; then prints the table, the verdict and where the report is.
+    Interrupted, it goes on when the command is repeated.
+
+    Examples:
+      warmstart compare reviews.csv
+
+      warmstart compare reviews.csv --strategies probe,finetune --seeds 5 --budget 1h
+
+      warmstart compare photos/ --backbone facebook/dinov2-small --image-size 96
+    """
+    from warmstart.planning import Prices
+    from warmstart.reporting import audit_view, comparison_view
+    from warmstart.workflow import compare as verb
+
+    run = verb(
+        data,
+        backbone=backbone,
+        strategies=[name for name in strategies.split(",") if name] if strategies else None,
+        seeds=seeds,
+        budget=budget,
+        limit=limit,
+        image_size=image_size,
+        max_length=max_length,
+        metric=metric,
+        group=group,
+        out=out,
+        replace=replace,
+        keep_models=keep_models,
+        prices=Prices(price_per_hour=price_per_hour, watts=watts, grams_per_kwh=grams_per_kwh),
+        device=device,
+        trackers=tuple(tracker or ()),
+        command=o.command_line(),
+        show_audit=None if json else lambda found: answer(audit_view(found.to_dict())),
+        **o.reading(text, label, image, split_column, label_names, skip_bad),
+    )
+    if json:
+        print_json({"folder": str(run.folder), **run.results})
+        return
+    answer(comparison_view(run.results))
+    if run.best:
+        answer(f"Model:  {run.folder / 'model'}")
+    answer(f"Report: {run.report.resolve()}")

@@ -1,0 +1,59 @@
+"""`warmstart embed`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from . import _options as o
+from ._show import answer, print_json
+
+__all__ = ["embed"]
+
+
+def embed(
+    data: o.Data,
+    backbone: o.Backbone = None,
+    depth: Annotated[
+        int | None, typer.Option("--depth", min=0, help="Layers to use; all otherwise.")
+    ] = None,
+    pooling: Annotated[
+        str | None, typer.Option("--pooling", help="mean, cls, last or model.")
+    ] = None,
+    image_size: o.ImageSize = None,
+    max_length: o.MaxLength = None,
+    limit: o.Limit = None,
+    text: o.TextColumn = None,
+    image: o.ImageColumn = None,
+    skip_bad: o.SkipBad = False,
+    out: Annotated[
+        Path | None, typer.Option("--out", help="Write .npy (with .ids.txt) or .parquet.")
+    ] = None,
+    json: o.Json = False,
+) -> None:
+    """Embed every row once and keep the vectors in the cache.
+
+    Examples:
+      warmstart embed reviews.csv
+
+      warmstart embed photos/ --backbone facebook/dinov2-small --out vectors.parquet
+    """
+    from warmstart.workflow import embed as verb
+    from warmstart.workflow import write_features
+
+    features = verb(
+        data, backbone=backbone, depth=depth, pooling=pooling, image_size=image_size,
+        max_length=max_length, limit=limit, text=text, image=image, skip_bad=skip_bad,
+    )  # fmt: skip
+    if out:
+        write_features(features, out)
+    rows, dimension = features.vectors_ND.shape
+    if json:
+        space = features.space.model_dump(mode="json")
+        print_json({"rows": rows, "dimension": dimension, "space": space, "out": out})
+        return
+    answer(f"{rows} rows in {dimension} dimensions ({features.space.pooling} pooling).")
+    if out:
+        answer(f"Written: {out}")

@@ -1,0 +1,37 @@
+"""`warmstart evaluate`."""
+
+from __future__ import annotations
+
+from . import _options as o
+from ._show import answer, print_json
+
+__all__ = ["evaluate"]
+
+
+def evaluate(
+    run: o.RunFolder,
+    data: o.Data,
+    metric: o.Metric = None,
+    text: o.TextColumn = None,
+    label: o.LabelColumn = None,
+    image: o.ImageColumn = None,
+    group: o.Group = None,
+    skip_bad: o.SkipBad = False,
+    json: o.Json = False,
+) -> None:
+    """Score a finished run on labelled rows that it has not seen.
+
+    Example:
+      warmstart evaluate runs/reviews held_out.csv --json
+    """
+    from warmstart.reporting import scores_view
+    from warmstart.workflow import evaluate as verb
+
+    scores = verb(
+        run, data, metric=metric, group=group, text=text, label=label, image=image,
+        skip_bad=skip_bad,
+    )  # fmt: skip
+    if json:
+        print_json(scores.model_dump(mode="json"))
+    else:
+        answer(scores_view(scores.model_dump(mode="json")))

@@ -1,0 +1,76 @@
+"""`warmstart predict`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from . import _options as o
+from ._show import answer, print_json
+
+__all__ = ["predict"]
+
+_SHOWN = 20
+
+
+def predict(
+    run: o.RunFolder,
+    data: Annotated[
+        str | None,
+        typer.Argument(metavar="[DATA]", help="A table, an image, or a folder; no labels needed."),
+    ] = None,
+    inputs: Annotated[
+        list[str] | None,
+        typer.Option("--input", help="A text or the path of an image; may be repeated."),
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", help="Write .csv, .jsonl, .json or .parquet.")
+    ] = None,
+    text: o.TextColumn = None,
+    image: o.ImageColumn = None,
+    skip_bad: o.SkipBad = False,
+    json: o.Json = False,
+) -> None:
+    """Classify new rows with a finished run's model.
+
+    Examples:
+      warmstart predict runs/reviews new.csv --out answers.csv
+
+      warmstart predict runs/reviews --input "Works as promised." --input "Broke at once."
+    """
+    from rich.table import Table
+
+    from warmstart.core import UsageError
+    from warmstart.workflow import predict as verb
+    from warmstart.workflow import write_predictions
+
+    if (data is None) == (not inputs):
+        raise UsageError("predict wants either DATA or one or more --input, and not both.")
+    found = (
+        verb(run, list(inputs))
+        if inputs
+        else verb(run, data, text=text, image=image, skip_bad=skip_bad)
+    )
+    if out:
+        write_predictions(found, out)
+    if json:
+        rows = zip(found.ids, found.inputs, found.answers, strict=True)
+        print_json([{"id": i, "input": x, **a.model_dump()} for i, x, a in rows])
+        return
+    table = Table("input", "label", "score", box=None, pad_edge=False)
+    for shown, one in list(zip(found.inputs, found.answers, strict=True))[:_SHOWN]:
+        table.add_row(_plain(shown), _plain(one.label), f"{one.score:.3f}")
+    answer(table)
+    if len(found.answers) > _SHOWN:
+        answer(f"... {len(found.answers) - _SHOWN} more; --out FILE writes them all.")
+    if out:
+        answer(f"Written: {out} ({len(found.answers)} rows)")
+
+
+def _plain(value: str) -> str:
+    from rich.markup import escape
+
+    short = value if len(value) <= 80 else value[:77] + "..."
+    return escape(" ".join(short.split()))

@@ -1,0 +1,26 @@
+"""What a user keeps: backbone, head, label names and preprocessing; predict, save, load."""
+
+from .base import MODEL_FILE, Model, Prediction, load_model, model_kind
+from .cnn import CnnModel, SmallCnn
+from .encoder import EncoderModel
+from .formats import native_pooling, opens_with
+from .heads import Head, HeadShape
+from .nli import NliModel
+from .tfidf import TfidfModel
+
+__all__ = [
+    "MODEL_FILE",
+    "CnnModel",
+    "EncoderModel",
+    "Head",
+    "HeadShape",
+    "Model",
+    "NliModel",
+    "Prediction",
+    "SmallCnn",
+    "TfidfModel",
+    "load_model",
+    "model_kind",
+    "native_pooling",
+    "opens_with",
+]

@@ -1,0 +1,152 @@
+"""What a user keeps: something that turns inputs into class probabilities, and saves itself."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, ClassVar, TypeVar
+
+import numpy as np
+
+from warmstart.core import FORMAT_VERSION, Config, RunError, nearest, read_json, write_json
+from warmstart.data import Dataset, Modality, from_inputs
+
+__all__ = ["MODEL_FILE", "Model", "Prediction", "load_model", "model_kind"]
+
+MODEL_FILE = "warmstart.json"
+_KINDS: dict[str, type[Model]] = {}
+M = TypeVar("M", bound="type[Model]")
+
+
+class Prediction(Config):
+    """One answer.
+
+    Attributes:
+        label: Name of the likeliest class.
+        score: Its probability, in [0, 1].
+        scores: Probability of every class, by name, likeliest first.
+    """
+
+    label: str
+    score: float
+    scores: dict[str, float]
+
+
+class Model(ABC):
+    """A fitted classifier.
+
+    Attributes:
+        label_names: Names of the C classes, in the order of the probabilities' columns.
+        modality: What it reads: `text` or `image`.
+    """
+
+    kind: ClassVar[str]
+    label_names: tuple[str, ...]
+    modality: Modality
+
+    @abstractmethod
+    def proba(self, dataset: Dataset) -> np.ndarray:
+        """Class probabilities (N, C), float64, for the rows of a dataset in its order."""
+
+    @abstractmethod
+    def proba_of(self, inputs: Sequence[Any]) -> np.ndarray:
+        """Class probabilities (N, C) for texts, or for RGB images."""
+
+    @abstractmethod
+    def facts(self) -> dict[str, Any]:
+        """What `load` needs beside the weights, as JSON values."""
+
+    @abstractmethod
+    def save_weights(self, folder: Path) -> None:
+        """Write everything but `warmstart.json` into the folder."""
+
+    @classmethod
+    @abstractmethod
+    def load(cls, folder: Path, facts: dict[str, Any], device: str) -> Model:
+        """Read back what `save` wrote."""
+
+    @property
+    def parameters(self) -> int:
+        """Number of weights in the whole model."""
+        return 0
+
+    @property
+    def opens_with(self) -> tuple[str, ...]:
+        """Classes of other libraries that open the saved folder as it is."""
+        return ()
+
+    def save(self, folder: Path | str) -> Path:
+        """Write the model into an existing or new folder; `load_model` reads it back.
+
+        The caller publishes the folder (see `core.publish`), so that a killed save is never read.
+        """
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        self.save_weights(folder)
+        write_json(
+            folder / MODEL_FILE,
+            {
+                "format_version": FORMAT_VERSION,
+                "task_type": "classify",
+                "kind": self.kind,
+                "modality": self.modality,
+                "label_names": list(self.label_names),
+                "opens_with": list(self.opens_with),
+                **self.facts(),
+            },
+        )
+        return folder
+
+    def predict(self, inputs: Sequence[Any] | str) -> list[Prediction]:
+        """Classify texts, or images given as paths or PIL images.
+
+        Args:
+            inputs: One text or path, or a sequence of them.
+
+        Raises:
+            DataError: For an input of the other modality, or an image that cannot be read.
+        """
+        rows = from_inputs([inputs] if isinstance(inputs, str | Path) else inputs, self.modality)
+        return self.predictions(self.proba_of(rows.inputs())) if len(rows) else []
+
+    def predictions(self, proba_NC: np.ndarray) -> list[Prediction]:
+        """Probabilities (N, C) as answers."""
+        return [self._prediction(row_C) for row_C in proba_NC]
+
+    def _prediction(self, row_C: np.ndarray) -> Prediction:
+        order = np.argsort(-row_C, kind="stable")
+        scores = {self.label_names[i]: float(row_C[i]) for i in order}
+        best = self.label_names[order[0]]
+        return Prediction(label=best, score=scores[best], scores=scores)
+
+
+def model_kind(cls: M) -> M:
+    """Register a model class under its `kind`, so that `load_model` finds it."""
+    _KINDS[cls.kind] = cls
+    return cls
+
+
+def load_model(folder: Path | str, *, device: str = "auto") -> Model:
+    """Read a model folder.
+
+    Raises:
+        RunError: When the folder holds no model, or one of a later format.
+    """
+    folder = Path(folder)
+    if not (folder / MODEL_FILE).is_file():
+        raise RunError(f"{folder} holds no warmstart model: {MODEL_FILE} is missing there.")
+    facts = read_json(folder / MODEL_FILE)
+    version = facts.get("format_version") if isinstance(facts, dict) else None
+    if version != FORMAT_VERSION:
+        raise RunError(
+            f"{folder / MODEL_FILE} has format version {version!r}; this warmstart reads "
+            f"{FORMAT_VERSION}."
+        )
+    kind = str(facts.get("kind"))
+    if kind not in _KINDS:
+        raise RunError(f"{folder / MODEL_FILE}: unknown kind {kind!r}.{nearest(kind, _KINDS)}")
+    try:
+        return _KINDS[kind].load(folder, facts, device)
+    except KeyError as error:
+        raise RunError(f"{folder / MODEL_FILE} is damaged: {error} is missing.") from None

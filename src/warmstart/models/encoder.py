@@ -1,0 +1,182 @@
+"""A pretrained encoder with a head: the model that most strategies return."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors.torch import load_file, save_file
+
+from warmstart.backbones import Backbone, Encoder, embed_inputs
+from warmstart.backbones import backbone as open_backbone
+from warmstart.core import RunError, pick_device
+from warmstart.data import Dataset
+
+from .base import Model, model_kind
+from .formats import native_pooling, opens_with, save_encoder
+from .heads import Head, HeadShape
+
+__all__ = ["EncoderModel"]
+
+HEAD_FILE = "head.safetensors"
+
+
+class _Rows(Sequence[Any]):
+    """A dataset's inputs, each read when it is asked for: images are not all held in memory."""
+
+    def __init__(self, dataset: Dataset) -> None:
+        self._dataset = dataset
+        self._texts = dataset.inputs() if dataset.modality == "text" else None
+
+    def __len__(self) -> int:
+        return len(self._dataset)
+
+    def __getitem__(self, index: Any) -> Any:
+        if self._texts is not None:
+            return self._texts[index]
+        return self._dataset.inputs([index])[0]
+
+
+@model_kind
+class EncoderModel(Model):
+    """Backbone + pooling + head.
+
+    Without an encoder of its own the model is the untouched backbone under a head: its vectors
+    come from the feature cache where they are there already.
+
+    Args:
+        backbone: The recipe that it came from.
+        head: Takes the vectors at `depth` under `pooling`.
+        label_names: Names of the C classes.
+        encoder: The adapted encoder; None when the backbone was left as it is.
+        depth: Layers that are used, None for all (see `Encoder.forward`).
+        pooling: How positions become one vector; None for the backbone's own.
+    """
+
+    kind = "encoder"
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        head: Head,
+        label_names: Sequence[str],
+        *,
+        encoder: Encoder | None = None,
+        depth: int | None = None,
+        pooling: str | None = None,
+    ) -> None:
+        self.backbone = backbone
+        self.head = head.eval()
+        self.label_names = tuple(label_names)
+        self.modality = "text" if backbone.modality == "text" else "image"
+        self.depth = depth
+        self.pooling = pooling or backbone.pooling
+        self._tuned = encoder
+        self._loaded: Encoder | None = None
+
+    @property
+    def tuned(self) -> bool:
+        """Whether the encoder's weights differ from the backbone's."""
+        return self._tuned is not None
+
+    @property
+    def encoder(self) -> Encoder:
+        """The encoder in evaluation mode; an untouched one is loaded on first use."""
+        if self._tuned is not None:
+            return self._tuned.eval()
+        if self._loaded is None:
+            self._loaded = self.backbone.load(device=self.head.output.weight.device).eval()
+        return self._loaded
+
+    @property
+    def parameters(self) -> int:
+        """Weights of encoder and head."""
+        encoder = self._tuned or self._loaded
+        inside = (
+            sum(p.numel() for p in encoder.parameters())
+            if encoder
+            else self.backbone.card.parameters
+        )
+        return int(inside) + sum(p.numel() for p in self.head.parameters())
+
+    @property
+    def opens_with(self) -> tuple[str, ...]:
+        """What else opens the saved folder (see `models.formats`)."""
+        return opens_with(self.encoder, self.head.shape, depth=self.depth, pooling=self.pooling)
+
+    def proba(self, dataset: Dataset) -> np.ndarray:
+        """Class probabilities (N, C)."""
+        if self._tuned is None:
+            features = self.backbone.features(dataset, depth=self.depth, pooling=self.pooling)
+            return self.head.proba(features.vectors_ND)
+        vectors_ND = embed_inputs(
+            self.encoder, _Rows(dataset), depth=self.depth, pooling=self.pooling
+        )
+        return self.head.proba(vectors_ND)
+
+    def proba_of(self, inputs: Sequence[Any]) -> np.ndarray:
+        """Class probabilities (N, C) for texts or images."""
+        vectors_ND = embed_inputs(self.encoder, inputs, depth=self.depth, pooling=self.pooling)
+        return self.head.proba(vectors_ND)
+
+    def facts(self) -> dict[str, Any]:
+        """Pooling, depth, head and where the backbone came from."""
+        return {
+            "pooling": self.pooling,
+            "depth": self.depth,
+            "tuned": self.tuned,
+            "head": self.head.shape.model_dump(),
+            "native_pooling": native_pooling(self.encoder),
+            "backbone": {
+                "name": self.backbone.name,
+                "source": str(self.backbone.source),
+                "fingerprint": self.backbone.fingerprint,
+                "image_size": self.backbone.image_size,
+                "max_length": self.backbone.max_length,
+                "license": self.backbone.card.license,
+            },
+        }
+
+    def save_weights(self, folder: Path) -> None:
+        """Encoder with its preprocessing, and the head."""
+        save_encoder(
+            folder,
+            self.encoder,
+            self.head,
+            self.label_names,
+            depth=self.depth,
+            pooling=self.pooling,
+        )
+        tensors = {k: v.detach().cpu().contiguous() for k, v in self.head.state_dict().items()}
+        save_file(tensors, folder / HEAD_FILE)
+
+    @classmethod
+    def load(cls, folder: Path, facts: dict[str, Any], device: str) -> EncoderModel:
+        """Read encoder and head back."""
+        origin = facts["backbone"]
+        recipe = open_backbone(
+            str(folder),
+            modality=facts["modality"],
+            image_size=origin["image_size"],
+            max_length=origin["max_length"],
+            pooling=facts["pooling"],
+            name=origin["name"],
+        )
+        shape = HeadShape.parse(facts["head"], f"{folder}: head")
+        head = Head(shape)
+        try:
+            head.load_state_dict(load_file(folder / HEAD_FILE))
+        except (FileNotFoundError, RuntimeError) as error:
+            raise RunError(f"{folder / HEAD_FILE} does not fit its model: {error}") from None
+        target = pick_device(device)
+        encoder = recipe.load(device=target)
+        return cls(
+            recipe,
+            head.to(target),
+            facts["label_names"],
+            encoder=encoder,
+            depth=facts["depth"],
+            pooling=facts["pooling"],
+        )

@@ -1,0 +1,126 @@
+"""Writing a model so that transformers or sentence-transformers open it as well.
+
+Where a family's own classification head is exactly our pooling and a linear layer, the folder is
+that family's `AutoModelForImageClassification` / `AutoModelForSequenceClassification` checkpoint.
+Otherwise a text model is a sentence-transformers folder, an image model a plain `AutoModel` folder,
+and the head lies beside it in `head.safetensors`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from warmstart.backbones import Encoder
+from warmstart.core import RunError
+
+from .heads import Head, HeadShape
+
+__all__ = ["native_pooling", "opens_with", "save_encoder"]
+
+# model type -> (pooling that the family's own classifier uses, its Auto class)
+_NATIVE = {
+    "vit": ("cls", "AutoModelForImageClassification"),
+    "deit": ("cls", "AutoModelForImageClassification"),
+    "resnet": ("model", "AutoModelForImageClassification"),
+    "convnext": ("model", "AutoModelForImageClassification"),
+    "swin": ("model", "AutoModelForImageClassification"),
+    "mobilenet_v2": ("model", "AutoModelForImageClassification"),
+    "efficientnet": ("model", "AutoModelForImageClassification"),
+    "bert": ("model", "AutoModelForSequenceClassification"),
+    "albert": ("model", "AutoModelForSequenceClassification"),
+}
+_SENTENCE_POOLING = ("mean", "cls", "last")
+
+
+def _model_type(encoder: Encoder) -> str | None:
+    config = getattr(encoder.module, "config", None)
+    return getattr(config, "model_type", None)
+
+
+def native_pooling(encoder: Encoder) -> str | None:
+    """The pooling under which this family's own classifier is a linear layer, if there is one."""
+    return _NATIVE.get(_model_type(encoder) or "", (None, ""))[0]
+
+
+def _is_native(encoder: Encoder, shape: HeadShape, depth: int | None, pooling: str) -> bool:
+    return (
+        native_pooling(encoder) == pooling
+        and depth is None
+        and shape.hidden is None
+        and not shape.normalize
+        and not (encoder.normalize and pooling == encoder.pooling)
+    )
+
+
+def _is_sentence(encoder: Encoder, depth: int | None, pooling: str) -> bool:
+    own = depth is None and pooling == encoder.pooling
+    return encoder.modality == "text" and own and pooling in _SENTENCE_POOLING
+
+
+def opens_with(
+    encoder: Encoder, shape: HeadShape, *, depth: int | None, pooling: str
+) -> tuple[str, ...]:
+    """Names of the classes that open the saved folder, the fullest first."""
+    if not hasattr(encoder.module, "save_pretrained"):
+        return ()
+    if _is_native(encoder, shape, depth, pooling):
+        return (f"transformers.{_NATIVE[_model_type(encoder) or ''][1]}", "transformers.AutoModel")
+    if _is_sentence(encoder, depth, pooling):
+        return ("sentence_transformers.SentenceTransformer", "transformers.AutoModel")
+    return ("transformers.AutoModel",)
+
+
+def save_encoder(
+    folder: Path,
+    encoder: Encoder,
+    head: Head,
+    label_names: Sequence[str],
+    *,
+    depth: int | None,
+    pooling: str,
+) -> None:
+    """Write the encoder (and, where native, the head inside it) with its preprocessing."""
+    if not hasattr(encoder.module, "save_pretrained"):
+        raise RunError(
+            "This backbone is a module of your own, which has no saved form of its own: keep the "
+            "module's code and save model.encoder.module.state_dict() beside it."
+        )
+    if _is_native(encoder, head.shape, depth, pooling):
+        encoder.save(folder)
+        _save_native(folder, encoder, head, label_names)
+    elif _is_sentence(encoder, depth, pooling):
+        encoder.save_sentence_transformer(folder)
+    else:
+        encoder.save(folder)
+
+
+def _save_native(folder: Path, encoder: Encoder, head: Head, label_names: Sequence[str]) -> None:
+    """Put encoder and head into the family's own classifier, and check that it is the same."""
+    import transformers
+
+    auto = getattr(transformers, _NATIVE[_model_type(encoder) or ""][1])
+    settings = encoder.module.config.to_dict() | {
+        "num_labels": len(label_names),
+        "id2label": dict(enumerate(label_names)),
+        "label2id": {name: i for i, name in enumerate(label_names)},
+        "problem_type": "single_label_classification",
+    }
+    config = type(encoder.module.config).from_dict(settings)
+    with torch.random.fork_rng(devices=[]):
+        native = auto.from_config(config)
+    linear = [m for m in native.classifier.modules() if isinstance(m, nn.Linear)]
+    weights = {k: v.detach().cpu() for k, v in encoder.module.state_dict().items()}
+    missing, _ = native.base_model.load_state_dict(weights, strict=False)
+    shapes_fit = len(linear) == 1 and linear[0].weight.shape == head.output.weight.shape
+    if missing or not shapes_fit:
+        raise RunError(
+            f"{type(native).__name__} does not take this encoder and head: missing {missing[:3]}."
+        )
+    with torch.no_grad():
+        linear[0].weight.copy_(head.output.weight.detach().cpu())
+        linear[0].bias.copy_(head.output.bias.detach().cpu())
+    native.eval().save_pretrained(folder)

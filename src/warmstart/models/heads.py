@@ -1,0 +1,89 @@
+"""Heads: what turns a backbone's vector into class logits."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from warmstart.core import Config, Streams
+
+__all__ = ["Head", "HeadShape"]
+
+
+class HeadShape(Config):
+    """What is needed to build a head before its weights are read.
+
+    Attributes:
+        dimension: Length D of the vectors that come in.
+        classes: Number of classes C.
+        hidden: Width of the hidden layer, or None for a linear head.
+        normalize: Whether vectors are brought to unit length first (cosine heads).
+        dropout: Dropout probability before each linear layer while training.
+    """
+
+    dimension: int
+    classes: int
+    hidden: int | None = None
+    normalize: bool = False
+    dropout: float = 0.0
+
+    @property
+    def kind(self) -> Literal["linear", "mlp"]:
+        """The head's name as users set it."""
+        return "linear" if self.hidden is None else "mlp"
+
+
+class Head(nn.Module):
+    """A linear layer, or one hidden layer with GELU, on a vector.
+
+    Weights start at N(0, 0.02²) and biases at 0 from the named random stream, so that the first
+    logits are close to uniform and the start is a function of the seed.
+    """
+
+    def __init__(self, shape: HeadShape, streams: Streams | None = None) -> None:
+        super().__init__()
+        self.shape = shape
+        inner = shape.hidden or shape.dimension
+        self.hidden = None if shape.hidden is None else nn.Linear(shape.dimension, shape.hidden)
+        self.output = nn.Linear(inner, shape.classes)
+        self.dropout = nn.Dropout(shape.dropout)
+        generator = (streams or Streams(0)).torch("head")
+        with torch.no_grad():
+            for layer in (self.hidden, self.output):
+                if layer is not None:
+                    scale = 0.02 if layer is self.output else layer.in_features**-0.5
+                    layer.weight.normal_(0.0, scale, generator=generator)
+                    layer.bias.zero_()
+
+    @classmethod
+    def linear(cls, weight_CD: np.ndarray, bias_C: np.ndarray, *, normalize: bool = False) -> Head:
+        """A linear head with the given weights."""
+        classes, dimension = weight_CD.shape
+        head = cls(HeadShape(dimension=dimension, classes=classes, normalize=normalize))
+        with torch.no_grad():
+            head.output.weight.copy_(torch.from_numpy(weight_CD))
+            head.output.bias.copy_(torch.from_numpy(bias_C))
+        return head.eval()
+
+    def forward(self, vectors_BD: Tensor) -> Tensor:
+        """Logits of shape (B, C)."""
+        if self.shape.normalize:
+            vectors_BD = nn.functional.normalize(vectors_BD, dim=-1)
+        if self.hidden is not None:
+            vectors_BD = nn.functional.gelu(self.hidden(self.dropout(vectors_BD)))
+        logits_BC: Tensor = self.output(self.dropout(vectors_BD))
+        return logits_BC
+
+    @torch.inference_mode()
+    def proba(self, vectors_ND: np.ndarray) -> np.ndarray:
+        """Class probabilities (N, C) in float64 for vectors (N, D)."""
+        was_training = self.training
+        self.eval()
+        device = self.output.weight.device
+        logits = self(torch.as_tensor(np.array(vectors_ND, dtype=np.float32), device=device))
+        self.train(was_training)
+        proba_NC: np.ndarray = torch.softmax(logits.double(), dim=-1).cpu().numpy()
+        return proba_NC

@@ -1,0 +1,131 @@
+"""Zero-shot through an entailment model: each class is a hypothesis about the text."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from warmstart.backbones.sources import resolve
+from warmstart.core import BackboneError, pick_device, progress
+from warmstart.data import Dataset, Modality
+
+from .base import Model, model_kind
+
+__all__ = ["NliModel"]
+
+_BATCH = 32
+
+
+@model_kind
+class NliModel(Model):
+    """Softmax over the classes of the entailment logit of (text, hypothesis) (Yin et al., 2019)."""
+
+    kind = "nli"
+    modality: Modality = "text"
+
+    def __init__(
+        self,
+        network: Any,
+        tokenizer: Any,
+        entailment: int,
+        label_names: Sequence[str],
+        hypotheses: Sequence[str],
+    ) -> None:
+        self.network = network.eval()
+        self.tokenizer = tokenizer
+        self.entailment = entailment
+        self.label_names = tuple(label_names)
+        self.hypotheses = tuple(hypotheses)
+
+    @classmethod
+    def open(
+        cls,
+        source: str,
+        label_names: Sequence[str],
+        hypotheses: Sequence[str],
+        device: str = "auto",
+    ) -> NliModel:
+        """Load a sequence classifier that has an entailment label.
+
+        Args:
+            source: Folder, installed package or hub id.
+            label_names: Names of the C classes.
+            hypotheses: One sentence a class, in the same order.
+            device: Where it runs.
+
+        Raises:
+            BackboneError: When it cannot be found, has no safetensors, or has no such label.
+        """
+        from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+        folder = resolve(source).folder
+        try:
+            network = AutoModelForSequenceClassification.from_pretrained(
+                folder, use_safetensors=True
+            )
+            tokenizer = AutoTokenizer.from_pretrained(folder)
+        except (OSError, ValueError) as error:
+            raise BackboneError(f"NLI model {source!r} cannot be read: {error}") from None
+        named = {str(name).lower(): int(i) for i, name in network.config.id2label.items()}
+        entailment = next((i for name, i in named.items() if name.startswith("entail")), None)
+        if entailment is None:
+            raise BackboneError(
+                f"NLI model {source!r} has no entailment label, only {', '.join(named)}. "
+                "Name a model trained on natural language inference."
+            )
+        target = pick_device(device)
+        return cls(network.to(target), tokenizer, entailment, label_names, hypotheses)
+
+    @property
+    def parameters(self) -> int:
+        """Weights of the network."""
+        return sum(p.numel() for p in self.network.parameters())
+
+    @property
+    def opens_with(self) -> tuple[str, ...]:
+        """The folder is the NLI model as it came."""
+        return ("transformers.AutoModelForSequenceClassification",)
+
+    def proba(self, dataset: Dataset) -> np.ndarray:
+        """Class probabilities (N, C)."""
+        return self.proba_of(dataset.inputs())
+
+    @torch.inference_mode()
+    def proba_of(self, inputs: Sequence[Any]) -> np.ndarray:
+        """Class probabilities (N, C): one forward pass a pair of text and hypothesis."""
+        device = next(self.network.parameters()).device
+        pairs = [(text, hypothesis) for text in inputs for hypothesis in self.hypotheses]
+        order = sorted(range(len(pairs)), key=lambda i: len(pairs[i][0]))
+        logits = np.zeros(len(pairs))
+        starts = range(0, len(pairs), _BATCH)
+        for start in progress.track(starts, "Entailment", unit="batches"):
+            rows = order[start : start + _BATCH]
+            batch = self.tokenizer(
+                [pairs[i][0] for i in rows],
+                [pairs[i][1] for i in rows],
+                padding=True,
+                truncation="only_first",
+                return_tensors="pt",
+            ).to(device)
+            logits[rows] = self.network(**batch).logits[:, self.entailment].double().cpu().numpy()
+        logits_NC = torch.from_numpy(logits.reshape(len(inputs), len(self.hypotheses)))
+        proba_NC: np.ndarray = torch.softmax(logits_NC, dim=-1).numpy()
+        return proba_NC
+
+    def facts(self) -> dict[str, Any]:
+        """The hypotheses."""
+        return {"hypotheses": list(self.hypotheses), "entailment": self.entailment}
+
+    def save_weights(self, folder: Path) -> None:
+        """The network and its tokenizer, as transformers saves them."""
+        self.network.save_pretrained(folder)
+        self.tokenizer.save_pretrained(folder)
+
+    @classmethod
+    def load(cls, folder: Path, facts: dict[str, Any], device: str) -> NliModel:
+        """Open the folder again."""
+        return cls.open(str(folder), facts["label_names"], facts["hypotheses"], device)

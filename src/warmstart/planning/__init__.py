@@ -1,0 +1,33 @@
+"""Deciding how much to adapt: the tree, the budget, the comparison and its verdict."""
+
+from .arms import Arm, SeedResult, parse_arms
+from .budget import divide, fit_input_size, parse_duration
+from .compare import ArmResult, Comparison, Task, arm_json, run_comparison, timed
+from .meter import Meter, Prices
+from .tree import Distance, Plan, Reason, plan_by_tree
+from .verdict import ArmFacts, Pair, Verdict, judge
+
+__all__ = [
+    "Arm",
+    "ArmFacts",
+    "ArmResult",
+    "Comparison",
+    "Distance",
+    "Meter",
+    "Pair",
+    "Plan",
+    "Prices",
+    "Reason",
+    "SeedResult",
+    "Task",
+    "Verdict",
+    "arm_json",
+    "divide",
+    "fit_input_size",
+    "judge",
+    "parse_arms",
+    "parse_duration",
+    "plan_by_tree",
+    "run_comparison",
+    "timed",
+]

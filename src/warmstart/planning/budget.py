@@ -1,0 +1,114 @@
+"""Time as a setting: durations in words, input sizes that fit, and shares for the arms."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from warmstart.backbones import Backbone, Encoder, embed_inputs
+from warmstart.core import UsageError, WarmstartError, progress
+from warmstart.data import Dataset
+
+__all__ = ["divide", "fit_input_size", "parse_duration"]
+
+_UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0}
+_IMAGE_SIZES = (192, 160, 128, 96, 64)
+_TEXT_LENGTHS = (192, 128, 96, 64)
+_TRIAL = 16
+# Embedding every row may take this share of the budget. Training passes 70 % of the rows forward
+# and backward (about 3 forwards) for a few epochs in two arms, so more would leave them nothing.
+_SHARE = 1 / 12
+
+
+def parse_duration(text: str | float) -> float:
+    """Seconds in a duration such as `90`, `45s`, `15m`, `1h30m`.
+
+    Raises:
+        UsageError: For anything else, or for no time at all.
+    """
+    raw = str(text).strip().lower()
+    match = re.fullmatch(r"(?:(\d+(?:\.\d+)?)h)?(?:(\d+(?:\.\d+)?)m)?(?:(\d+(?:\.\d+)?)s?)?", raw)
+    values = match.groups() if match and raw else (None, None, None)
+    seconds = sum(float(v) * _UNITS[u] for v, u in zip(values, "hms", strict=True) if v)
+    if seconds <= 0:
+        raise UsageError(f"budget must be a duration such as 90s, 15m or 1h30m, got {text!r}.")
+    return seconds
+
+
+def fit_input_size(
+    backbone: Backbone, dataset: Dataset, budget: float
+) -> tuple[Backbone, str | None]:
+    """Choose an image size or text length with which the data can be worked through in time.
+
+    A few rows are timed at the backbone's own size; only where all rows would take more than a
+    twelfth of the budget is the next smaller size tried.
+
+    Returns:
+        The backbone with its size set, and a sentence when the size is not the backbone's own.
+    """
+    text = dataset.modality == "text"
+    count = min(_TRIAL, len(dataset))
+    inputs = dataset.inputs([int(i * len(dataset) / count) for i in range(count)])
+    encoder = backbone.load()
+    own = _own_size(encoder, inputs, text)
+    allowed = budget * _SHARE
+    chosen = backbone
+    seconds = _seconds_per_row(encoder, inputs) * len(dataset)
+    for size in _TEXT_LENGTHS if text else _IMAGE_SIZES:
+        if seconds <= allowed:
+            break
+        if size >= own:
+            continue
+        try:
+            smaller = backbone.with_settings(**{"max_length" if text else "image_size": size})
+            seconds = _seconds_per_row(smaller.load(), inputs) * len(dataset)
+        except (WarmstartError, RuntimeError, ValueError):
+            break  # this network takes no other size
+        chosen = smaller
+    if chosen is backbone:
+        return backbone, None
+    what = f"{chosen.max_length} tokens" if text else f"{chosen.image_size} pixels"
+    flag = "--max-length" if text else "--image-size"
+    message = (
+        f"Inputs are read at {what} instead of {own}: at full size the budget of "
+        f"{budget / 60:.0f} min would not suffice on this device. Set {flag} to decide yourself."
+    )
+    progress.note(message)
+    return chosen, message
+
+
+def _own_size(encoder: Encoder, inputs: Sequence[Any], text: bool) -> int:
+    """Tokens of the longest row, or pixels on a side, at the backbone's own setting."""
+    if text:
+        return max(encoder.lengths(inputs))
+    return int(encoder.preprocess(inputs[:1])["pixel_values"].shape[-1])
+
+
+def _seconds_per_row(encoder: Encoder, inputs: Sequence[Any]) -> float:
+    """The better of two timed passes, for each row."""
+    times = []
+    for _ in range(2):
+        start = time.perf_counter()
+        embed_inputs(encoder, inputs)
+        times.append(time.perf_counter() - start)
+    return min(times) / len(inputs)
+
+
+def divide(wanted: Mapping[str, float], available: float) -> dict[str, float]:
+    """Share time among arms: who wants less than an equal share gets it all, the rest goes on.
+
+    Args:
+        wanted: Arm to seconds that it would take at full length.
+        available: Seconds to share.
+
+    Returns:
+        Arm to seconds, at most what it wanted, in all at most `available` (max-min fairness).
+    """
+    shares: dict[str, float] = {}
+    left = max(0.0, available)
+    for position, name in enumerate(sorted(wanted, key=lambda n: wanted[n])):
+        shares[name] = min(wanted[name], left / (len(wanted) - position))
+        left -= shares[name]
+    return {name: shares[name] for name in wanted}

@@ -1,0 +1,129 @@
+"""The decision tree by label count: the prior that evidence is held against."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from warmstart.core import Config
+from warmstart.data import Dataset
+
+__all__ = ["Distance", "Plan", "Reason", "plan_by_tree"]
+
+Distance = Literal["near", "far", "unknown"]
+FEW, PROBE, LARGE = 100, 1_000, 100_000
+
+
+class Reason(Config):
+    """One ground for the recommendation, with the number that it rests on.
+
+    Attributes:
+        text: A sentence.
+        name: What was measured: `labels`.
+        value: Its value.
+    """
+
+    text: str
+    name: str
+    value: float
+
+
+class Plan(Config):
+    """What to do with this data.
+
+    Attributes:
+        strategy: Name of the recommended strategy.
+        settings: Settings that differ from its defaults.
+        rule: The rule of the tree that spoke.
+        reasons: Why, each with its number.
+        alternatives: Other strategies worth an arm, nearest first.
+        warnings: What should be looked at before training.
+        command: The command line that follows the plan.
+    """
+
+    strategy: str
+    settings: dict[str, object]
+    rule: str
+    reasons: tuple[Reason, ...]
+    alternatives: tuple[str, ...]
+    warnings: tuple[str, ...]
+    command: str
+
+
+def plan_by_tree(
+    dataset: Dataset,
+    *,
+    labels: int | None = None,
+    names_speak: bool = True,
+    distance: Distance = "unknown",
+    budget_seconds: float | None = None,
+) -> Plan:
+    """Recommend a strategy by the number of labels.
+
+    Under 100 labels: zero-shot where the class names speak, else prototypes. 100 to 1,000: probe.
+    1,000 to 100,000: fine-tuning, and progressive unfreezing where the domain is far. Above that
+    the compute budget decides.
+
+    Args:
+        dataset: The rows.
+        labels: Labelled training rows; all labelled rows of the data when not given.
+        names_speak: Whether the class names mean something.
+        distance: How far the domain is from the pretraining data, where it is known.
+        budget_seconds: Time for training, where it is limited.
+    """
+    count = int((dataset.labels_N >= 0).sum()) if labels is None else labels
+    counts = sorted(dataset.class_counts.values())
+    strategy, rule, text, alternatives = _speak(count, names_speak, distance, budget_seconds)
+    reasons = [Reason(text=text, name="labels", value=count)]
+    rarest = counts[0] if counts else 0
+    reasons.append(
+        Reason(
+            text=f"The rarest of {len(counts)} classes has {rarest} rows.",
+            name="rarest_class",
+            value=rarest,
+        )
+    )
+    warnings = []
+    if rarest < 8:
+        warnings.append(f"A class with {rarest} rows cannot be judged: its test rows are too few.")
+    if counts and rarest < 0.05 * sum(counts):
+        warnings.append("Classes are unbalanced: macro F1 decides instead of accuracy.")
+    return Plan(
+        strategy=strategy,
+        settings={},
+        rule=rule,
+        reasons=tuple(reasons),
+        alternatives=alternatives,
+        warnings=tuple(warnings),
+        command=f"warmstart fit {dataset.source} --strategy {strategy}",
+    )
+
+
+def _speak(
+    count: int, names_speak: bool, distance: Distance, budget_seconds: float | None
+) -> tuple[str, str, str, tuple[str, ...]]:
+    """Strategy, rule, reason, alternatives."""
+    if count < FEW:
+        rule = "under 100 labels: zero-shot or few-shot"
+        if names_speak:
+            text = f"{count} labels are too few to train on, and the class names mean something."
+            return "zero-shot", rule, text, ("prototypes", "probe")
+        text = f"{count} labels are few, and the class names say nothing: compare with class means."
+        return "prototypes", rule, text, ("probe",)
+    if count < PROBE:
+        text = f"{count} labels carry a convex head; more freedom tends to overfit."
+        return "probe", "100 to 1,000 labels: probe", text, ("finetune", "prototypes")
+    if count < LARGE:
+        if distance == "far":
+            rule = "1,000 to 100,000 labels, far domain: fine-tuning of every layer"
+            text = f"{count} labels and a far domain: every layer has something to learn."
+            return "finetune", rule, text, ("probe", "scratch")
+        rule = "1,000 to 100,000 labels: fine-tuning"
+        known = "" if distance == "near" else " The domain distance was not measured."
+        text = f"{count} labels are enough to move the backbone's own weights.{known}"
+        return "finetune", rule, text, ("probe",)
+    rule = "above 100,000 labels: the compute budget decides"
+    if budget_seconds is not None and budget_seconds < 3600:
+        text = f"{count} labels would pay for fine-tuning, which does not fit in under an hour."
+        return "probe", rule, text, ("finetune",)
+    text = f"{count} labels pay for fine-tuning; training from scratch may come close."
+    return "finetune", rule, text, ("scratch", "probe")

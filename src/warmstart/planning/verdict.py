@@ -1,0 +1,265 @@
+"""The verdict in words: what was best, what is as good for less, what lost to its controls."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from warmstart.core import Config
+from warmstart.evaluation import Paired
+
+__all__ = ["ArmFacts", "Pair", "Verdict", "judge"]
+
+
+class Pair(Config):
+    """Arm a minus arm b on the test rows."""
+
+    a: str
+    b: str
+    difference: float
+    low: float
+    high: float
+    significant: bool
+
+    @classmethod
+    def of(cls, a: str, b: str, paired: Paired) -> Pair:
+        """From the paired comparison of the two."""
+        return cls(
+            a=a,
+            b=b,
+            difference=paired.difference,
+            low=paired.low,
+            high=paired.high,
+            significant=paired.significant,
+        )
+
+
+class ArmFacts(Config):
+    """What the verdict needs to know of an arm.
+
+    Attributes:
+        name: The arm.
+        title: How sentences call it.
+        role: `arm` or `control`.
+        status: See `planning.arms.SeedResult`.
+        validation: Primary metric on the validation rows, by which the model is chosen.
+        test: Primary metric on the test rows.
+        low: Lower bound of its interval.
+        high: Upper bound.
+        seconds: What the arm cost.
+        from_scratch: Whether it is a control trained from random weights.
+    """
+
+    name: str
+    title: str
+    role: str
+    status: str
+    validation: float
+    test: float
+    low: float | None
+    high: float | None
+    seconds: float
+    from_scratch: bool
+
+
+class Verdict(Config):
+    """The outcome.
+
+    Attributes:
+        best: The arm that is kept: best on validation among those that ended.
+        cheapest_within: A cheaper arm whose paired difference to the best is not significant.
+        negative_transfer: Arms significantly below training from scratch.
+        below_control: Arms significantly below another control: `{"arm", "control"}`.
+        sentences: The verdict in words.
+        next: What to try next.
+    """
+
+    best: str | None
+    cheapest_within: str | None
+    negative_transfer: tuple[str, ...]
+    below_control: tuple[dict[str, str], ...]
+    sentences: tuple[str, ...]
+    next: tuple[str, ...]
+
+
+def judge(
+    arms: Sequence[ArmFacts],
+    pairs: Sequence[Pair],
+    *,
+    metric: str,
+    train_rows: int,
+    skipped: Mapping[str, str],
+) -> Verdict:
+    """Put the numbers into a verdict.
+
+    An arm that the budget cut is not judged. One that it shortened may win, but is not called a
+    loser: more time might have helped it.
+
+    Args:
+        arms: All arms with scores.
+        pairs: Paired differences on the test rows, each pair once.
+        metric: Name of the primary metric, where higher is better.
+        train_rows: Labelled training rows.
+        skipped: Arms without scores and why.
+    """
+    judged = [arm for arm in arms if arm.status in {"done", "shortened"}]
+    if not judged:
+        text = "No arm ended within the budget, so there is no verdict. Raise --budget."
+        return Verdict(
+            best=None, cheapest_within=None, negative_transfer=(), below_control=(),
+            sentences=(text,), next=("Run again with a larger --budget or with --limit.",),
+        )  # fmt: skip
+    best = max(judged, key=lambda arm: (arm.validation, -arm.seconds))
+    difference = {(p.a, p.b): p for p in pairs} | {(p.b, p.a): _turned(p) for p in pairs}
+    tied = [
+        arm
+        for arm in judged
+        if arm.name != best.name
+        and arm.seconds < best.seconds
+        and (best.name, arm.name) in difference
+        and not (
+            difference[best.name, arm.name].significant
+            and difference[best.name, arm.name].difference > 0
+        )
+    ]
+    cheapest = min(tied, key=lambda arm: arm.seconds, default=None)
+    negative, below = _lost_to_controls(judged, difference)
+    sentences = _sentences(best, cheapest, judged, difference, metric)
+    sentences += _control_sentences(negative, below, judged, difference)
+    cut = [arm.title for arm in arms if arm.status == "cut"]
+    if cut:
+        sentences.append(f"Cut by the budget, so not judged: {', '.join(cut)}.")
+    return Verdict(
+        best=best.name,
+        cheapest_within=cheapest.name if cheapest else None,
+        negative_transfer=tuple(negative),
+        below_control=tuple({"arm": a, "control": c} for a, c in below),
+        sentences=tuple(sentences),
+        next=tuple(_next(best, judged, cut, negative, train_rows, skipped)),
+    )
+
+
+def _turned(pair: Pair) -> Pair:
+    return Pair(
+        a=pair.b,
+        b=pair.a,
+        difference=-pair.difference,
+        low=-pair.high,
+        high=-pair.low,
+        significant=pair.significant,
+    )
+
+
+def _lost_to_controls(
+    judged: Sequence[ArmFacts], difference: Mapping[tuple[str, str], Pair]
+) -> tuple[list[str], list[tuple[str, str]]]:
+    """Arms significantly below scratch, and pairs of arms and other controls that beat them."""
+    negative: list[str] = []
+    below: list[tuple[str, str]] = []
+    for arm in judged:
+        if arm.role != "arm" or arm.status != "done":
+            continue
+        for control in judged:
+            pair = difference.get((arm.name, control.name))
+            if control.role != "control" or pair is None:
+                continue
+            if pair.significant and pair.difference < 0:
+                if control.from_scratch:
+                    negative.append(arm.name)
+                else:
+                    below.append((arm.name, control.name))
+    return sorted(set(negative)), below
+
+
+def _points(value: float) -> str:
+    return f"{100 * value:.1f}"
+
+
+def _sentences(
+    best: ArmFacts,
+    cheapest: ArmFacts | None,
+    judged: Sequence[ArmFacts],
+    difference: Mapping[tuple[str, str], Pair],
+    metric: str,
+) -> list[str]:
+    shown = metric.replace("_", " ")
+    interval = (
+        f" (95 % interval {_points(best.low)} to {_points(best.high)})"
+        if best.low is not None and best.high is not None
+        else ""
+    )
+    sentences = [
+        f"{best.title} is best on the validation rows and reaches {_points(best.test)} % {shown} "
+        f"on the test rows{interval}. It is the model that is kept."
+    ]
+    top = max(judged, key=lambda arm: arm.test)
+    if top.name != best.name and top.test > best.test:
+        sentences.append(
+            f"{top.title} scored higher on the test rows ({_points(top.test)} %); the choice was "
+            "made on validation, and stays so, since choosing on test rows would flatter."
+        )
+    if cheapest is not None:
+        pair = difference[best.name, cheapest.name]
+        times = best.seconds / max(cheapest.seconds, 1e-9)
+        sentences.append(
+            f"{cheapest.title} is not significantly worse (difference "
+            f"{_points(pair.difference)} points, {_points(pair.low)} to {_points(pair.high)}) "
+            f"at 1/{times:.0f} of the time."
+            if times >= 1.5
+            else f"{cheapest.title} is not significantly worse (difference "
+            f"{_points(pair.difference)} points, {_points(pair.low)} to {_points(pair.high)})."
+        )
+    if best.role == "control":
+        sentences.append(
+            f"The best arm is a control: no adaptation of the pretrained model beat {best.title} "
+            "on the validation rows."
+        )
+    return sentences
+
+
+def _control_sentences(
+    negative: Sequence[str],
+    below: Sequence[tuple[str, str]],
+    judged: Sequence[ArmFacts],
+    difference: Mapping[tuple[str, str], Pair],
+) -> list[str]:
+    titles = {arm.name: arm.title for arm in judged}
+    sentences = []
+    for name in negative:
+        sentences.append(
+            f"Negative transfer: {titles[name]} is significantly below training from scratch."
+        )
+    for name, control in below:
+        pair = difference[name, control]
+        sentences.append(
+            f"{titles[name]} is below control: {titles[control]} beats it by "
+            f"{_points(-pair.difference)} points ({_points(-pair.high)} to {_points(-pair.low)})."
+        )
+    return sentences
+
+
+def _next(
+    best: ArmFacts,
+    judged: Sequence[ArmFacts],
+    cut: Sequence[str],
+    negative: Sequence[str],
+    train_rows: int,
+    skipped: Mapping[str, str],
+) -> list[str]:
+    """What to try next, most promising first."""
+    steps = []
+    short = [arm.title for arm in judged if arm.status == "shortened"]
+    if cut or short:
+        names = ", ".join([*cut, *short])
+        steps.append(f"Give more time: --budget limited {names}.")
+    if negative:
+        steps.append("Try another backbone: this one's features hinder more than they help here.")
+    if best.high is not None and best.low is not None and best.high - best.low > 0.1:
+        steps.append("Add test rows: the interval is wider than 10 points.")
+    names = {arm.name for arm in judged}
+    if best.name == "finetune" and train_rows < 2000:
+        steps.append("Label more rows: fine-tuning still gains from labels at this size.")
+    if "probe" in names and best.name == "probe":
+        steps.append("Try earlier layers: --strategies probe,probe:depth=auto.")
+    if "zero-shot" in skipped:
+        steps.append(f"Zero-shot was left out: {skipped['zero-shot']}.")
+    return steps

@@ -1,0 +1,362 @@
+"""The report: one HTML file that opens offline, on a phone, in light and in dark.
+
+Everything a reader needs is inside: styles, plots, numbers. Nothing is fetched and no script runs.
+All texts pass through Jinja2's escaping; the plots alone are trusted markup, made here.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from warmstart.core import write_atomic
+from warmstart.evaluation import METRICS
+
+from . import format as fmt
+from . import plots, view
+from .view import Json
+
+__all__ = ["render_report", "write_report"]
+
+
+def write_report(results: Json, path: Path) -> Path:
+    """Write the report of a comparison.
+
+    Args:
+        results: The content of results.json.
+        path: The file to write, replaced whole.
+
+    Returns:
+        The path.
+    """
+    write_atomic(Path(path), render_report(results))
+    return Path(path)
+
+
+def render_report(results: Json) -> str:
+    """The report of a comparison as one self-contained HTML page.
+
+    Args:
+        results: The content of results.json; missing parts leave their place empty.
+    """
+    from jinja2 import DictLoader, Environment, StrictUndefined
+
+    folder = files(__package__) / "templates"
+    sources = {
+        name: (folder / name).read_text(encoding="utf-8")
+        for name in ("report.html.j2", "report.css")
+    }
+    environment = Environment(
+        loader=DictLoader(sources),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    return environment.get_template("report.html.j2").render(**_context(results))
+
+
+def _context(results: Json) -> dict[str, Any]:
+    primary = view.primary_of(results)
+    columns, rows = view.arm_rows(results)
+    data = results.get("data") or {}
+    verdict = results.get("verdict") or {}
+    return {
+        "verb": _verb(results),
+        "title": fmt.clean(Path(str(data.get("source") or "comparison")).name or "comparison"),
+        "when": _when(results.get("created")),
+        "version": fmt.clean(results.get("warmstart") or ""),
+        "summary": _summary(results),
+        "sentences": [fmt.clean(text) for text in verdict.get("sentences") or []],
+        "next": [fmt.clean(text) for text in verdict.get("next") or []],
+        "flags": view.verdict_flags(results),
+        "primary": fmt.metric_title(primary),
+        "lower_is_better": primary in METRICS and not METRICS[primary].higher_is_better,
+        "columns": [column for column in columns if column[0] != "share"],
+        "rows": rows,
+        "notices": view.notices(results),
+        "forest": _markup(
+            plots.forest(view.scored_rows(results, primary), primary, best=verdict.get("best"))
+        ),
+        "pairs": view.pair_rows(results),
+        "unit": ", in percentage points" if primary in METRICS and METRICS[primary].percent else "",
+        "curves": _curves(results),
+        "best": _best(results),
+        "metrics": _metrics(results),
+        "groups": _groups(results),
+        "data": _data(data),
+        "audit": [
+            (f"{kind.capitalize()}s", lines)
+            for kind, lines in view.audit_lines(results.get("audit") or {})
+        ],
+        "backbone": _backbone(results.get("backbone") or {}),
+        "settings": _settings(results),
+        "machine": _machine(results.get("machine") or {}),
+        "command": view.command(results),
+        "glossary": _glossary(results),
+    }
+
+
+def _markup(svg: str | None) -> Any:
+    """Trusted markup: drawn by `plots`, whose texts are escaped."""
+    from markupsafe import Markup
+
+    return None if svg is None else Markup(svg)
+
+
+def _when(created: object) -> str:
+    try:
+        moment = datetime.fromisoformat(str(created))
+    except ValueError:
+        return ""
+    return f"{moment.day} {moment:%B %Y, %H:%M}" + (
+        " UTC" if moment.utcoffset() is not None else ""
+    )
+
+
+def _verb(results: Json) -> str:
+    words = view.command(results).split()
+    return words[1] if len(words) > 1 and words[0] == "warmstart" else "compare"
+
+
+def _summary(results: Json) -> str:
+    data = results.get("data") or {}
+    parts = []
+    if data.get("rows") is not None:
+        parts.append(f"{data['rows']:,} rows of {data.get('modality') or 'data'}")
+    if data.get("label_names"):
+        parts.append(f"{len(data['label_names'])} classes")
+    if (results.get("backbone") or {}).get("name"):
+        parts.append(fmt.clean(results["backbone"]["name"]))
+    seeds = (results.get("settings") or {}).get("seeds")
+    if seeds:
+        parts.append(f"{seeds} seed" + ("s" if seeds != 1 else ""))
+    return " · ".join(parts)
+
+
+def _curves(results: Json) -> list[dict[str, Any]]:
+    found = []
+    for number, arm in enumerate(view.arms_in_order(results)):
+        svg = plots.learning_curves(arm, name=f"curves{number}", color=number)
+        if svg is not None:
+            label = fmt.clean(arm.get("label") or arm.get("name"))
+            seeds = len([run for run in arm["history"] if run])
+            words = f"{seeds} seeds, one line each" if seeds > 1 else "one seed"
+            found.append({"label": label, "words": words, "svg": _markup(svg)})
+    return found
+
+
+def _best(results: Json) -> dict[str, Any] | None:
+    arm = view.best_arm(results)
+    if arm is None:
+        return None
+    scores = arm["scores"]
+    seeds = int(scores.get("seeds") or 1)
+    classes = view.class_rows(scores)
+    return {
+        "label": fmt.clean(arm.get("label") or arm.get("name")),
+        "seeds": seeds,
+        "invalid": int(scores.get("invalid") or 0),
+        "confusion": view.confusion(scores),
+        "confused": view.confused_pairs(scores) if len(classes) > view.CONFUSION_CLASSES else [],
+        "classes": classes,
+        "many": len(classes) > view.CONFUSION_CLASSES,
+        "reliability": _markup(plots.reliability(scores.get("reliability") or [])),
+    }
+
+
+def _metrics(results: Json) -> dict[str, Any]:
+    arms = [arm for arm in view.arms_in_order(results) if arm.get("scores")]
+    names: list[str] = []
+    for arm in arms:
+        names += [name for name in arm["scores"].get("metrics") or {} if name not in names]
+    rows = [
+        {
+            "label": fmt.clean(arm.get("label") or arm.get("name")),
+            "cells": [
+                _cell(name, (arm["scores"].get("metrics") or {}).get(name)) for name in names
+            ],
+        }
+        for arm in arms
+    ]
+    heads = []
+    for name in names:
+        lower = name in METRICS and not METRICS[name].higher_is_better
+        heads.append(fmt.metric_title(name) + (" (lower is better)" if lower else ""))
+    return {"heads": heads, "rows": rows}
+
+
+def _cell(name: str, score: Json | None) -> dict[str, str]:
+    if not score or score.get("value") is None:
+        return {"value": fmt.MISSING, "interval": ""}
+    return {
+        "value": fmt.metric_value(name, score["value"]),
+        "interval": fmt.interval(name, score.get("low"), score.get("high")),
+    }
+
+
+def _groups(results: Json) -> dict[str, Any] | None:
+    arms = [
+        arm
+        for arm in view.arms_in_order(results)
+        if arm.get("scores") and arm["scores"].get("by_group")
+    ]
+    if not arms:
+        return None
+    names = sorted({name for arm in arms for name in arm["scores"]["by_group"]})
+    sizes = {
+        name: next(
+            (
+                arm["scores"]["by_group"][name].get("n")
+                for arm in arms
+                if name in arm["scores"]["by_group"]
+            ),
+            None,
+        )
+        for name in names
+    }
+    return {
+        "heads": [fmt.clean(arm.get("label") or arm.get("name")) for arm in arms],
+        "rows": [
+            {
+                "label": fmt.clean(name),
+                "n": sizes[name],
+                "cells": [_cell("accuracy", arm["scores"]["by_group"].get(name)) for arm in arms],
+            }
+            for name in names
+        ],
+    }
+
+
+def _data(data: Json) -> dict[str, Any]:
+    split = data.get("split") or {}
+    counts = data.get("class_counts") or {}
+    whole = sum(counts.values()) or 1
+    most = max(counts.values(), default=1) or 1
+    facts = [
+        ("Source", fmt.clean(data.get("source") or fmt.MISSING)),
+        ("Rows", f"{data['rows']:,}" if data.get("rows") is not None else fmt.MISSING),
+        ("Kind", fmt.clean(data.get("modality") or fmt.MISSING)),
+        ("Classes", str(len(counts) or len(data.get("label_names") or []))),
+    ]
+    facts += [
+        (f"{name.capitalize()} rows", f"{split[name]:,}")
+        for name in ("train", "validation", "test")
+        if isinstance(split.get(name), int)
+    ]
+    for key, title, holder in (
+        ("skipped", "Rows skipped", data),
+        ("dropped", "Rows dropped", split),
+    ):
+        if holder.get(key):
+            facts.append((title, f"{holder[key]:,}"))
+    if data.get("fingerprint"):
+        facts.append(("Fingerprint", fmt.clean(data["fingerprint"])))
+    return {
+        "facts": facts,
+        "notes": [fmt.clean(note) for note in split.get("notes") or []],
+        "classes": [
+            {
+                "label": fmt.clean(name),
+                "n": n,
+                "share": fmt.share(n, whole),
+                "percent": round(100 * n / most, 1),
+            }
+            for name, n in counts.items()
+        ],
+    }
+
+
+def _backbone(card: Json) -> list[tuple[str, str]]:
+    shown = {
+        "parameters": lambda value: f"{fmt.count(value)} ({value:,})",
+        "size_bytes": fmt.memory,
+    }
+    titles = {"size_bytes": "Size", "license": "Licence", "pretraining_data": "Pretraining data"}
+    return [
+        (titles.get(key, key.replace("_", " ").capitalize()), shown.get(key, view.plain)(value))
+        for key, value in card.items()
+        if value is not None and not isinstance(value, dict | list)
+    ]
+
+
+def _settings(results: Json) -> list[dict[str, Any]]:
+    found = []
+    for arm in view.arms_in_order(results):
+        rates = [
+            {
+                "group": fmt.clean(one.get("group")),
+                "parameters": fmt.count(one.get("parameters")),
+                "rate": "frozen" if one.get("frozen") else fmt.rate(one.get("rate")),
+            }
+            for one in arm.get("rates") or []
+        ]
+        pairs = [(fmt.clean(k), view.plain(v)) for k, v in (arm.get("settings") or {}).items()]
+        if arm.get("seeds"):
+            pairs.append(("seeds run", str(arm["seeds"])))
+        chosen = arm.get("chosen") or {}
+        pairs += [(f"chosen {fmt.clean(k)}", view.plain(v)) for k, v in chosen.items()]
+        if arm.get("epochs"):
+            pairs.append(("epochs run", f"{arm['epochs']:g}"))
+        if arm.get("seconds_estimated") is not None:
+            pairs.append(("time estimated", fmt.seconds(arm["seconds_estimated"])))
+        if pairs or rates:
+            label = fmt.clean(arm.get("label") or arm.get("name"))
+            found.append({"label": label, "pairs": pairs, "rates": rates})
+    return found
+
+
+def _machine(machine: Json) -> list[tuple[str, str]]:
+    pairs = [
+        (key.replace("_gib", " (GiB)").replace("_", " ").capitalize(), view.plain(value))
+        for key, value in machine.items()
+        if not isinstance(value, dict)
+    ]
+    versions = machine.get("versions")
+    if isinstance(versions, dict):
+        pairs += [(fmt.clean(name), view.plain(value)) for name, value in versions.items()]
+    return pairs
+
+
+def _glossary(results: Json) -> list[tuple[str, str]]:
+    used = {
+        name
+        for arm in results.get("arms") or []
+        for name in (arm.get("scores") or {}).get("metrics") or {}
+    }
+    words = [(one.title, one.meaning) for name, one in METRICS.items() if name in used]
+    return [
+        *words,
+        (
+            "95 % interval",
+            "From a bootstrap: the held-out rows, and the training seeds where there are several, "
+            "are drawn again with replacement; the middle 95 % of the results is shown.",
+        ),
+        (
+            "Difference",
+            "Two arms on the same rows, resampled together. It is called clear when its interval "
+            "leaves 0 out. Overlapping intervals of single arms do not answer that question.",
+        ),
+        (
+            "Best",
+            "The arm that did best on the validation rows. What it is worth is told by the "
+            "held-out test rows, on which nothing was chosen.",
+        ),
+        (
+            "Negative transfer",
+            "An arm that is significantly worse than the same network trained from scratch: "
+            "pretraining did harm.",
+        ),
+        (
+            "Trainable",
+            "Parameters that training changes, and their share of all parameters of the model.",
+        ),
+        (
+            "Time",
+            "Wall-clock time of one training seed (the mean of them), on the machine named above, "
+            "with the embedding of the rows where the arm stands on it.",
+        ),
+        ("Latency a row", "Time to predict one row, from raw input to probabilities."),
+    ]

@@ -1,0 +1,233 @@
+"""The plots of a comparison, as inline SVG: curves, the forest of intervals, reliability.
+
+Panels are drawn narrow (about 340 px), so that a phone shows them at their own size. The confusion
+matrix is drawn as an HTML table by the report, since it is text: it reads in every script, by
+keyboard and aloud.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from warmstart.evaluation import METRICS
+
+from .format import clean, metric_title, metric_value, with_interval
+from .svg import ARM_COLORS, FAINT, INK, PAPER, figure, has_glyphs, style, to_svg
+
+__all__ = ["forest", "learning_curves", "reliability"]
+
+_WIDTH = 344
+
+
+def learning_curves(arm: Mapping[str, Any], name: str = "curves", color: int = 0) -> str | None:
+    """Loss and validation score per epoch of one arm; thin lines are its training seeds.
+
+    Args:
+        arm: An arm of the results; `history` holds, for each seed, one dict an epoch.
+        name: Prefix of the ids, unique in the page.
+        color: Number of the arm's colour.
+
+    Returns:
+        An `<svg>` element; None where no seed has an epoch.
+    """
+    runs = [run for run in arm.get("history") or [] if run]
+    if not runs:
+        return None
+    keys = {key for run in runs for epoch in run for key in epoch if _is_number(epoch[key])}
+    losses = [key for key in ("train_loss", "validation_loss") if key in keys]
+    scores = sorted(
+        key for key in keys if key.startswith("validation_") and key != "validation_loss"
+    )[:1]
+    if not losses and not scores:
+        return None
+    ink = ARM_COLORS[color % len(ARM_COLORS)]
+    panels = ([losses] if losses else []) + ([scores] if scores else [])
+    with style(name):
+        drawn, axes = figure(_WIDTH, 38 + 126 * len(panels), rows=len(panels))
+        for axis, shown in zip(axes, panels, strict=True):
+            for key in shown:
+                train = key == "train_loss"
+                _lines(axis, runs, key, FAINT if train else ink, "--" if train else "-")
+            axis.set_title("Loss" if shown is losses else _title(shown[0]))
+            if shown is losses and len(losses) == 2:
+                axis.legend(loc="best", handlelength=2.2)
+            _whole_epochs(axis, max(len(run) for run in runs))
+            _percent_axis(axis.yaxis, "" if shown is losses else _metric_of(shown[0]), 4)
+        axes[-1].set_xlabel("epoch")
+        return to_svg(drawn, name, _curve_words(arm, runs, losses, scores))
+
+
+def forest(
+    rows: Sequence[Mapping[str, Any]], metric: str, *, best: str | None = None, name: str = "forest"
+) -> str | None:
+    """The primary metric of every arm with its interval, best at the top.
+
+    Args:
+        rows: Dicts with label, name, role ("arm" or "control"), value, low and high.
+        metric: The metric's name.
+        best: Name of the arm whose value is drawn down the whole plot.
+        name: Prefix of the ids, unique in the page.
+
+    Returns:
+        An `<svg>` element; None without a row.
+    """
+    if not rows:
+        return None
+    with style(name):
+        drawn, (axis,) = figure(_WIDTH, 54 + 38 * len(rows))
+        bounds = [
+            row[key] for row in rows for key in ("low", "value", "high") if _is_number(row[key])
+        ]
+        left, right = min(bounds), max(bounds)
+        spread = (right - left) or 0.1
+        axis.set_xlim(left - 0.06 * spread, right + 0.06 * spread)
+        axis.set_ylim(len(rows) - 0.65, -0.75)
+        for place, row in enumerate(rows):
+            _interval(axis, row, place, metric)
+            if row["name"] == best:
+                axis.axvline(row["value"], color=FAINT, linewidth=0.8, linestyle=(0, (2, 3)))
+        axis.set_yticks([])
+        axis.spines["left"].set_visible(False)
+        _percent_axis(axis.xaxis, metric, 5)
+        axis.set_xlabel(f"{metric_title(metric)}, 95 % interval")
+        words = "; ".join(f"{row['label']} {with_interval(metric, row)}" for row in rows)
+        alt = clean(f"{metric_title(metric)} with 95 % interval: {words}.")
+        return to_svg(drawn, name, alt, max_width=480)
+
+
+def reliability(
+    bins: Sequence[Mapping[str, Any]], name: str = "reliability", color: int = 0
+) -> str | None:
+    """Measured accuracy against stated confidence, a point a bin, larger with more rows.
+
+    Args:
+        bins: Dicts with n, confidence and accuracy.
+        name: Prefix of the ids, unique in the page.
+        color: Number of the arm's colour.
+
+    Returns:
+        An `<svg>` element; None without a bin.
+    """
+    if not bins:
+        return None
+    ink = ARM_COLORS[color % len(ARM_COLORS)]
+    most = max(one["n"] for one in bins)
+    with style(name):
+        drawn, (axis,) = figure(_WIDTH, 290)
+        axis.plot([0, 1], [0, 1], color=FAINT, linewidth=1, linestyle="--")
+        axis.plot(
+            [one["confidence"] for one in bins],
+            [one["accuracy"] for one in bins],
+            color=ink,
+            linewidth=1,
+        )
+        axis.scatter(
+            [one["confidence"] for one in bins],
+            [one["accuracy"] for one in bins],
+            s=[14 + 110 * one["n"] / most for one in bins],
+            color=ink,
+        )
+        axis.set_xlim(-0.03, 1.03)
+        axis.set_ylim(-0.03, 1.03)
+        _percent_axis(axis.xaxis, "accuracy", 5)
+        _percent_axis(axis.yaxis, "accuracy", 5)
+        axis.set_xlabel("stated confidence (larger dot: more rows)")
+        axis.set_title("Measured accuracy")
+        words = "; ".join(
+            f"confidence {one['confidence']:.2f}: right {one['accuracy']:.2f} of {one['n']}"
+            for one in bins
+        )
+        return to_svg(drawn, name, f"Reliability. {words}.")
+
+
+def _lines(axis: Any, runs: Sequence[Any], key: str, color: str, dash: str) -> None:
+    label = "training" if key == "train_loss" else "validation"
+    for number, run in enumerate(runs):
+        points = [
+            (epoch.get("epoch", place + 1), epoch[key])
+            for place, epoch in enumerate(run)
+            if _is_number(epoch.get(key))
+        ]
+        if points:
+            axis.plot(
+                [point[0] for point in points],
+                [point[1] for point in points],
+                color=color,
+                linestyle=dash,
+                marker="o" if len(points) < 15 else None,
+                markersize=3,
+                alpha=1.0 if len(runs) == 1 else 0.65,
+                label=label if number == 0 else None,
+            )
+
+
+def _metric_of(key: str) -> str:
+    return key.removeprefix("validation_")
+
+
+def _title(key: str) -> str:
+    found = metric_title(_metric_of(key))
+    return f"Validation {found[0].lower()}{found[1:]}"
+
+
+def _whole_epochs(axis: Any, epochs: int) -> None:
+    from matplotlib.ticker import MaxNLocator
+
+    axis.xaxis.set_major_locator(MaxNLocator(nbins=min(8, max(epochs, 1)), integer=True))
+
+
+def _interval(axis: Any, row: Mapping[str, Any], place: int, metric: str) -> None:
+    is_arm = row["role"] == "arm"
+    color = ARM_COLORS[0] if is_arm else FAINT
+    if row["low"] is not None and row["high"] is not None:
+        axis.plot([row["low"], row["high"]], [place, place], color=color, linewidth=2.4)
+    axis.plot(
+        [row["value"]],
+        [place],
+        marker="o" if is_arm else "D",
+        markersize=8 if is_arm else 6.5,
+        color=color,
+        markerfacecolor=color if is_arm else PAPER,
+        markeredgewidth=1.6,
+    )
+    words = f"{_drawable(row)} · {metric_value(metric, row['value'])}"
+    axis.text(axis.get_xlim()[0], place - 0.34, words, va="center", ha="left", color=INK)
+
+
+def _percent_axis(axis: Any, metric: str, bins: int) -> None:
+    from matplotlib.ticker import FuncFormatter, MaxNLocator
+
+    shown = METRICS.get(metric)
+    axis.set_major_locator(MaxNLocator(nbins=bins, steps=[1, 2, 2.5, 5, 10]))
+    if shown is not None and shown.percent:
+        axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value * 100:g} %"))
+
+
+def _drawable(row: Mapping[str, Any]) -> str:
+    label = clean(row["label"])
+    if not has_glyphs(label):
+        label = clean(row["name"])
+    if not has_glyphs(label):
+        label = "arm"
+    label = label if len(label) <= 30 else label[:29] + "…"
+    return label.replace("$", r"\$")
+
+
+def _curve_words(
+    arm: Mapping[str, Any], runs: Sequence[Any], losses: Sequence[str], scores: Sequence[str]
+) -> str:
+    label = clean(arm.get("label") or arm.get("name") or "arm")
+    parts = []
+    for key in (*losses, *scores):
+        values = [epoch[key] for epoch in runs[0] if _is_number(epoch.get(key))]
+        if values:
+            parts.append(f"{key.replace('_', ' ')} from {values[0]:.3f} to {values[-1]:.3f}")
+    epochs = max(len(run) for run in runs)
+    seeds = f", {len(runs)} seeds, first one told" if len(runs) > 1 else ""
+    return f"Learning curves of {label} over {epochs} epochs{seeds}: {'; '.join(parts)}."
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)

@@ -1,0 +1,28 @@
+"""Ways of adapting, under one contract."""
+
+from .base import Cost, Fitted, Strategy
+from .cnn import Cnn
+from .finetune import Finetune, Scratch
+from .probe import Probe
+from .prototypes import Prototypes
+from .registry import make, names, register, strategy_class
+from .tfidf import Tfidf
+from .zero_shot import ZeroShot, speaking_names
+
+__all__ = [
+    "Cnn",
+    "Cost",
+    "Finetune",
+    "Fitted",
+    "Probe",
+    "Prototypes",
+    "Scratch",
+    "Strategy",
+    "Tfidf",
+    "ZeroShot",
+    "make",
+    "names",
+    "register",
+    "speaking_names",
+    "strategy_class",
+]

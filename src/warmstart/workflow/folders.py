@@ -1,0 +1,98 @@
+"""Run folders: NAME.partial while the work goes on, NAME once it is done."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from warmstart.core import RunError, UsageError, finish_folder, progress, read_json, write_json
+
+__all__ = ["default_folder", "run_folder"]
+
+SETTINGS_FILE = "settings.json"
+
+
+def default_folder(verb: str, source: object, settings: Mapping[str, Any]) -> Path:
+    """`runs/VERB-NAME`, or with a number behind it when that name holds other work.
+
+    A finished run is never named again; an unfinished one is, when its settings are the same.
+    """
+    stem = re.sub(r"[^A-Za-z0-9_-]+", "-", Path(str(source)).stem or "data").strip("-") or "data"
+    base = Path("runs") / f"{verb}-{stem}"
+    number = 1
+    while True:
+        folder = base if number == 1 else base.with_name(f"{base.name}-{number}")
+        partial = _partial(folder)
+        if not folder.exists() and (not partial.exists() or _same(partial, settings)):
+            return folder
+        number += 1
+
+
+@contextmanager
+def run_folder(
+    final: Path, settings: Mapping[str, Any], *, replace: bool = False
+) -> Iterator[Path]:
+    """Yield the folder to work in; it takes its final name when the context ends well.
+
+    After an interruption the partial folder stays, and the same call goes on from it.
+
+    Args:
+        final: The run's folder.
+        settings: What decides the result; a partial run of other settings is not continued.
+        replace: Whether a finished run of that name may be replaced and an unfinished one of
+            other settings discarded.
+
+    Raises:
+        RunError: When the name is taken, or another process is writing there.
+    """
+    if final.exists() and not replace:
+        raise RunError(f"{final} exists already. Name another folder with --out, or --replace it.")
+    if final.exists() and not final.is_dir():
+        raise UsageError(f"{final} is a file; a run needs a folder of its own.")
+    if final.exists() and any(final.iterdir()) and not (final / "manifest.json").is_file():
+        raise RunError(f"{final} holds other files than a run's; it will not be replaced.")
+    partial = _partial(final)
+    partial.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(partial.with_name(f".{partial.name}.lock"))
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise RunError(
+            f"Another process is writing {partial}. Wait for it, or name another --out."
+        ) from None
+    try:
+        if partial.exists() and not _same(partial, settings):
+            if not replace:
+                raise RunError(
+                    f"{partial} holds an unfinished run of other settings. Repeat the command that "
+                    "began it, name another --out, or give --replace to discard it."
+                )
+            shutil.rmtree(partial)
+        if partial.exists():
+            progress.note(f"Going on with the unfinished run in {partial}.")
+        else:
+            partial.mkdir()
+            write_json(partial / SETTINGS_FILE, settings)
+        yield partial
+        finish_folder(partial, final, replace=replace, task_type="classify")
+    finally:
+        lock.release()
+        Path(lock.lock_file).unlink(missing_ok=True)
+
+
+def _partial(final: Path) -> Path:
+    return final.with_name(f"{final.name}.partial")
+
+
+def _same(partial: Path, settings: Mapping[str, Any]) -> bool:
+    try:
+        known: object = read_json(partial / SETTINGS_FILE)
+    except RunError:
+        return False
+    return known == dict(settings)

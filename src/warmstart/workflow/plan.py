@@ -1,0 +1,49 @@
+"""`plan`: which strategy the data calls for."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from warmstart.backbones import Backbone
+from warmstart.data import Dataset, read, split
+from warmstart.planning import Distance, Plan, parse_duration, plan_by_tree
+from warmstart.strategies import speaking_names
+
+from .prepare import Source, as_backbone
+
+__all__ = ["plan"]
+
+
+def plan(
+    data: Source,
+    *,
+    backbone: Backbone | str | Path | None = None,
+    distance: Distance = "unknown",
+    budget: str | float | None = None,
+    group: str | None = None,
+    **reading: Any,
+) -> Plan:
+    """Recommend a strategy by the decision tree, and say which rule spoke.
+
+    Args:
+        data: Anything that `read` takes.
+        backbone: What would be adapted; it decides whether zero-shot can work on images.
+        distance: How far the data is from the backbone's pretraining data, where you know it.
+        budget: Time for training: `15m`.
+        group: Column that the split keeps whole.
+        **reading: Passed to `read`.
+    """
+    dataset = data if isinstance(data, Dataset) else read(data, group=group, **reading)
+    parts = split(dataset, group=group)
+    speak = speaking_names(dataset.label_names)
+    if dataset.modality == "image":
+        aligned = backbone is not None and (as_backbone(backbone, "image").modality == "image-text")
+        speak = speak and aligned
+    return plan_by_tree(
+        dataset,
+        labels=len(parts.train),
+        names_speak=speak,
+        distance=distance,
+        budget_seconds=parse_duration(budget) if budget is not None else None,
+    )
