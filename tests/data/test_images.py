@@ -230,3 +230,19 @@ def test_random_damage_never_gives_a_traceback() -> None:
                 inspect(data[: generator.integers(1, len(data) + 1)].tobytes(), max_pixels=10**6)
             except UnreadableImageError:
                 continue
+
+
+def test_relative_folder_and_file_are_read_from_where_one_stands(tmp_path, monkeypatch):
+    root = tmp_path / "photos"
+    for name, colour in (("cat", (200, 10, 10)), ("dog", (10, 10, 200))):
+        (root / name).mkdir(parents=True)
+        for i in range(2):
+            shade = tuple(min(255, c + i) for c in colour)
+            Image.new("RGB", (9, 9), shade).save(root / name / f"{i}.png")
+    monkeypatch.chdir(tmp_path)
+    dataset = read("photos")
+    assert len(dataset) == 4
+    assert dataset.inputs([0])[0].size == (9, 9)
+    monkeypatch.chdir(root)
+    assert dataset.inputs([0])[0].size == (9, 9)  # and stay readable from elsewhere
+    assert len(read("cat/0.png", need_label=False)) == 1

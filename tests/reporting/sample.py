@@ -34,7 +34,7 @@ def _sample(label_names: tuple[str, ...], n_rows: int, seed: int) -> dict[str, A
         logits = rng.normal(size=(seeds, n_rows, n_classes))
         logits[:, np.arange(n_rows), truth] += skill
         value = np.exp(logits)
-        return value / value.sum(axis=2, keepdims=True)
+        return np.asarray(value / value.sum(axis=2, keepdims=True))
 
     def history(epochs: int) -> list[dict[str, float]]:
         return [

@@ -96,7 +96,8 @@ def test_has_glyphs() -> None:
 def test_nothing_to_draw_is_none() -> None:
     assert forest([], "accuracy") is None
     assert reliability([]) is None
-    for history in (None, [], [[]], [[{"epoch": 1}]], [[{"train_loss": None}]]):
+    histories: list[Any] = [None, [], [[]], [[{"epoch": 1}]], [[{"train_loss": None}]]]
+    for history in histories:
         assert learning_curves({"name": "x", "history": history}) is None
 
 
@@ -112,6 +113,15 @@ def test_curves_draw_what_there_is() -> None:
     assert svg is not None
     assert "Validation macro F1" in svg
     assert learning_curves({"name": "x", "history": [[{"validation_accuracy": 0.5}]]}) is not None
+
+
+def test_epochs_are_whole_numbers() -> None:
+    for epochs, shown in ((1, ["1"]), (6, list("123456")), (20, ["1", "4", "7", "10"])):
+        run = [{"epoch": e + 1, "train_loss": 1.0 / (e + 1)} for e in range(epochs)]
+        svg = learning_curves({"name": "x", "history": [run]})
+        assert svg is not None
+        texts = re.findall(r"<text[^>]*>([^<]*)</text>", svg)
+        assert texts[: len(shown)] == shown
 
 
 def test_one_value_and_equal_values_still_have_an_axis() -> None:

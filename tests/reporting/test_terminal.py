@@ -17,6 +17,7 @@ from warmstart.reporting import (
     rates_view,
     scores_view,
     verdict_view,
+    view,
 )
 
 from .sample import accuracy_of, sample
@@ -102,14 +103,14 @@ def test_texts_are_never_markup_or_escape_codes(results: dict[str, Any]) -> None
     changed["arms"][0]["label"] = hostile
     changed["verdict"]["sentences"] = [hostile]
     found = {"findings": [{"severity": "problem", "message": hostile}]}
-    for view in (
+    for shown in (
         comparison_view(changed),
         scores_view(changed["arms"][0]["scores"]),
         audit_view(found),
         plan_view({"strategy": hostile, "rule": hostile, "reasons": [{"text": hostile}]}),
         rates_view([{"group": hostile, "parameters": 1, "rate": 0.1, "frozen": False}]),
     ):
-        text = show(view, 200, force_terminal=True, color_system=None)
+        text = show(shown, 200, force_terminal=True, color_system=None)
         assert "[red]x[/red]\ufffd[31m" in text
         assert "\x1b[31m" not in text
 
@@ -137,6 +138,29 @@ def test_pairs_name_the_better_arm_by_the_direction_of_the_metric() -> None:
     assert "Linear probe is better" in text
     assert "no clear difference" in text
     assert "-0.300 to -0.100" in text
+
+
+def test_only_pairs_with_the_best_arm_are_listed(results: dict[str, Any]) -> None:
+    text = show(comparison_view(results), 160)
+    assert "Fine-tuning minus Linear probe" in text
+    assert "Linear probe minus From scratch" not in text
+    assert "3 pairs without the best arm are in the report." in text
+
+
+def test_an_arm_that_was_cut_is_not_judged(results: dict[str, Any]) -> None:
+    changed = sample()
+    changed["arms"][3]["status"] = "cut"
+    text = show(comparison_view(changed), 160)
+    assert "not judged: From scratch was cut" in text
+
+
+def test_a_pair_is_turned_so_that_the_best_arm_is_first() -> None:
+    pair = {"a": "b1", "b": "top", "difference": -0.1, "low": -0.3, "high": 0.1,
+            "significant": False}  # fmt: skip
+    rows = view.pair_rows({"pairs": [pair], "verdict": {"best": "top"}})
+    assert [(row["a"], row["b"], row["difference"], row["interval"]) for row in rows] == [
+        ("top", "b1", "+10.0", "−10.0 to +30.0")
+    ]
 
 
 def test_scores(results: dict[str, Any]) -> None:

@@ -88,6 +88,14 @@ def test_torn_and_temporary_folders_are_swept(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == [good.name]
 
 
+def test_a_state_set_aside_comes_back(tmp_path: Path) -> None:
+    good = checkpoints.save(tmp_path, 1, {"x": 1})
+    good.rename(tmp_path / f".{good.name}.abcdefgh.old")  # killed between the two renames
+    found = checkpoints.load_newest(tmp_path)
+    assert found is not None
+    assert found.path == good
+
+
 def test_nothing_and_nothing_whole(tmp_path: Path) -> None:
     assert checkpoints.load_newest(tmp_path / "none") is None
     path = checkpoints.save(tmp_path, 1, {"x": 1})

@@ -192,7 +192,8 @@ class SpaceStore:
             return
         stride = 4 * (self.dimension or 1)
         bad: set[int] = set()
-        with self.vectors_path.open("rb") if self.vectors_path.is_file() else _nothing() as handle:
+        self.vectors_path.touch()
+        with self.vectors_path.open("rb") as handle:
             for number in sorted(unchecked):
                 block = self._blocks[number]
                 handle.seek(block.first * stride)
@@ -282,13 +283,6 @@ def _append(path: Path, data: bytes) -> None:
         handle.write(data)
         handle.flush()
         os.fsync(handle.fileno())
-
-
-@contextmanager
-def _nothing() -> Iterator[object]:
-    import io
-
-    yield io.BytesIO()
 
 
 def _default_root() -> Path:

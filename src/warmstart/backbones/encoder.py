@@ -20,6 +20,12 @@ from .sentence import write_sentence_settings
 __all__ = ["Encoder"]
 
 
+_TOWERS = (
+    ("vision_model", "visual_projection", "image_embeds"),
+    ("text_model", "text_projection", "text_embeds"),
+)
+
+
 class _EnoughError(Exception):
     """The wanted depth is reached: the rest of the pass is not needed."""
 
@@ -27,9 +33,9 @@ class _EnoughError(Exception):
 class Encoder(nn.Module):
     """A network with its preprocessing, layer groups and pooling.
 
-    Depth counts finished blocks: 0 is what enters the first block, n what the n-th puts out. Depth
-    None is the network's own last output, with its final norm. At inner depths the blocks above
-    are not run.
+    Depth counts finished blocks: d is what enters the block after the d-th (0: the stem's output),
+    and n what the last of n blocks puts out. Depth None is the network's own last output, with its
+    final norm. At inner depths the blocks above are not run.
 
     Attributes:
         module: The network.
@@ -155,17 +161,14 @@ class Encoder(nn.Module):
             UsageError: For a depth or pooling that this backbone does not have.
         """
         poolings = {depth: self.resolve_pooling(depth, name) for depth, name in wanted.items()}
-        inner = [depth for depth in poolings if depth is not None]
+        inner = {depth: name for depth, name in poolings.items() if depth is not None}
         mask = batch.get("attention_mask")
         vectors: dict[int | None, Tensor] = {}
         if inner:
-            output, hidden = self._hidden(batch, inner, stop=None not in poolings)
-            for depth in inner:
-                vectors[depth] = pool_hidden(
-                    hidden[depth], mask, poolings[depth], self.prefix_tokens
-                )
+            output, found = self._inner(batch, inner, stop=None not in poolings)
+            vectors.update(dict(found.items()))
         else:
-            output = self.module(**batch, **self._extra)
+            output = self._run(batch)
         if None in poolings:
             last_BD = pool_output(output, mask, poolings[None], self.prefix_tokens)
             if self.normalize and poolings[None] == self.pooling:
@@ -184,6 +187,33 @@ class Encoder(nn.Module):
                 self._dimensions[key] = int(self(batch, depth=depth, pooling=pooling).shape[-1])
             self.train(training)
         return self._dimensions[key]
+
+    def check_order(self) -> None:
+        """Prove by one pass that every block runs once, in the order of the groups.
+
+        For networks of no known family, whose blocks were found and not looked up.
+
+        Raises:
+            BackboneError: When blocks run in another order, not at all, or several times.
+        """
+        blocks = self.groups.blocks()
+        ran: list[int] = []
+        handles = [
+            block.register_forward_pre_hook(lambda *_, index=index: ran.append(index))
+            for index, block in enumerate(blocks)
+        ]
+        try:
+            self._dimensions.clear()
+            self.dimension_at(None)
+        finally:
+            for handle in handles:
+                handle.remove()
+        if ran != list(range(len(blocks))):
+            raise BackboneError(
+                f"{type(self.module).__name__}: its blocks ran in the order {ran[:20]}, but layer "
+                "groups need each to run once, first to last. Give groups={name: [parameter "
+                "prefixes]} for a module of your own."
+            )
 
     def train(self, mode: bool = True) -> Self:
         """Switch to training, but for frozen groups: they stay in evaluation mode."""
@@ -236,16 +266,31 @@ class Encoder(nn.Module):
             max_length=self.processor.max_length,
         )
 
-    def _hidden(
-        self, batch: dict[str, Tensor], wanted: Sequence[int], *, stop: bool
+    def _run(self, batch: dict[str, Tensor]) -> Any:
+        """The network's output; CLIP's towers with both their pooled and projected vectors."""
+        for tower, projection, name in _TOWERS:
+            network = getattr(self.module, tower, None)
+            project = getattr(self.module, projection, None)
+            if isinstance(network, nn.Module) and isinstance(project, nn.Module):
+                output = network(**batch, **self._extra)
+                return {
+                    "last_hidden_state": output.last_hidden_state,
+                    "pooler_output": output.pooler_output,
+                    name: project(output.pooler_output),
+                }
+        return self.module(**batch, **self._extra)
+
+    def _inner(
+        self, batch: dict[str, Tensor], wanted: Mapping[int, str], *, stop: bool
     ) -> tuple[Any, dict[int, Tensor]]:
-        """The output (None when the pass was stopped at the deepest) and the hidden states."""
+        """The output (None when the pass was stopped at the deepest) and the inner vectors."""
         found: dict[int, Tensor] = {}
+        mask = batch.get("attention_mask")
         deepest = max(wanted)
         calls = 0
 
         def keep(value: Any) -> None:
-            found[calls] = as_hidden(value)
+            found[calls] = pool_hidden(as_hidden(value), mask, wanted[calls], self.prefix_tokens)
             if stop and calls == deepest:
                 raise _EnoughError
 
@@ -265,7 +310,7 @@ class Encoder(nn.Module):
             handles.append(block.register_forward_hook(after))
         output = None
         try:
-            output = self.module(**batch, **self._extra)
+            output = self._run(batch)
         except _EnoughError:
             pass
         finally:

@@ -88,25 +88,26 @@ class _Work:
         self.cache = cache
         self.stores: dict[Depth, SpaceStore] = {}
         self.vectors: dict[Depth, np.ndarray] = {}
+        self.lacking: dict[Depth, np.ndarray] = {}
         self._pending: list[int] = []
         self._flushed_at = time.monotonic()
 
     def find(self) -> np.ndarray:
         """Take what the cache has; returns the positions that some depth lacks."""
-        lacking = np.zeros(len(self.keys), dtype=bool)
         for depth, space in self.spaces.items():
             if self.cache is None:
-                lacking[:] = True
+                self.lacking[depth] = np.ones(len(self.keys), dtype=bool)
                 continue
             store = self.stores[depth] = self.cache.open(space)
             where = store.positions(self.keys)
             hit = where >= 0
-            lacking |= ~hit
+            self.lacking[depth] = ~hit
             if store.dimension is not None and len(where):
                 found = np.empty((len(where), store.dimension), dtype=np.float32)
                 if hit.any():
                     found[hit] = store.vectors()[where[hit]]
                 self.vectors[depth] = found
+        lacking = np.any(list(self.lacking.values()), axis=0)
         _log.info("features: %d rows cached, %d to compute", (~lacking).sum(), lacking.sum())
         return np.flatnonzero(lacking)
 
@@ -114,14 +115,16 @@ class _Work:
         """Embed the rows at these positions, keeping what is done every few seconds."""
         self._allocate(encoder)
         self._announce(len(missing))
-        job = Job({d: space.pooling for d, space in self.spaces.items()}, batch_size)
+        wanted = {d: s.pooling for d, s in self.spaces.items() if self.lacking[d].any()}
+        job = Job(wanted, batch_size)
         with progress.task(f"Embedding with {label}", total=len(missing)) as bar:
             try:
                 for chosen, found in iterate_vectors(
                     encoder, missing.tolist(), self._fetch, self._name, job
                 ):
                     for depth, vectors_BD in found.items():
-                        self.vectors[depth][chosen] = vectors_BD
+                        fresh = self.lacking[depth][chosen]  # what was cached keeps its bits
+                        self.vectors[depth][np.array(chosen)[fresh]] = vectors_BD[fresh]
                     self._pending += chosen
                     if time.monotonic() - self._flushed_at > _FLUSH_SECONDS:
                         self._flush()
@@ -139,7 +142,10 @@ class _Work:
         """Say how much will be written; keep it in memory where the limit forbids it."""
         if self.cache is None:
             return
-        size = sum(count * (4 * v.shape[1] + 16) for v in self.vectors.values())
+        size = sum(
+            int(lacking.sum()) * (4 * self.vectors[depth].shape[1] + 16)
+            for depth, lacking in self.lacking.items()
+        )
         if not self.cache.room_for(size):
             progress.note(
                 f"The feature cache {self.cache.root} would grow by {_human(size)} beyond its "
@@ -160,7 +166,9 @@ class _Work:
         keys = [self.keys[position] for position in pending]
         try:
             for depth, store in self.stores.items():
-                store.append(keys, self.vectors[depth][pending])
+                fresh = np.flatnonzero(self.lacking[depth][pending])
+                rows = self.vectors[depth][np.array(pending)[fresh]]
+                store.append([keys[i] for i in fresh], rows)
         except OSError as error:
             self.stores = {}
             progress.note(

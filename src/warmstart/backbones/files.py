@@ -14,6 +14,7 @@ from .quiet import quiet_transformers
 __all__ = [
     "check_weights",
     "folder_fingerprint",
+    "has_weights_under",
     "model_length_limit",
     "read_config",
     "read_scalar",
@@ -137,6 +138,17 @@ def model_length_limit(folder: Path, config: Any) -> int:
     except (OSError, ValueError, AttributeError):
         pass
     return min(limits)
+
+
+def has_weights_under(weights: list[Path], part: str) -> bool:
+    """Whether a safetensors checkpoint holds weights of a part, such as `pooler`."""
+    from safetensors import safe_open
+
+    for path in weights:
+        with safe_open(path, framework="pt") as tensors:
+            if any(part in name.split(".")[:-1] for name in tensors.keys()):  # noqa: SIM118
+                return True
+    return False
 
 
 def read_scalar(weights: list[Path], name: str) -> float | None:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import inspect
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
-from warmstart.core import BackboneError
+from warmstart.core import BackboneError, read_json
 from warmstart.data import Modality
 
 from .quiet import quiet_transformers
@@ -55,7 +54,8 @@ def load_model(
     """
     cls, own_config = _class_and_config(config, tower)
     try:
-        with quiet_transformers():
+        # a pooler that the checkpoint lacks is drawn at random before it is removed
+        with quiet_transformers(), torch.random.fork_rng(devices=[]):
             network, report = cls.from_pretrained(
                 folder,
                 config=own_config,
@@ -93,10 +93,11 @@ def random_model(config: Any, tower: Modality, seed: int, *, like: nn.Module) ->
     cls, own_config = _class_and_config(config, tower)
     with quiet_transformers(), torch.random.fork_rng(devices=[]):
         torch.random.manual_seed(seed % (1 << 63))
-        network = _from_config(cls, own_config).float()
+        network: Any = _from_config(cls, own_config).float()
     if getattr(like, "pooler", None) is None and hasattr(network, "pooler"):
         network.pooler = None
-    return network.eval()
+    fresh: nn.Module = network.eval()
+    return fresh
 
 
 def empty_model(config: Any, tower: Modality) -> nn.Module:
@@ -131,18 +132,16 @@ def load_image_processor(folder: Path) -> Any:
     Raises:
         BackboneError: When it cannot be read.
     """
-    from transformers import AutoImageProcessor
-
-    if not any(
-        (folder / n).is_file() for n in ("preprocessor_config.json", "processor_config.json")
-    ):
+    names = ("preprocessor_config.json", "processor_config.json")
+    if not any((folder / name).is_file() for name in names):
         raise BackboneError(
             f"{folder} has no preprocessor_config.json: preprocessing comes with the weights and "
             "is never guessed. Take that file from the model's own repository."
         )
     try:
         with quiet_transformers():
-            return AutoImageProcessor.from_pretrained(folder, local_files_only=True, **_pillow())
+            cls, arguments = _pillow_class(folder)
+            return cls.from_pretrained(folder, local_files_only=True, **arguments)
     except Exception as error:
         first = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise BackboneError(
@@ -150,12 +149,31 @@ def load_image_processor(folder: Path) -> Any:
         ) from error
 
 
-def _pillow() -> dict[str, Any]:
-    """The argument that asks for Pillow: `backend` in newer transformers, `use_fast` before."""
-    from transformers.models.auto import image_processing_auto
+def _pillow_class(folder: Path) -> tuple[Any, dict[str, Any]]:
+    """The Pillow class that a folder's processor has, else what AutoImageProcessor finds.
 
-    source = inspect.getsource(image_processing_auto.AutoImageProcessor.from_pretrained)
-    return {"backend": "pil"} if '"backend"' in source else {"use_fast": False}
+    The class is looked up by name because AutoImageProcessor of some versions (5.17 for one) asks
+    for torchvision even when the Pillow backend is wanted.
+    """
+    from transformers import AutoImageProcessor
+    from transformers.models.auto import image_processing_auto as auto
+
+    facts = _json_or_empty(folder / "preprocessor_config.json")
+    if not facts:
+        facts = _json_or_empty(folder / "processor_config.json").get("image_processor") or {}
+    named = str(facts.get("image_processor_type") or facts.get("feature_extractor_type") or "")
+    base = named.removesuffix("Fast").replace("FeatureExtractor", "ImageProcessor")
+    found = auto.get_image_processor_class_from_name(f"{base}Pil") if base else None
+    if found is not None and not getattr(found, "is_dummy", False):
+        return found, {}
+    return AutoImageProcessor, {"backend": "pil"}
+
+
+def _json_or_empty(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        return {}
+    value = read_json(path)
+    return value if isinstance(value, dict) else {}
 
 
 def _class_and_config(config: Any, tower: Modality) -> tuple[Any, Any]:

@@ -53,6 +53,7 @@ class ModuleRecipe(Recipe):
         self._module = copy.deepcopy(module).cpu().eval()
         self._given = processor
         self._spec = {key: list(value) for key, value in groups.items()} if groups else None
+        self._tower: Modality = modality
         self.modality = modality
         self.name = name or type(module).__name__
         self.source = f"module:{type(module).__name__}"
@@ -66,7 +67,7 @@ class ModuleRecipe(Recipe):
 
         The processor is code, so it is named by its source and by what it makes of probe inputs.
         """
-        encoder = self.encoder(self.modality, Settings())
+        encoder = self.encoder(self._tower, Settings())
         inputs = ["A probe: Text, 1 & 2!", "a"] if self.modality == "text" else _probe_images()
         batch = encoder.preprocess(inputs)
         with torch.inference_mode():
@@ -80,7 +81,7 @@ class ModuleRecipe(Recipe):
     @cached_property
     def card(self) -> Card:
         """Sizes; the rest is unknown."""
-        encoder = self.encoder(self.modality, Settings())
+        encoder = self.encoder(self._tower, Settings())
         return module_card(
             self._module,
             name=self.name,
@@ -125,10 +126,10 @@ class ModuleRecipe(Recipe):
                 f"pooling {pooling!r} is not available for {self.name}; it has {', '.join(names)}."
             )
         layout = self._groups(module)
-        config = getattr(module, "config", None)
+        config: Any = getattr(module, "config", None)
         shared = layout.shared_note is not None
         family = self._family
-        return Encoder(
+        encoder = Encoder(
             module,
             processor,
             layout,
@@ -140,6 +141,9 @@ class ModuleRecipe(Recipe):
             n_depths=int(config.num_hidden_layers) if shared else len(layout.blocks()),
             extra=image_extra(module, processor),
         ).eval()
+        if self._spec is None and self._family is None:
+            encoder.check_order()
+        return encoder
 
     @cached_property
     def _output_kind(self) -> tuple[str, tuple[str, ...]]:

@@ -95,28 +95,37 @@ def pool_hidden(
 ) -> Tensor:
     """Pool hidden states (B, T, D) or maps (B, C, H, W) into vectors (B, D).
 
-    `mean` divides the sum over real tokens by their number, as sentence-transformers does.
+    `mean` divides the sum over real tokens by their number, as sentence-transformers does. Vectors
+    (B, D), which a network of one's own may pass on, are pooled already.
     """
+    if hidden.ndim == 2:
+        return hidden
     if hidden.ndim == 4:
         if pooling not in {"mean", "model"}:
             raise UsageError(f"pooling {pooling!r} needs tokens; a map has 'mean'.")
         return hidden.mean(dim=(2, 3))
-    if hidden.ndim == 2:
-        return hidden
     if pooling == "mean":
-        if mask_BT is None or mask_BT.shape[1] != hidden.shape[1]:
-            return hidden[:, prefix_tokens:].mean(dim=1)
-        weights_BT1 = mask_BT.unsqueeze(-1).to(hidden.dtype)
-        return (hidden * weights_BT1).sum(1) / weights_BT1.sum(1).clamp(min=1e-9)
+        return _mean(hidden, mask_BT, prefix_tokens)
     if pooling == "cls":
         return hidden[:, 0]
     if pooling == "last":
-        if mask_BT is None:
-            return hidden[:, -1]
-        steps_T = torch.arange(1, mask_BT.shape[1] + 1, device=hidden.device)
-        last_B = (mask_BT.to(steps_T.dtype) * steps_T).argmax(dim=1)
-        return hidden[torch.arange(len(hidden), device=hidden.device), last_B]
+        return _last(hidden, mask_BT)
     raise UsageError(f"pooling {pooling!r} cannot be used here.{nearest(pooling, POOLINGS[:3])}")
+
+
+def _mean(hidden_BTD: Tensor, mask_BT: Tensor | None, prefix_tokens: int) -> Tensor:
+    if mask_BT is None or mask_BT.shape[1] != hidden_BTD.shape[1]:
+        return hidden_BTD[:, prefix_tokens:].mean(dim=1)
+    weights_BT1 = mask_BT.unsqueeze(-1).to(hidden_BTD.dtype)
+    return (hidden_BTD * weights_BT1).sum(1) / weights_BT1.sum(1).clamp(min=1e-9)
+
+
+def _last(hidden_BTD: Tensor, mask_BT: Tensor | None) -> Tensor:
+    if mask_BT is None:
+        return hidden_BTD[:, -1]
+    steps_T = torch.arange(1, mask_BT.shape[1] + 1, device=hidden_BTD.device)
+    last_B = (mask_BT.to(steps_T.dtype) * steps_T).argmax(dim=1)
+    return hidden_BTD[torch.arange(len(hidden_BTD), device=hidden_BTD.device), last_B]
 
 
 def as_hidden(value: Any) -> Tensor:

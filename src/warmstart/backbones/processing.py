@@ -96,8 +96,26 @@ class TextProcessor:
         return max(1, len(item))
 
     def save(self, folder: Path) -> None:
-        """Write the tokenizer."""
+        """Write the tokenizer, with the padding and the lower-casing that are in use."""
+        if self.tokenizer.pad_token is None and self.tokenizer.eos_token is not None:
+            self.tokenizer.pad_token = self.tokenizer.eos_token
+        if self._lower:
+            self._lower_in_tokenizer()
+        if self.tokenizer.is_fast:  # what the last call set is no part of the tokenizer
+            self.tokenizer.backend_tokenizer.no_truncation()
+            self.tokenizer.backend_tokenizer.no_padding()
         self.tokenizer.save_pretrained(folder)
+
+    def _lower_in_tokenizer(self) -> None:
+        """A sentence-transformers setting that a plain tokenizer folder has no place for."""
+        from tokenizers import normalizers
+
+        backend = self.tokenizer.backend_tokenizer
+        own = [backend.normalizer] if backend.normalizer is not None else []
+        backend.normalizer = normalizers.Sequence(
+            [normalizers.Lowercase(), normalizers.Strip(), *own]
+        )
+        self._lower = False
 
 
 class ImageProcessor:

@@ -24,6 +24,7 @@ from .families import FAMILIES, Family
 from .files import (
     check_weights,
     folder_fingerprint,
+    has_weights_under,
     model_length_limit,
     read_config,
     read_scalar,
@@ -145,7 +146,9 @@ class FolderRecipe(Recipe):
     def card(self) -> Card:
         """Facts from the configuration and README.md."""
         tower = self._main_tower
-        network = empty_model(self.config, tower)
+        network: Any = empty_model(self.config, tower)
+        if not self._bin and not has_weights_under(self.weights, "pooler"):
+            network.pooler = None
         passes, dimension = self._passes(network, tower), self._dimension(tower)
         return folder_card(
             self.root,
@@ -213,7 +216,7 @@ class FolderRecipe(Recipe):
         if random_seed is not None:
             network = random_model(self.config, tower, random_seed, like=network)
         processor = self._processor(tower, settings, network)
-        own = self.pooling(tower)
+        family, own = self._tower_family(tower), self.pooling(tower)
         pooling = (settings.pooling if tower == self._main_tower else None) or own
         names = self._pooling_names(tower, network, pooler_is_trained)
         if pooling not in names:
@@ -233,6 +236,9 @@ class FolderRecipe(Recipe):
             n_depths=self._passes(network, tower),
             extra=image_extra(network, processor),
         )
+        if family is None:
+            encoder.check_order()
+        _check_image_size(encoder, self.name, settings.image_size)
         return encoder.eval()
 
     def scalar(self, name: str) -> float | None:
@@ -252,8 +258,14 @@ class FolderRecipe(Recipe):
                 f"backbone {self.name}: {self.config.model_type} is an encoder-decoder; an encoder "
                 "(BERT, ViT, ...) or a decoder (GPT-2, Llama, ...) is needed."
             )
-        image = (self.folder / "preprocessor_config.json").is_file()
-        return "image" if image else "text"
+        takes = getattr(empty_model(self.config, "text"), "main_input_name", "")
+        kinds: dict[str, Modality] = {"input_ids": "text", "pixel_values": "image"}
+        if takes not in kinds:
+            raise BackboneError(
+                f"backbone {self.name}: {self.config.model_type} takes {takes!r}; only networks "
+                "for text (input_ids) or images (pixel_values) can be used."
+            )
+        return kinds[takes]
 
     def _tower_family(self, tower: Modality) -> Family | None:
         if self.modality == "image-text":
@@ -314,3 +326,18 @@ class FolderRecipe(Recipe):
             return int(output.last_hidden_state.shape[1 if output[0].ndim == 4 else -1])
         except (RuntimeError, AttributeError, NotImplementedError, TypeError):
             return int(config.hidden_size) if hasattr(config, "hidden_size") else None
+
+
+def _check_image_size(encoder: Encoder, name: str, image_size: int | None) -> None:
+    """Try one image of a size that is not the network's own."""
+    if image_size is None or encoder.modality == "text":
+        return
+    try:
+        encoder.dimension_at(None)
+    except (RuntimeError, ValueError) as error:
+        own = getattr(getattr(encoder.module, "config", None), "image_size", None)
+        hint = f" Its own is {own}." if own else ""
+        raise UsageError(
+            f"image_size {image_size} does not work with {name} "
+            f"({(str(error).splitlines() or [''])[0]}).{hint} Larger or smaller sizes may."
+        ) from error

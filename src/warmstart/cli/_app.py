@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import sys
+from collections.abc import Callable
+from typing import Any
 
 import typer
 
 from warmstart._version import __version__
+from warmstart.core import Interrupted, UsageError, WarmstartError
 
 from ._show import fail, notes_and_bars
 from .compare import compare
@@ -51,25 +55,54 @@ def _root(
     """Adapt a pretrained model to your data, and prove that it was worth it."""
 
 
+def _telling(command: Callable[..., None]) -> Callable[..., None]:
+    """The command, with Ctrl-C as an error of ours: typer would leave without a word."""
+
+    @functools.wraps(command)
+    def run(*args: Any, **options: Any) -> None:
+        try:
+            command(*args, **options)
+        except KeyboardInterrupt:
+            raise Interrupted(
+                "Interrupted. Repeat the command to go on from where it stopped."
+            ) from None
+
+    return run
+
+
 _COMMANDS = (plan, fit, compare, predict, evaluate, embed, info, sample)
 for _command in _COMMANDS:
-    app.command(_command.__name__)(_command)
+    app.command(_command.__name__)(_telling(_command))
 
 
 def main() -> None:
     """Run the command line and leave with its exit code."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    from warmstart.core import WarmstartError
-
     as_json = "--json" in sys.argv
     try:
         with notes_and_bars(quiet=as_json):
-            app()
+            _run(as_json)
     except WarmstartError as error:
         sys.exit(fail(error, as_json=as_json))
     except KeyboardInterrupt:
-        message = "Interrupted. Repeat the command to go on from where it stopped."
-        sys.exit(fail(KeyboardInterrupt(message), as_json=as_json, code=130))
+        sys.exit(fail(Interrupted("Interrupted."), as_json=as_json))
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(141)
+    except OSError as error:  # a folder that cannot be written, a full disk
+        named = f"{error.filename}: " if error.filename else ""
+        sys.exit(fail(WarmstartError(f"{named}{error.strerror or error}."), as_json=as_json))
+
+
+def _run(as_json: bool) -> None:
+    """Call the application; with --json its own complaints about usage become errors of ours."""
+    if not as_json:
+        app()
+        return
+    try:
+        app(standalone_mode=False)
+    except Exception as error:
+        message = getattr(error, "format_message", None)
+        if message is None:
+            raise
+        raise UsageError(f"{message()} Try --help.") from None

@@ -68,7 +68,7 @@ class _Reporter:
 
     def note(self, message: str) -> None:
         if not self._quiet:
-            _errors.print(message, style="dim", markup=False)
+            _errors.print(message, style="dim", markup=False, soft_wrap=True)
 
 
 @contextmanager
@@ -85,8 +85,12 @@ def notes_and_bars(*, quiet: bool) -> Iterator[None]:
 
 
 def answer(renderable: Any) -> None:
-    """Print a table or a text on standard output."""
-    Console(highlight=False).print(renderable)
+    """Print a table, or a text as it stands, on standard output."""
+    console = Console(highlight=False)
+    if isinstance(renderable, str):
+        console.print(renderable, markup=False, soft_wrap=True)
+    else:
+        console.print(renderable)
 
 
 def print_json(value: Any) -> None:
@@ -103,5 +107,5 @@ def fail(error: BaseException, *, as_json: bool, code: int | None = None) -> int
         print_json({"error": {"type": kind, "message": str(error), "exit_code": exit_code}})
     else:
         _errors.print("Error:", style="bold red", end=" ")
-        _errors.print(str(error), markup=False)
+        _errors.print(str(error), markup=False, soft_wrap=True)
     return exit_code

@@ -54,7 +54,10 @@ def sample(
         return
     target = folder or Path(name)
     if if_missing and (target / "manifest.json").is_file():
-        answer(f"{target} is there already.")
+        if json:
+            print_json({"folder": str(target), "present": True})
+        else:
+            answer(f"{target} is there already.")
         return
     found = verb(name, target, force=replace, rows=rows)
     if json:

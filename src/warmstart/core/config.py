@@ -39,6 +39,9 @@ class Config(BaseModel):
                     lines.append(
                         f"{who} has no setting `{where}`.{nearest(where, cls.model_fields)}"
                     )
+                elif item["type"] == "missing":
+                    lines.append(f"{who}.{where} is required.")
                 else:
-                    lines.append(f"{who}.{where}: {item['msg']}, got {item['input']!r}.")
+                    message = item["msg"].removeprefix("Value error, ").rstrip(".")
+                    lines.append(f"{who}.{where}: {message}, got {item['input']!r}.")
             raise UsageError(" ".join(lines)) from None

@@ -36,6 +36,11 @@ def pick_device(name: str = "auto") -> torch.device:
     present = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
     if not present.get(device.type, True):
         raise UsageError(f"device {name!r} was asked for, but torch sees none here. Use cpu.")
+    try:
+        torch.zeros(1, device=device).cpu()
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise UsageError(f"device {name!r} cannot be used here ({first}). Use cpu.") from error
     return device
 
 

@@ -36,8 +36,8 @@ def hash_file(path: Path | str) -> str:
 def _feed(digest: Any, part: object) -> None:
     if isinstance(part, dict):
         digest.update(b"d" + struct.pack("<q", len(part)))
-        for key in sorted(part, key=str):
-            _feed(digest, str(key))
+        for key in sorted(part, key=lambda key: (str(key), type(key).__name__)):
+            _feed(digest, key)
             _feed(digest, part[key])
     elif isinstance(part, list | tuple):
         digest.update(b"l" + struct.pack("<q", len(part)))
@@ -63,8 +63,9 @@ def _encode(part: object) -> tuple[bytes, bytes]:  # noqa: PLR0911 - one line a 
     if isinstance(part, bytes):
         return b"b", part
     if isinstance(part, Path):
-        return b"p", str(part).encode("utf-8", "surrogatepass")
-    if isinstance(part, np.ndarray):
+        return b"p", part.as_posix().encode("utf-8", "surrogatepass")
+    if isinstance(part, np.ndarray) and not part.dtype.hasobject:
         head = f"{part.dtype.str}{part.shape}".encode()
         return b"a", head + np.ascontiguousarray(part).tobytes()
-    raise TypeError(f"fingerprint has no stable form for {type(part).__name__}")
+    kind = f"{part.dtype} array" if isinstance(part, np.ndarray) else type(part).__name__
+    raise TypeError(f"fingerprint has no stable form for {kind}")

@@ -1,13 +1,17 @@
 """The one way to publish: written beside, flushed, checksummed last, renamed whole.
 
 A reader finds the old state or the new one, never a part. `manifest.json` holds the SHA-256 of
-every other file and is written last, so a folder without it was never finished.
+every other file and of its own contents and is written last, so a folder without it was never
+finished.
 """
 
 from __future__ import annotations
 
+import glob
+import hashlib
 import json
 import os
+import re
 import shutil
 import uuid
 from collections.abc import Iterator
@@ -79,13 +83,14 @@ def read_json(path: Path) -> Any:
 
 
 def write_manifest(folder: Path, **facts: object) -> None:
-    """Write manifest.json: a SHA-256 for every file below `folder`, and the given facts."""
+    """Write manifest.json: a SHA-256 for every file below `folder`, the given facts, a checksum."""
     files = {
         path.relative_to(folder).as_posix(): hash_file(path)
         for path in sorted(folder.rglob("*"))
         if path.is_file() and path != folder / MANIFEST
     }
-    write_json(folder / MANIFEST, {"format_version": FORMAT_VERSION, **facts, "files": files})
+    manifest = {"format_version": FORMAT_VERSION, **facts, "files": files}
+    write_json(folder / MANIFEST, {**manifest, "checksum": _checksum(manifest)})
 
 
 def verify_manifest(folder: Path) -> dict[str, Any]:
@@ -95,7 +100,8 @@ def verify_manifest(folder: Path) -> dict[str, Any]:
         The manifest.
 
     Raises:
-        RunError: Naming the file that is missing, added to or damaged, or the unknown version.
+        RunError: Naming the file that is missing or damaged, or the unknown version. Files that
+            the manifest does not list are passed over.
     """
     if not (folder / MANIFEST).is_file():
         raise RunError(f"{folder} has no {MANIFEST}: it is no finished warmstart folder.")
@@ -107,10 +113,15 @@ def verify_manifest(folder: Path) -> dict[str, Any]:
         raise RunError(
             f"{folder} has format version {version!r}; this warmstart reads {FORMAT_VERSION}."
         )
-    root = folder.resolve()
+    listed = {key: value for key, value in manifest.items() if key != "checksum"}
+    if manifest.get("checksum") != _checksum(listed):
+        raise RunError(
+            f"{folder / MANIFEST} is damaged: its contents do not match its own checksum. Make the "
+            "folder again."
+        )
     for name, expected in manifest["files"].items():
         path = folder / name
-        if not path.resolve().is_relative_to(root):
+        if not _is_inside(path, folder):
             raise RunError(f"{folder / MANIFEST} names {name!r}, which lies outside the folder.")
         if not path.is_file():
             raise RunError(f"{path} is missing though the manifest lists it. Make it again.")
@@ -131,10 +142,10 @@ def publishing(final: Path, *, replace: bool = False, **facts: object) -> Iterat
     Raises:
         RunError: When `final` exists and `replace` is false.
     """
+    sweep(final)
     if final.exists() and not replace:
         raise RunError(f"{final} exists already. Name another folder or ask for its replacement.")
     final.parent.mkdir(parents=True, exist_ok=True)
-    sweep(final)
     temporary = final.with_name(f".{final.name}.{uuid.uuid4().hex[:8]}.tmp")
     temporary.mkdir()
     try:
@@ -146,9 +157,17 @@ def publishing(final: Path, *, replace: bool = False, **facts: object) -> Iterat
 
 
 def finish_folder(folder: Path, final: Path, *, replace: bool = False, **facts: object) -> None:
-    """Flush `folder`, write its manifest and rename it to `final`."""
-    for path in folder.rglob("*"):
-        if path.is_file():
+    """Flush `folder`, write its manifest and rename it to `final`.
+
+    When the last rename fails, what was at `final` is put back.
+
+    Raises:
+        RunError: When `final` exists and `replace` is false.
+    """
+    for path in list(folder.rglob("*")):
+        if path.is_file() and _is_torn(path):
+            path.unlink()  # what a killed `write_atomic` left
+        elif path.is_file():
             with path.open("rb") as handle:
                 os.fsync(handle.fileno())
     write_manifest(folder, **facts)
@@ -160,11 +179,16 @@ def finish_folder(folder: Path, final: Path, *, replace: bool = False, **facts: 
             raise RunError(f"{final} exists already. Name another folder.")
         aside = final.with_name(f".{final.name}.{uuid.uuid4().hex[:8]}.old")
         final.rename(aside)
-        folder.rename(final)
-        shutil.rmtree(aside)
+        try:
+            folder.rename(final)
+        except BaseException:
+            aside.rename(final)
+            raise
     else:
         folder.rename(final)
     _sync_folder(final.parent)
+    for old in _left(final, "old"):
+        shutil.rmtree(old, ignore_errors=True)
 
 
 def sweep(final: Path) -> None:
@@ -173,16 +197,37 @@ def sweep(final: Path) -> None:
     Between the two renames of a replacement `final` is missing for an instant; a process killed
     there leaves the old state under its `.old` name, which is put back here.
     """
-    if not final.parent.is_dir():
-        return
-    for old in sorted(final.parent.glob(f".{final.name}.????????.old")):
+    for old in _left(final, "old"):
         if final.exists():
             shutil.rmtree(old, ignore_errors=True)
         else:
             old.rename(final)
-    for left in final.parent.glob(f".{final.name}.????????.tmp"):
-        if left.is_dir():
-            shutil.rmtree(left, ignore_errors=True)
+    for temporary in _left(final, "tmp"):
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _left(final: Path, ending: str) -> list[Path]:
+    """Folders beside `final` that an earlier publication of it made."""
+    found = final.parent.glob(f".{glob.escape(final.name)}.????????.{ending}")
+    return sorted(path for path in found if path.is_dir())
+
+
+def _is_torn(path: Path) -> bool:
+    return re.fullmatch(r"\..+\.[0-9a-f]{8}\.tmp", path.name) is not None
+
+
+def _is_inside(path: Path, folder: Path) -> bool:
+    try:
+        return path.resolve().is_relative_to(folder.resolve())
+    except (OSError, ValueError):  # a loop of links, a NUL in the name
+        return False
+
+
+def _checksum(value: object) -> str:
+    """SHA-256 of a value as JSON, whatever the order of its keys."""
+    plain = json.loads(json.dumps(value, default=_plain))
+    text = json.dumps(plain, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _sync_folder(folder: Path) -> None:

@@ -7,7 +7,7 @@ import os
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from .publish import write_atomic
 from .rng import Streams
@@ -52,10 +52,11 @@ class Run:
         return self.folder / "metrics.jsonl"
 
     def log(self, **values: object) -> None:
-        """Append one line to metrics.jsonl."""
+        """Append one line to metrics.jsonl, after cutting off a torn last line."""
         line = json.dumps(values, ensure_ascii=False, default=float)
-        with self.log_path.open("a", encoding="utf-8") as handle:
-            handle.write(line + "\n")
+        with self.log_path.open("ab+") as handle:
+            _cut_torn_line(handle)
+            handle.write(line.encode("utf-8") + b"\n")
             handle.flush()
             os.fsync(handle.fileno())
 
@@ -64,10 +65,10 @@ class Run:
         if not self.log_path.exists():
             return []
         values: list[dict[str, Any]] = []
-        for line in self.log_path.read_text(encoding="utf-8").splitlines():
+        for line in self.log_path.read_bytes().split(b"\n")[:-1]:
             try:
                 values.append(json.loads(line))
-            except json.JSONDecodeError:
+            except ValueError:  # no JSON, or no UTF-8
                 break
         return values
 
@@ -96,3 +97,16 @@ class Run:
             **changes,
         }
         return Run(self.folder / name, **settings)
+
+
+def _cut_torn_line(handle: BinaryIO) -> None:
+    """Drop what a killed writer left after the last newline."""
+    size = handle.seek(0, os.SEEK_END)
+    if not size:
+        return
+    handle.seek(size - 1)
+    if handle.read(1) == b"\n":
+        return
+    handle.seek(0)
+    handle.truncate(handle.read().rfind(b"\n") + 1)
+    handle.seek(0, os.SEEK_END)

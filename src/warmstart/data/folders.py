@@ -98,7 +98,7 @@ def _new_table(folder: Path) -> Table:
 
 
 def _add(table: Table, path: Path, label: str | None, part: str | None) -> None:
-    table.columns[IMAGE_COLUMN].append(str(path))
+    table.columns[IMAGE_COLUMN].append(str(path.absolute()))
     if part is not None:
         table.columns.setdefault(PART_COLUMN, []).append(part)
     if LABEL_COLUMN in table.columns:

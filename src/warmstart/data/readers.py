@@ -116,7 +116,7 @@ def _tables(source: Any, rejects: Rejects, *, need_label: bool) -> tuple[str, li
         return name, read_folder(path, rejects, need_label=need_label)
     if exists:
         if path.suffix.lower() in EXTENSIONS and not need_label and not is_table(path):
-            image = Table("", "row", {"image": [str(path)]}, [1], path.parent)
+            image = Table("", "row", {"image": [str(path.absolute())]}, [1], path.parent)
             return name, [image]
         return name, [read_table(path, rejects)]
     if isinstance(source, str) and is_hub_id(source):

@@ -20,7 +20,6 @@ from warmstart.core import (
     RunError,
     UsageError,
     nearest,
-    progress,
     publishing,
     read_json,
     verify_manifest,
@@ -185,9 +184,7 @@ def sample(
             facts |= {"name": name, **asdict(made)}
     except OSError as error:
         raise DataError(f"{target} cannot be written: {error.strerror or error}.") from None
-    result = _result(target, kind, made)
-    progress.note(f"{result.rows:,} rows from {made.source}. Licence: {kind.licence}")
-    return result
+    return _result(target, kind, made)
 
 
 def _known(name: str, rows: int | None) -> Sample:

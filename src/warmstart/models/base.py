@@ -8,11 +8,31 @@ from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
 import numpy as np
+from PIL import Image
+from torch import Tensor, nn
 
-from warmstart.core import FORMAT_VERSION, Config, RunError, nearest, read_json, write_json
+from warmstart.core import (
+    FORMAT_VERSION,
+    MANIFEST,
+    Config,
+    RunError,
+    UsageError,
+    nearest,
+    read_json,
+    verify_manifest,
+    write_json,
+)
 from warmstart.data import Dataset, Modality, from_inputs
 
-__all__ = ["MODEL_FILE", "Model", "Prediction", "load_model", "model_kind"]
+__all__ = [
+    "MODEL_FILE",
+    "Model",
+    "Prediction",
+    "fill",
+    "load_model",
+    "model_kind",
+    "read_tensors",
+]
 
 MODEL_FILE = "warmstart.json"
 _KINDS: dict[str, type[Model]] = {}
@@ -98,16 +118,18 @@ class Model(ABC):
         )
         return folder
 
-    def predict(self, inputs: Sequence[Any] | str) -> list[Prediction]:
+    def predict(self, inputs: Sequence[Any] | str | Path | Image.Image) -> list[Prediction]:
         """Classify texts, or images given as paths or PIL images.
 
         Args:
-            inputs: One text or path, or a sequence of them.
+            inputs: One text, path or image, or a sequence of them.
 
         Raises:
             DataError: For an input of the other modality, or an image that cannot be read.
         """
-        rows = from_inputs([inputs] if isinstance(inputs, str | Path) else inputs, self.modality)
+        if isinstance(inputs, str | Path | Image.Image):
+            inputs = [inputs]
+        rows = from_inputs(inputs, self.modality)
         return self.predictions(self.proba_of(rows.inputs())) if len(rows) else []
 
     def predictions(self, proba_NC: np.ndarray) -> list[Prediction]:
@@ -128,12 +150,16 @@ def model_kind(cls: M) -> M:
 
 
 def load_model(folder: Path | str, *, device: str = "auto") -> Model:
-    """Read a model folder.
+    """Read a model folder, after checking every file against its manifest where it has one.
 
     Raises:
-        RunError: When the folder holds no model, or one of a later format.
+        RunError: When the folder holds no model, one of another format, or one whose files are
+            damaged, naming the file.
+        BackboneError: When the weights of its encoder cannot be read.
     """
     folder = Path(folder)
+    if (folder / MANIFEST).is_file():
+        verify_manifest(folder)
     if not (folder / MODEL_FILE).is_file():
         raise RunError(f"{folder} holds no warmstart model: {MODEL_FILE} is missing there.")
     facts = read_json(folder / MODEL_FILE)
@@ -149,4 +175,36 @@ def load_model(folder: Path | str, *, device: str = "auto") -> Model:
     try:
         return _KINDS[kind].load(folder, facts, device)
     except KeyError as error:
-        raise RunError(f"{folder / MODEL_FILE} is damaged: {error} is missing.") from None
+        raise RunError(f"{folder / MODEL_FILE} is damaged: {error} is missing.") from error
+    except (TypeError, ValueError, UsageError) as error:
+        raise RunError(f"{folder / MODEL_FILE} is damaged: {error}") from error
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """Tensors of a safetensors file.
+
+    Raises:
+        RunError: When it is missing or damaged, naming it.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    if not path.is_file():
+        raise RunError(f"{path} is missing. Make the model again, or restore the file.")
+    try:
+        return load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise RunError(f"{path} is damaged: {error}. Make the model again.") from error
+
+
+def fill(module: nn.Module, tensors: dict[str, Tensor], path: Path) -> None:
+    """Put tensors that were read from `path` into a module, all of them and no others.
+
+    Raises:
+        RunError: When names or shapes do not fit, naming the file.
+    """
+    try:
+        module.load_state_dict(tensors)
+    except RuntimeError as error:
+        lines = "; ".join(line.strip() for line in str(error).splitlines()[1:])
+        raise RunError(f"{path} does not fit its model: {lines or error}") from error

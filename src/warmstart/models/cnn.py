@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from warmstart.core import pick_device
 from warmstart.data import Dataset, Modality
 
-from .base import Model, model_kind
+from .base import Model, fill, model_kind, read_tensors
 
 __all__ = ["CnnModel", "SmallCnn"]
+
+_BATCH = 64
 
 
 class SmallCnn(nn.Module):
@@ -84,19 +86,22 @@ class CnnModel(Model):
 
     def proba(self, dataset: Dataset) -> np.ndarray:
         """Class probabilities (N, C)."""
-        parts = [
-            self.proba_of(dataset.inputs(range(start, min(start + 64, len(dataset)))))
-            for start in range(0, len(dataset), 64)
-        ]
-        return np.concatenate(parts)
+        return self._batches(len(dataset), dataset.inputs)
 
-    @torch.inference_mode()
     def proba_of(self, inputs: Sequence[Any]) -> np.ndarray:
         """Class probabilities (N, C) for images."""
+        return self._batches(len(inputs), lambda rows: [inputs[row] for row in rows])
+
+    @torch.inference_mode()
+    def _batches(self, count: int, fetch: Callable[[range], Sequence[Any]]) -> np.ndarray:
+        """Probabilities of `count` images, which are fetched a batch at a time."""
         device = self.head.weight.device
-        batch = {k: v.to(device) for k, v in self.network.preprocess(inputs).items()}
-        logits = self.head(self.network(batch))
-        proba_NC: np.ndarray = torch.softmax(logits.double(), dim=-1).cpu().numpy()
+        proba_NC = np.zeros((count, len(self.label_names)))
+        for start in range(0, count, _BATCH):
+            rows = range(start, min(start + _BATCH, count))
+            batch = {k: v.to(device) for k, v in self.network.preprocess(fetch(rows)).items()}
+            logits_BC = self.head(self.network(batch)).double()
+            proba_NC[rows.start : rows.stop] = torch.softmax(logits_BC, dim=-1).cpu().numpy()
         return proba_NC
 
     def facts(self) -> dict[str, Any]:
@@ -116,10 +121,10 @@ class CnnModel(Model):
     def load(cls, folder: Path, facts: dict[str, Any], device: str) -> CnnModel:
         """Read the network back."""
         target = pick_device(device)
-        tensors = load_file(folder / "model.safetensors")
-        network = SmallCnn(int(facts["image_size"]))
-        head = nn.Linear(network.dimension, len(facts["label_names"]))
-        for prefix, module in (("network.", network), ("head.", head)):
-            own = {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
-            module.load_state_dict(own)
+        path = folder / "model.safetensors"
+        tensors = read_tensors(path)
+        with torch.random.fork_rng(devices=[]):
+            network = SmallCnn(int(facts["image_size"]))
+            head = nn.Linear(network.dimension, len(facts["label_names"]))
+        fill(nn.ModuleDict({"network": network, "head": head}), tensors, path)
         return cls(network.to(target), head.to(target), tuple(facts["label_names"]))

@@ -7,14 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 
 from warmstart.backbones import Backbone, Encoder, embed_inputs
 from warmstart.backbones import backbone as open_backbone
 from warmstart.core import RunError, pick_device
 from warmstart.data import Dataset
 
-from .base import Model, model_kind
+from .base import Model, fill, model_kind, read_tensors
 from .formats import native_pooling, opens_with, save_encoder
 from .heads import Head, HeadShape
 
@@ -72,9 +72,11 @@ class EncoderModel(Model):
         self.label_names = tuple(label_names)
         self.modality = "text" if backbone.modality == "text" else "image"
         self.depth = depth
-        self.pooling = pooling or backbone.pooling
+        own = backbone.pooling if depth is None else backbone.space(depth=depth).pooling
+        self.pooling = pooling or own
         self._tuned = encoder
         self._loaded: Encoder | None = None
+        self._origin: dict[str, Any] | None = None
 
     @property
     def tuned(self) -> bool:
@@ -108,7 +110,7 @@ class EncoderModel(Model):
 
     def proba(self, dataset: Dataset) -> np.ndarray:
         """Class probabilities (N, C)."""
-        if self._tuned is None:
+        if self._tuned is None and (self._loaded is None or self.backbone.cache is not None):
             features = self.backbone.features(dataset, depth=self.depth, pooling=self.pooling)
             return self.head.proba(features.vectors_ND)
         vectors_ND = embed_inputs(
@@ -129,14 +131,18 @@ class EncoderModel(Model):
             "tuned": self.tuned,
             "head": self.head.shape.model_dump(),
             "native_pooling": native_pooling(self.encoder),
-            "backbone": {
-                "name": self.backbone.name,
-                "source": str(self.backbone.source),
-                "fingerprint": self.backbone.fingerprint,
-                "image_size": self.backbone.image_size,
-                "max_length": self.backbone.max_length,
-                "license": self.backbone.card.license,
-            },
+            "backbone": self._origin or self._describe(),
+        }
+
+    def _describe(self) -> dict[str, Any]:
+        """Where the backbone came from, and its settings."""
+        return {
+            "name": self.backbone.name,
+            "source": str(self.backbone.source),
+            "fingerprint": self.backbone.fingerprint,
+            "image_size": self.backbone.image_size,
+            "max_length": self.backbone.max_length if self.modality == "text" else None,
+            "license": self.backbone.card.license,
         }
 
     def save_weights(self, folder: Path) -> None:
@@ -165,18 +171,23 @@ class EncoderModel(Model):
             name=origin["name"],
         )
         shape = HeadShape.parse(facts["head"], f"{folder}: head")
+        if shape.classes != len(facts["label_names"]):
+            raise RunError(
+                f"{folder}: the head has {shape.classes} classes, but {len(facts['label_names'])} "
+                "label names are given."
+            )
         head = Head(shape)
-        try:
-            head.load_state_dict(load_file(folder / HEAD_FILE))
-        except (FileNotFoundError, RuntimeError) as error:
-            raise RunError(f"{folder / HEAD_FILE} does not fit its model: {error}") from None
+        fill(head, read_tensors(folder / HEAD_FILE), folder / HEAD_FILE)
         target = pick_device(device)
         encoder = recipe.load(device=target)
-        return cls(
+        model = cls(
             recipe,
             head.to(target),
             facts["label_names"],
-            encoder=encoder,
+            encoder=encoder if facts["tuned"] else None,
             depth=facts["depth"],
             pooling=facts["pooling"],
         )
+        model._loaded = encoder
+        model._origin = dict(origin)
+        return model

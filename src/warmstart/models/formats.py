@@ -10,11 +10,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
 
 from warmstart.backbones import Encoder
+from warmstart.backbones.encoder import image_extra, sample_input
+from warmstart.backbones.quiet import quiet_transformers
 from warmstart.core import RunError
 
 from .heads import Head, HeadShape
@@ -27,7 +30,9 @@ _NATIVE = {
     "deit": ("cls", "AutoModelForImageClassification"),
     "resnet": ("model", "AutoModelForImageClassification"),
     "convnext": ("model", "AutoModelForImageClassification"),
+    "convnextv2": ("model", "AutoModelForImageClassification"),
     "swin": ("model", "AutoModelForImageClassification"),
+    "mobilenet_v1": ("model", "AutoModelForImageClassification"),
     "mobilenet_v2": ("model", "AutoModelForImageClassification"),
     "efficientnet": ("model", "AutoModelForImageClassification"),
     "bert": ("model", "AutoModelForSequenceClassification"),
@@ -53,6 +58,8 @@ def _is_native(encoder: Encoder, shape: HeadShape, depth: int | None, pooling: s
         and shape.hidden is None
         and not shape.normalize
         and not (encoder.normalize and pooling == encoder.pooling)
+        # at another image size the classifier would need an argument of its caller
+        and not image_extra(encoder.module, encoder.processor)
     )
 
 
@@ -90,37 +97,61 @@ def save_encoder(
             "module's code and save model.encoder.module.state_dict() beside it."
         )
     if _is_native(encoder, head.shape, depth, pooling):
-        encoder.save(folder)
-        _save_native(folder, encoder, head, label_names)
+        native = _native(encoder, head, label_names)
+        _check_same(native, encoder, head)
+        with quiet_transformers():
+            native.save_pretrained(folder)
+            encoder.processor.save(folder)
     elif _is_sentence(encoder, depth, pooling):
         encoder.save_sentence_transformer(folder)
     else:
         encoder.save(folder)
 
 
-def _save_native(folder: Path, encoder: Encoder, head: Head, label_names: Sequence[str]) -> None:
-    """Put encoder and head into the family's own classifier, and check that it is the same."""
+def _native(encoder: Encoder, head: Head, label_names: Sequence[str]) -> Any:
+    """The family's own classifier around copies of encoder and head, on the CPU."""
     import transformers
 
     auto = getattr(transformers, _NATIVE[_model_type(encoder) or ""][1])
-    settings = encoder.module.config.to_dict() | {
+    own: Any = encoder.module.config
+    settings = own.to_dict() | {
+        "architectures": [],  # a distilled DeiT would name a classifier with two heads
         "num_labels": len(label_names),
         "id2label": dict(enumerate(label_names)),
         "label2id": {name: i for i, name in enumerate(label_names)},
         "problem_type": "single_label_classification",
     }
-    config = type(encoder.module.config).from_dict(settings)
-    with torch.random.fork_rng(devices=[]):
-        native = auto.from_config(config)
-    linear = [m for m in native.classifier.modules() if isinstance(m, nn.Linear)]
+    with quiet_transformers(), torch.random.fork_rng(devices=[]):
+        native = auto.from_config(type(own).from_dict(settings), dtype=torch.float32).eval()
     weights = {k: v.detach().cpu() for k, v in encoder.module.state_dict().items()}
-    missing, _ = native.base_model.load_state_dict(weights, strict=False)
+    missing, extra = native.base_model.load_state_dict(weights, strict=False)
+    extra = [key for key in extra if not key.startswith("pooler.")]
+    linear = [m for m in native.classifier.modules() if isinstance(m, nn.Linear)]
     shapes_fit = len(linear) == 1 and linear[0].weight.shape == head.output.weight.shape
-    if missing or not shapes_fit:
+    if missing or extra or not shapes_fit:
         raise RunError(
-            f"{type(native).__name__} does not take this encoder and head: missing {missing[:3]}."
+            f"{type(native).__name__} does not take this encoder and head: missing {missing[:3]}, "
+            f"unknown {extra[:3]}, classifier {[tuple(m.weight.shape) for m in linear]}."
         )
     with torch.no_grad():
         linear[0].weight.copy_(head.output.weight.detach().cpu())
         linear[0].bias.copy_(head.output.bias.detach().cpu())
-    native.eval().save_pretrained(folder)
+    return native
+
+
+@torch.inference_mode()
+def _check_same(native: Any, encoder: Encoder, head: Head) -> None:
+    """Run both on one input.
+
+    Raises:
+        RunError: When their logits differ.
+    """
+    batch = encoder.preprocess([sample_input(encoder.modality)])
+    here = {key: value.to(encoder.device) for key, value in batch.items()}
+    ours_BC = head.eval()(encoder.eval()(here, pooling=native_pooling(encoder))).cpu()
+    theirs_BC = native(**batch).logits
+    if not torch.allclose(ours_BC, theirs_BC, rtol=1e-3, atol=1e-3):
+        gap = float((ours_BC - theirs_BC).abs().max())
+        raise RunError(
+            f"{type(native).__name__} gives other logits than this encoder and head (by {gap:.2g})."
+        )

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 import numpy as np
 import torch
+from pydantic import Field, PositiveInt
 from torch import Tensor, nn
 
 from warmstart.core import Config, Streams
@@ -24,11 +25,11 @@ class HeadShape(Config):
         dropout: Dropout probability before each linear layer while training.
     """
 
-    dimension: int
-    classes: int
-    hidden: int | None = None
+    dimension: PositiveInt
+    classes: PositiveInt
+    hidden: PositiveInt | None = None
     normalize: bool = False
-    dropout: float = 0.0
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
 
     @property
     def kind(self) -> Literal["linear", "mlp"]:
@@ -39,16 +40,17 @@ class HeadShape(Config):
 class Head(nn.Module):
     """A linear layer, or one hidden layer with GELU, on a vector.
 
-    Weights start at N(0, 0.02²) and biases at 0 from the named random stream, so that the first
-    logits are close to uniform and the start is a function of the seed.
+    The output's weights start at N(0, 0.02²), a hidden layer's at N(0, 1/D), biases at 0, all from
+    the named random stream: the first logits are close to uniform, the start is a function of the
+    seed, and torch's global generator is left as it was.
     """
 
     def __init__(self, shape: HeadShape, streams: Streams | None = None) -> None:
         super().__init__()
         self.shape = shape
         inner = shape.hidden or shape.dimension
-        self.hidden = None if shape.hidden is None else nn.Linear(shape.dimension, shape.hidden)
-        self.output = nn.Linear(inner, shape.classes)
+        self.hidden = None if shape.hidden is None else _linear(shape.dimension, shape.hidden)
+        self.output = _linear(inner, shape.classes)
         self.dropout = nn.Dropout(shape.dropout)
         generator = (streams or Streams(0)).torch("head")
         with torch.no_grad():
@@ -87,3 +89,8 @@ class Head(nn.Module):
         self.train(was_training)
         proba_NC: np.ndarray = torch.softmax(logits.double(), dim=-1).cpu().numpy()
         return proba_NC
+
+
+def _linear(inputs: int, outputs: int) -> nn.Linear:
+    """A layer whose weights are still to be drawn: torch's global generator is not used."""
+    return nn.Linear(inputs, outputs, device="meta").to_empty(device="cpu")

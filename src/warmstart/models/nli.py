@@ -9,6 +9,9 @@ from typing import Any
 import numpy as np
 import torch
 
+from warmstart.backbones.files import model_length_limit
+from warmstart.backbones.loading import load_tokenizer
+from warmstart.backbones.quiet import quiet_transformers
 from warmstart.backbones.sources import resolve
 from warmstart.core import BackboneError, pick_device, progress
 from warmstart.data import Dataset, Modality
@@ -18,6 +21,7 @@ from .base import Model, model_kind
 __all__ = ["NliModel"]
 
 _BATCH = 32
+_TOKENS = 512
 
 
 @model_kind
@@ -60,16 +64,30 @@ class NliModel(Model):
         Raises:
             BackboneError: When it cannot be found, has no safetensors, or has no such label.
         """
-        from transformers import AutoModelForSequenceClassification, AutoTokenizer
+        from transformers import AutoModelForSequenceClassification
 
         folder = resolve(source).folder
         try:
-            network = AutoModelForSequenceClassification.from_pretrained(
-                folder, use_safetensors=True
+            with quiet_transformers():
+                network, report = AutoModelForSequenceClassification.from_pretrained(
+                    folder,
+                    use_safetensors=True,
+                    local_files_only=True,
+                    dtype=torch.float32,
+                    output_loading_info=True,
+                )
+        except Exception as error:
+            first = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            raise BackboneError(f"NLI model {source!r} cannot be read: {first}") from error
+        lost = sorted(report["missing_keys"])
+        if lost:
+            raise BackboneError(
+                f"NLI model {source!r} lacks weights of its {type(network).__name__}, which would "
+                f"stay random: {', '.join(lost[:5])}. Name a model trained on natural language "
+                "inference."
             )
-            tokenizer = AutoTokenizer.from_pretrained(folder)
-        except (OSError, ValueError) as error:
-            raise BackboneError(f"NLI model {source!r} cannot be read: {error}") from None
+        tokenizer = load_tokenizer(folder)
+        tokenizer.model_max_length = min(model_length_limit(folder, network.config), _TOKENS)
         named = {str(name).lower(): int(i) for i, name in network.config.id2label.items()}
         entailment = next((i for name, i in named.items() if name.startswith("entail")), None)
         if entailment is None:
@@ -122,8 +140,9 @@ class NliModel(Model):
 
     def save_weights(self, folder: Path) -> None:
         """The network and its tokenizer, as transformers saves them."""
-        self.network.save_pretrained(folder)
-        self.tokenizer.save_pretrained(folder)
+        with quiet_transformers():
+            self.network.save_pretrained(folder)
+            self.tokenizer.save_pretrained(folder)
 
     @classmethod
     def load(cls, folder: Path, facts: dict[str, Any], device: str) -> NliModel:

@@ -5,19 +5,21 @@ Saved as JSON (vocabulary) and safetensors (weights); nothing is pickled.
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import save_file
 from scipy.special import softmax
 from sklearn.feature_extraction.text import TfidfVectorizer
 
-from warmstart.core import read_json, write_json
+from warmstart.core import RunError, read_json, write_json
 from warmstart.data import Dataset, Modality
 
-from .base import Model, model_kind
+from .base import Model, model_kind, read_tensors
 
 __all__ = ["TfidfModel", "new_vectorizer"]
 
@@ -29,8 +31,17 @@ def new_vectorizer() -> TfidfVectorizer:
     scikit-learn's default cuts Devanagari words at their vowel signs.
     """
     return TfidfVectorizer(
-        ngram_range=(1, 2), sublinear_tf=True, token_pattern=r"[^\W_][\w\u0900-\u0DFF]*"
+        ngram_range=(1, 2), sublinear_tf=True, token_pattern=rf"[^\W_][\w{_marks()}]*"
     )
+
+
+@cache
+def _marks() -> str:
+    """Unicode's combining marks, most of which are no word characters, as a class's ranges."""
+    marks = {c for c in range(0x300, 0x10000) if unicodedata.category(chr(c))[0] == "M"}
+    starts = sorted(c for c in marks if c - 1 not in marks)
+    ends = sorted(c for c in marks if c + 1 not in marks)
+    return "".join(f"{chr(a)}-{chr(b)}" for a, b in zip(starts, ends, strict=True))
 
 
 @model_kind
@@ -86,10 +97,20 @@ class TfidfModel(Model):
     @classmethod
     def load(cls, folder: Path, facts: dict[str, Any], device: str) -> TfidfModel:  # noqa: ARG003
         """Read the vocabulary and the weights back."""
-        tensors = load_file(folder / "model.safetensors")
+        path = folder / "model.safetensors"
+        tensors = {key: value.numpy() for key, value in read_tensors(path).items()}
         vectorizer = new_vectorizer()
         words = read_json(folder / "vocabulary.json")
+        label_names = tuple(facts["label_names"])
+        expected = {
+            "idf": (len(words),),
+            "weight": (len(label_names), len(words)),
+            "bias": (len(label_names),),
+        }
+        found = {key: value.shape for key, value in tensors.items()}
+        if found != expected:
+            raise RunError(f"{path} does not fit its model: {found} instead of {expected}.")
         vectorizer.vocabulary_ = {word: position for position, word in enumerate(words)}
         vectorizer.fixed_vocabulary_ = True
         vectorizer.idf_ = tensors["idf"]
-        return cls(vectorizer, tensors["weight"], tensors["bias"], tuple(facts["label_names"]))
+        return cls(vectorizer, tensors["weight"], tensors["bias"], label_names)

@@ -18,6 +18,7 @@ from warmstart.core import (
     Run,
     RunError,
     UsageError,
+    fingerprint,
     read_json,
     verify_manifest,
     write_json,
@@ -25,11 +26,22 @@ from warmstart.core import (
 )
 from warmstart.data import Dataset, View
 from warmstart.models import Model, load_model
-from warmstart.strategies import Strategy, make
+from warmstart.strategies import Cost, Strategy, make
 
 from .meter import Meter, folder_bytes, latency_ms
 
-__all__ = ["Arm", "SeedResult", "Status", "parse_arms", "run_seed"]
+__all__ = [
+    "Allowance",
+    "Arm",
+    "SeedResult",
+    "Status",
+    "allow",
+    "full_seconds",
+    "kept_allowance",
+    "parse_arms",
+    "read_seed",
+    "run_seed",
+]
 
 Status = Literal["done", "shortened", "cut", "not applicable", "failed"]
 
@@ -48,8 +60,10 @@ class Arm:
 
     @property
     def folder_name(self) -> str:
-        """The name as a folder."""
-        return re.sub(r"[^A-Za-z0-9_.=-]+", "_", self.name)
+        """The name as a folder; where letters had to give way, with a mark of its own."""
+        plain = self.name.replace(":", "_")
+        safe = re.sub(r"[^A-Za-z0-9_.=-]+", "_", plain)[:80]
+        return safe if safe == plain else f"{safe}-{fingerprint(self.name)[:8]}"
 
 
 def parse_arms(texts: Sequence[str | Strategy]) -> list[Arm]:
@@ -80,6 +94,70 @@ def parse_arms(texts: Sequence[str | Strategy]) -> list[Arm]:
     return arms
 
 
+class Allowance(Config):
+    """What the budget grants a training.
+
+    It is kept beside the training, so that a resumed one takes the steps that it set out to take.
+
+    Attributes:
+        max_steps: Optimiser steps; None for the strategy's full length.
+        full_steps: Steps of the full length.
+        estimated: Seconds that the measured steps promise for what is granted.
+        seconds_full: Seconds that they promise for the full length.
+    """
+
+    max_steps: int | None = None
+    full_steps: int | None = None
+    estimated: float | None = None
+    seconds_full: float | None = None
+
+    @property
+    def shortened(self) -> bool:
+        """Whether the full length does not fit."""
+        return self.max_steps is not None
+
+    def words(self) -> str:
+        """What to tell the user."""
+        if self.full_steps is None or self.estimated is None:
+            return "."
+        if self.max_steps is not None:
+            return f": {self.max_steps} of {self.full_steps} steps, as the budget allows."
+        return f": up to {self.full_steps} steps, about {self.estimated:.0f} s without early stop."
+
+
+_MARGIN = 1.15  # what a measured step promises, and what the clock may add
+
+
+def full_seconds(cost: Cost | None) -> float:
+    """Time for the full length, with the margin."""
+    return _MARGIN * cost.seconds if cost else 0.0
+
+
+def allow(cost: Cost | None, seconds: float | None) -> Allowance:
+    """Steps that fit into `seconds`; no limit where the full length does."""
+    if cost is None:
+        return Allowance()
+    full = cost.epochs * cost.steps_per_epoch
+    if seconds is None or seconds >= full_seconds(cost):
+        return Allowance(full_steps=full, estimated=cost.seconds, seconds_full=cost.seconds)
+    steps = max(1, cost.steps_within(seconds / _MARGIN))
+    return Allowance(
+        max_steps=steps,
+        full_steps=full,
+        estimated=cost.seconds * steps / full,
+        seconds_full=cost.seconds,
+    )
+
+
+def kept_allowance(folder: Path, fresh: Allowance) -> Allowance:
+    """The allowance in the folder, or else `fresh`, which is put there."""
+    path = folder / "allowance.json"
+    if path.is_file():
+        return Allowance.parse(read_json(path), str(path))
+    write_json(path, fresh.model_dump())
+    return fresh
+
+
 class SeedResult(Config):
     """What one seed of one arm gave, but for its probabilities, which lie beside it.
 
@@ -89,12 +167,13 @@ class SeedResult(Config):
             by the budget before one pass over the training rows, or by its deadline.
         epochs: Passes over the training rows.
         seconds: Wall time of the fit.
-        seconds_estimated: What the measured steps had promised.
+        allowance: What the budget granted.
         peak_memory_bytes: Peak while fitting.
         trainable_parameters: Weights that were learned.
         total_parameters: Weights in all.
         size_bytes: The saved model folder (first seed only).
         latency_ms: Median time for one input (first seed only).
+        opens_with: Classes of other libraries that open the saved folder (first seed only).
         history: One dictionary an epoch.
         rates: The table of groups and rates.
         notes: Sentences for the reader.
@@ -105,12 +184,13 @@ class SeedResult(Config):
     status: Status
     epochs: float
     seconds: float
-    seconds_estimated: float | None
+    allowance: Allowance
     peak_memory_bytes: int
     trainable_parameters: int
     total_parameters: int
     size_bytes: int | None
     latency_ms: float | None
+    opens_with: tuple[str, ...]
     history: tuple[dict[str, Any], ...]
     rates: tuple[dict[str, Any], ...]
     notes: tuple[str, ...]
@@ -140,8 +220,7 @@ def run_seed(
     test: Dataset,
     run: Run,
     *,
-    estimated: float | None,
-    full_steps: int | None,
+    allowance: Allowance,
     keep_model: bool,
 ) -> tuple[SeedResult, np.ndarray, np.ndarray]:
     """Fit one seed, predict validation and test rows, and keep all of it in the run's folder.
@@ -152,8 +231,7 @@ def run_seed(
         view: Training and validation rows.
         test: Test rows without labels.
         run: Folder, seed, deadline, step limit.
-        estimated: Seconds that the budget foresaw.
-        full_steps: Steps of the strategy's default length, to tell whether it was shortened.
+        allowance: What the budget granted.
         keep_model: Whether to save the model beside (the first seed's is kept).
 
     Raises:
@@ -169,18 +247,18 @@ def run_seed(
         size = save_model(model, target)
         sample = test.inputs(range(min(8, len(test))))
         latency = latency_ms(model, sample)
-    shortened = run.max_steps is not None and full_steps is not None and run.max_steps < full_steps
     result = SeedResult(
         seed=run.seed,
-        status=_status(fitted.stopped, fitted.epochs, shortened),
+        status=_status(fitted.stopped, fitted.epochs, allowance.shortened),
         epochs=fitted.epochs,
         seconds=meter.seconds,
-        seconds_estimated=estimated,
+        allowance=allowance,
         peak_memory_bytes=meter.peak_bytes,
         trainable_parameters=fitted.trainable_parameters,
         total_parameters=model.parameters,
         size_bytes=size,
         latency_ms=latency,
+        opens_with=model.opens_with if keep_model else (),
         history=tuple(fitted.history),
         rates=tuple(fitted.rates),
         notes=tuple(fitted.notes),

@@ -62,7 +62,11 @@ def fit_input_size(
         if size >= own:
             continue
         try:
-            smaller = backbone.with_settings(**{"max_length" if text else "image_size": size})
+            smaller = (
+                backbone.with_settings(max_length=size)
+                if text
+                else backbone.with_settings(image_size=size)
+            )
             seconds = _seconds_per_row(smaller.load(), inputs) * len(dataset)
         except (WarmstartError, RuntimeError, ValueError):
             break  # this network takes no other size

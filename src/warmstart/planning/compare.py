@@ -11,12 +11,29 @@ from typing import Any
 import numpy as np
 
 from warmstart.backbones import Backbone
-from warmstart.core import NotApplicable, Run, WarmstartError, progress
+from warmstart.core import (
+    BackboneError,
+    DataError,
+    NotApplicable,
+    Run,
+    WarmstartError,
+    progress,
+)
 from warmstart.data import Dataset, View
 from warmstart.evaluation import Scores, compare_arms, score
 from warmstart.strategies import Cost
 
-from .arms import Arm, SeedResult, Status, read_seed, run_seed
+from .arms import (
+    Allowance,
+    Arm,
+    SeedResult,
+    Status,
+    allow,
+    full_seconds,
+    kept_allowance,
+    read_seed,
+    run_seed,
+)
 from .budget import divide
 from .meter import Meter, Prices
 from .verdict import ArmFacts, Pair, Verdict, judge
@@ -24,6 +41,8 @@ from .verdict import ArmFacts, Pair, Verdict, judge
 __all__ = ["ArmResult", "Comparison", "Task", "run_comparison"]
 
 _RESERVE = 0.1  # of the time left, for predicting, saving and timing
+# What takes one arm out of a comparison; mistakes in settings and damaged folders stop it.
+_LEAVES_OUT = (NotApplicable, DataError, BackboneError)
 
 
 @dataclass(frozen=True)
@@ -75,6 +94,7 @@ class ArmResult:
     arm: Arm
     status: Status
     reason: str | None = None
+    error: WarmstartError | None = None
     seeds: list[SeedResult] = field(default_factory=list)
     validation: list[np.ndarray] = field(default_factory=list)
     test: list[np.ndarray] = field(default_factory=list)
@@ -125,7 +145,7 @@ def run_comparison(
         try:
             result.arm.strategy.check(task.backbone, task.view)
         except NotApplicable as error:
-            result.status, result.reason = "not applicable", str(error)
+            _leave_out(result, error)
             other = substitute(result.arm) if substitute else None
             if other is not None and other.name not in {r.name for r in results}:
                 results.insert(results.index(result) + 1, ArmResult(other, "done"))
@@ -133,12 +153,12 @@ def run_comparison(
     limited = task.budget < float("inf")
     for result in runnable:
         result.cost = _measure(result, task) if limited else None
-    quick = [r for r in runnable if r.cost is None and r.status != "failed"]
+    quick = [r for r in runnable if r.cost is None and r.status == "done"]
     slow = [r for r in runnable if r.cost is not None]
     for result in quick:
-        _run(result, task, seed=task.first_seed, seconds=None)
+        _run(result, task, seed=task.first_seed)
     for position, result in enumerate(slow):
-        wanted = {r.name: _full_seconds(r) for r in slow[position:]}
+        wanted = {r.name: full_seconds(r.cost) for r in slow[position:]}
         share = divide(wanted, max(1.0, task.left * (1 - _RESERVE)))[result.name]
         _run(result, task, seed=task.first_seed, seconds=share)
     _more_seeds([*quick, *slow], task)
@@ -150,78 +170,86 @@ def run_comparison(
     return Comparison(results, pairs, _verdict(results, pairs, task))
 
 
-def _full_seconds(result: ArmResult) -> float:
-    """Time at full length, with a margin for the clock's moods."""
-    return 1.15 * result.cost.seconds if result.cost else 0.0
-
-
 def _measure(result: ArmResult, task: Task) -> Cost | None:
     run = Run(_seed_folder(result, task, task.first_seed), seed=task.first_seed, device=task.device)
     if read_seed(run.folder) is not None:
         return None  # finished before an interruption: nothing to plan
     try:
         return result.arm.strategy.measure(task.backbone, task.view, run)
-    except WarmstartError as error:
-        result.status, result.reason = "failed", str(error)
+    except _LEAVES_OUT as error:
+        _leave_out(result, error)
         return None
+
+
+def _leave_out(result: ArmResult, error: WarmstartError) -> None:
+    """Mark an arm that cannot go on: not applicable, or failed; what its seeds gave stays."""
+    if not result.seeds:
+        result.status = "not applicable" if isinstance(error, NotApplicable) else "failed"
+        result.reason, result.error = str(error), error
+    progress.note(f"{result.arm.strategy.title} is left out: {error}")
 
 
 def _seed_folder(result: ArmResult, task: Task, seed: int) -> Path:
     return task.folder / "arms" / result.arm.folder_name / f"seed-{seed}"
 
 
-def _run(result: ArmResult, task: Task, *, seed: int, seconds: float | None) -> None:
-    """Run one seed within its time, or take it from disk."""
+def _run(
+    result: ArmResult,
+    task: Task,
+    *,
+    seed: int,
+    seconds: float | None = None,
+    allowance: Allowance | None = None,
+) -> None:
+    """Run one seed within its time, or take it from disk.
+
+    Args:
+        result: The arm, to which the seed is added.
+        task: What arms share.
+        seed: Training seed.
+        seconds: The first seed's share of the budget.
+        allowance: What an earlier seed was granted: another one gets the same.
+    """
     folder = _seed_folder(result, task, seed)
     found = read_seed(folder)
     if found is None:
-        cost = result.cost
-        full = cost.epochs * cost.steps_per_epoch if cost else None
-        limit = None
-        if cost is not None and seconds is not None and seconds < _full_seconds(result):
-            limit = max(1, cost.steps_within(seconds / 1.15))
-        # Hurrying past the promise is allowed for by half; what is slower still is stopped.
-        deadline = time.monotonic() + max(1.5 * seconds, 10.0) if seconds is not None else None
+        granted = kept_allowance(folder, allowance or allow(result.cost, seconds))
         run = Run(
             folder,
             seed=seed,
-            deadline=deadline,
-            max_steps=limit,
+            deadline=_deadline(granted, seconds),
+            max_steps=granted.max_steps,
             device=task.device,
             trackers=task.trackers,
         )
-        estimate = None
-        if cost is not None and full is not None:
-            estimate = cost.seconds * min(1.0, (limit or full) / full)
-        progress.note(f"{result.arm.strategy.title}: {_announce(limit, full, cost, seed)}")
+        which = f", seed {seed}" if seed != task.first_seed else ""
+        progress.note(f"{result.arm.strategy.title}{which}{granted.words()}")
+        first = seed == task.first_seed
         try:
             found = run_seed(
-                result.arm,
-                task.backbone,
-                task.view,
-                task.test.without_labels(),
-                run,
-                estimated=estimate,
-                full_steps=full,
-                keep_model=seed == task.first_seed,
-            )
-        except NotApplicable as error:
-            result.status, result.reason = "not applicable", str(error)
+                result.arm, task.backbone, task.view, task.test.without_labels(), run,
+                allowance=granted, keep_model=first,
+            )  # fmt: skip
+        except _LEAVES_OUT as error:
+            _leave_out(result, error)
             return
+    if result.seeds and found[0].status == "cut":
+        progress.note(f"{result.arm.strategy.title}, seed {seed}: too slow, left out.")
+        return
     result.add(found)
 
 
-def _announce(limit: int | None, full: int | None, cost: Cost | None, seed: int) -> str:
-    which = f"seed {seed}" if seed else "running"
-    if cost is None or full is None:
-        return which
-    if limit is not None and limit < full:
-        return f"{which}, {limit} of {full} steps, as the budget allows"
-    return f"{which}, up to {full} steps, about {cost.seconds:.0f} s without early stop"
+def _deadline(granted: Allowance, seconds: float | None) -> float | None:
+    """When an arm is stopped: half as late again as its share, since clocks have moods."""
+    share = seconds if seconds is not None else granted.estimated
+    return None if share is None else time.monotonic() + max(1.5 * share, 10.0)
 
 
 def _more_seeds(results: Sequence[ArmResult], task: Task) -> None:
-    """Second and later seeds, while what the first one took still fits into the time left."""
+    """Second and later seeds, while what the first one took still fits into the time left.
+
+    Each gets the step limit of the first, so that seeds can be averaged.
+    """
     for seed in range(task.first_seed + 1, task.first_seed + task.seeds):
         for result in results:
             if not result.seeds or result.arm.strategy.runs_once or result.status == "cut":
@@ -230,21 +258,8 @@ def _more_seeds(results: Sequence[ArmResult], task: Task) -> None:
                 continue
             taken = max(s.seconds for s in result.seeds)
             ready = read_seed(_seed_folder(result, task, seed)) is not None
-            if not ready and 1.3 * taken > task.left * (1 - _RESERVE):
-                continue
-            _run_like_first(result, task, seed)
-
-
-def _run_like_first(result: ArmResult, task: Task, seed: int) -> None:
-    """Another seed under the same step limit as the first, so that seeds can be averaged."""
-    first = result.seeds[0]
-    seconds = None
-    if result.cost is not None:
-        share = _full_seconds(result)
-        if first.status == "shortened" and first.seconds_estimated is not None:
-            share = 1.15 * first.seconds_estimated
-        seconds = share
-    _run(result, task, seed=seed, seconds=seconds)
+            if ready or 1.3 * taken <= task.left * (1 - _RESERVE):
+                _run(result, task, seed=seed, allowance=result.seeds[0].allowance)
 
 
 def _score(result: ArmResult, task: Task, truth_N: np.ndarray) -> None:
@@ -322,17 +337,18 @@ def arm_json(result: ArmResult, task: Task) -> dict[str, Any]:
         return values
     first = result.seeds[0]
     seconds = arm_seconds(result, task)
-    estimates = [s.seconds_estimated for s in result.seeds if s.seconds_estimated is not None]
     values |= {
         "scores": result.scores.model_dump(mode="json"),
         "validation": result.validation_scores.main.value,
         "trainable_parameters": first.trainable_parameters,
         "total_parameters": first.total_parameters,
         "seconds": seconds,
-        "seconds_estimated": float(np.mean(estimates)) if estimates else None,
+        "seconds_estimated": first.allowance.estimated,
+        "seconds_full": first.allowance.seconds_full,
         "peak_memory_bytes": max(s.peak_memory_bytes for s in result.seeds),
         "size_bytes": first.size_bytes,
         "latency_ms": first.latency_ms,
+        "opens_with": list(first.opens_with),
         "epochs": float(np.mean([s.epochs for s in result.seeds])),
         "cost": task.prices.cost(seconds),
         "history": [list(s.history) for s in result.seeds],

@@ -98,7 +98,7 @@ def plan_by_tree(
     )
 
 
-def _speak(
+def _speak(  # noqa: PLR0911 - one return a branch of the tree
     count: int, names_speak: bool, distance: Distance, budget_seconds: float | None
 ) -> tuple[str, str, str, tuple[str, ...]]:
     """Strategy, rule, reason, alternatives."""

@@ -223,11 +223,10 @@ def _control_sentences(
     difference: Mapping[tuple[str, str], Pair],
 ) -> list[str]:
     titles = {arm.name: arm.title for arm in judged}
-    sentences = []
-    for name in negative:
-        sentences.append(
-            f"Negative transfer: {titles[name]} is significantly below training from scratch."
-        )
+    sentences = [
+        f"Negative transfer: {titles[name]} is significantly below training from scratch."
+        for name in negative
+    ]
     for name, control in below:
         pair = difference[name, control]
         sentences.append(
@@ -255,10 +254,10 @@ def _next(
         steps.append("Try another backbone: this one's features hinder more than they help here.")
     if best.high is not None and best.low is not None and best.high - best.low > 0.1:
         steps.append("Add test rows: the interval is wider than 10 points.")
-    names = {arm.name for arm in judged}
+    present = {arm.name for arm in judged}
     if best.name == "finetune" and train_rows < 2000:
         steps.append("Label more rows: fine-tuning still gains from labels at this size.")
-    if "probe" in names and best.name == "probe":
+    if "probe" in present and best.name == "probe":
         steps.append("Try earlier layers: --strategies probe,probe:depth=auto.")
     if "zero-shot" in skipped:
         steps.append(f"Zero-shot was left out: {skipped['zero-shot']}.")

@@ -173,9 +173,8 @@ def _title(key: str) -> str:
 
 
 def _whole_epochs(axis: Any, epochs: int) -> None:
-    from matplotlib.ticker import MaxNLocator
-
-    axis.xaxis.set_major_locator(MaxNLocator(nbins=min(8, max(epochs, 1)), integer=True))
+    axis.set_xlim(0.7, epochs + 0.3)
+    axis.set_xticks(range(1, epochs + 1, -(-epochs // 8)))
 
 
 def _interval(axis: Any, row: Mapping[str, Any], place: int, metric: str) -> None:

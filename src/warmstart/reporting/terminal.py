@@ -112,12 +112,16 @@ class ComparisonTable:
 
 
 def comparison_view(results: Json) -> RenderableType:
-    """The whole of a comparison: table, notices, paired differences, verdict."""
+    """The whole of a comparison: table, notices, the best arm's paired differences, verdict."""
     parts: list[RenderableType] = [ComparisonTable(results)]
     parts += [Text(f"  {notice}", style="dim") for notice in view.notices(results)]
     pairs = view.pair_rows(results)
-    if pairs:
-        parts += [Text(), _pairs(pairs, view.primary_of(results))]
+    shown = [pair for pair in pairs if pair["with_best"]] or pairs
+    if shown:
+        parts += [Text(), _pairs(shown, view.primary_of(results))]
+    if len(shown) < len(pairs):
+        more = f"{len(pairs) - len(shown)} pairs without the best arm are in the report."
+        parts.append(Text(more, style="dim"))
     return Group(*parts, Text(), verdict_view(results))
 
 

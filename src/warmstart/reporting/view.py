@@ -112,9 +112,9 @@ def notices(results: Json) -> list[str]:
         if status != "done":
             words = status_words(arm, role=False)[-1]
             reason = arm.get("reason")
-            estimate = arm.get("seconds_estimated")
+            estimate = arm.get("seconds_full") or arm.get("seconds_estimated")
             tail = f": {fmt.clean(reason)}" if reason else ""
-            if status == "cut" and estimate:
+            if status in {"cut", "shortened"} and estimate:
                 tail += f" (its full run was estimated at {fmt.seconds(estimate)})"
             found.append(f"{label}: {words}{tail}.".replace("..", "."))
         found.extend(f"{label}: {fmt.clean(note)}" for note in arm.get("notes") or [])
@@ -197,16 +197,25 @@ def scored_rows(results: Json, metric: str) -> list[dict[str, Any]]:
 
 
 def pair_rows(results: Json) -> list[dict[str, Any]]:
-    """The paired differences in words: who against whom, by how much, and what follows."""
+    """The paired differences in words: who against whom, by how much, and what follows.
+
+    Pairs of the best arm come first and are turned so that it is the first of the two. A pair with
+    an arm that the budget cut is shown and not judged.
+    """
     primary = primary_of(results)
-    metric = METRICS.get(primary)
-    higher = metric is None or metric.higher_is_better
+    higher = primary not in METRICS or METRICS[primary].higher_is_better
+    best = (results.get("verdict") or {}).get("best")
+    status = {arm.get("name"): arm.get("status") for arm in results.get("arms") or []}
     rows = []
-    for pair in results.get("pairs") or []:
+    for given in results.get("pairs") or []:
+        pair = _turned(given) if best is not None and given.get("b") == best else given
         a, b = label_of(results, pair.get("a")), label_of(results, pair.get("b"))
-        significant = bool(pair.get("significant"))
-        a_ahead = (pair.get("difference") or 0) > 0
-        winner = a if a_ahead == higher else b
+        cut = [one for one in (pair.get("a"), pair.get("b")) if status.get(one) == "cut"]
+        significant = bool(pair.get("significant")) and not cut
+        winner = a if ((pair.get("difference") or 0) > 0) == higher else b
+        words = f"{winner} is better" if significant else "no clear difference"
+        if cut:
+            words = f"not judged: {label_of(results, cut[0])} was cut"
         rows.append(
             {
                 "a": a,
@@ -215,10 +224,21 @@ def pair_rows(results: Json) -> list[dict[str, Any]]:
                 "interval": f"{fmt.difference(primary, pair.get('low'))} to "
                 f"{fmt.difference(primary, pair.get('high'))}",
                 "significant": significant,
-                "words": f"{winner} is better" if significant else "no clear difference",
+                "with_best": best is not None and pair.get("a") == best,
+                "judged": not cut,
+                "words": words,
             }
         )
-    return rows
+    return sorted(rows, key=lambda row: (not row["with_best"], not row["judged"]))
+
+
+def _turned(pair: Json) -> Json:
+    """The same pair, the other way round."""
+    turned = {**pair, "a": pair.get("b"), "b": pair.get("a")}
+    for key, other in (("difference", "difference"), ("low", "high"), ("high", "low")):
+        value = pair.get(other)
+        turned[key] = None if value is None else -value
+    return turned
 
 
 def verdict_flags(results: Json) -> list[tuple[str, str]]:

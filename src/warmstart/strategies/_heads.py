@@ -35,6 +35,8 @@ _BATCH, _STEPS, _RATE = 64, 1000, 1e-3
 class _VectorRows:
     """Vectors and labels as a row source of the loop."""
 
+    parallel = False  # vectors lie in memory: worker processes would only copy them
+
     def __init__(self, vectors_ND: np.ndarray, labels_N: np.ndarray, ids: Sequence[str]) -> None:
         self._vectors = torch.from_numpy(np.array(vectors_ND, dtype=np.float32))
         self._labels = torch.from_numpy(np.array(labels_N))
@@ -57,6 +59,8 @@ class _OnVectors(nn.Module):
     def __init__(self, head: Head, mean_D: Tensor, scale_D: Tensor) -> None:
         super().__init__()
         self.head = head
+        self.mean_D: Tensor
+        self.scale_D: Tensor
         self.register_buffer("mean_D", mean_D)
         self.register_buffer("scale_D", scale_D)
 

@@ -23,9 +23,14 @@ class _Trained(Strategy):
     """What fine-tuning and training from scratch share.
 
     Attributes:
+        rate: Rate of the last backbone group.
+        factor: By how much each earlier group learns more slowly.
+        head_multiplier: The head's rate in units of `rate`.
         epochs: Passes over the training rows at most, or `auto` by their number.
         batch_size: Rows a step; halved for very small data until an epoch has eight steps.
         head: `linear` or `mlp`.
+        hidden: Width of an `mlp` head.
+        dropout: Before the head's layers, while training.
         schedule: Learning-rate schedule after the warm-up.
         warmup: Share of the steps that the rate rises.
         weight_decay: Decoupled weight decay, on matrices only.
@@ -138,13 +143,15 @@ class Scratch(_Trained):
     """The same architecture with random weights: what the pretraining is worth.
 
     One rate for all layers, more epochs than fine-tuning and the same early stop, so that the
-    control is given a fair chance. Weights are a function of the seed.
+    control is given a fair chance. Weights are a function of the seed. Settings that are not named
+    here are those of fine-tuning.
 
     Needs: as many labels as can be had. Pick when: data is plentiful and unlike the pretraining.
 
     Attributes:
         rate: Rate of all groups.
         factor: 1: random layers all have as much to learn.
+        head_multiplier: 1: the head is as new as every other layer.
         epochs: Passes at most, or `auto`: about 600 steps, 5 to 30 passes.
         patience: Epochs without a better validation loss before training stops.
     """

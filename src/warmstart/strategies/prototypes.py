@@ -56,7 +56,8 @@ class Prototypes(Strategy):
 
 def _unit(vectors_ND: np.ndarray) -> np.ndarray:
     norms_N1 = np.linalg.norm(vectors_ND, axis=1, keepdims=True)
-    return vectors_ND / np.maximum(norms_N1, 1e-12)
+    unit_ND: np.ndarray = vectors_ND / np.maximum(norms_N1, 1e-12)
+    return unit_ND
 
 
 def _best_scale(cosine_MC: np.ndarray, labels_M: np.ndarray) -> float:

@@ -8,7 +8,7 @@ import numpy as np
 from sklearn.linear_model import LogisticRegression
 
 from warmstart.backbones import Backbone
-from warmstart.core import DataError, NotApplicable, Run
+from warmstart.core import NotApplicable, Run
 from warmstart.data import View
 from warmstart.models import TfidfModel
 from warmstart.models.tfidf import new_vectorizer
@@ -50,7 +50,7 @@ class Tfidf(Strategy):
         try:
             features_NV = vectorizer.fit_transform(texts)
         except ValueError as error:
-            raise DataError(f"TF-IDF found no words in the training texts: {error}.") from None
+            raise NotApplicable(f"the training texts have no words to count ({error})") from None
         fold_N = stratified_folds(labels_N, 3)
 
         def held_out(strength: float) -> float:

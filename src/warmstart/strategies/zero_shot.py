@@ -9,7 +9,7 @@ from typing import ClassVar
 import numpy as np
 import torch
 
-from warmstart.backbones import Backbone
+from warmstart.backbones import Backbone, Encoder
 from warmstart.core import NotApplicable, Run
 from warmstart.data import View
 from warmstart.models import EncoderModel, Head, NliModel
@@ -21,7 +21,10 @@ __all__ = ["IMAGE_TEMPLATES", "TEXT_TEMPLATES", "ZeroShot", "speaking_names"]
 
 TEXT_TEMPLATES = ("{}", "This is {}.", "This text is {}.", "A text about {}.")
 IMAGE_TEMPLATES = ("a photo of a {}.", "a photo of {}.", "an image of {}.")
-_MEANINGLESS = re.compile(r"^(label|class|cat|category|target|y)?[\s_\-]*\d+$|^.$|^\W*$", re.I)
+# A number, a letter of an alphabet (one Chinese character is a word), or no letter at all.
+_MEANINGLESS = re.compile(
+    r"^(label|class|cat|category|target|y)?[\s_\-]*\d+$|^[\0-\u07ff]$|^\W*$", re.I
+)
 _COSINE_SCALE = 20.0  # softmax temperature 0.05, sentence-transformers' training default
 
 
@@ -85,10 +88,10 @@ class ZeroShot(Strategy):
         self.check(backbone, view)
         words = [_words(name) for name in view.label_names]
         if self.nli:
-            model = NliModel.open(
+            entailing = NliModel.open(
                 self.nli, view.label_names, [self.hypothesis.format(w) for w in words], run.device
             )
-            return Fitted(model, 0, values={"nli": self.nli, "hypothesis": self.hypothesis})
+            return Fitted(entailing, 0, values={"nli": self.nli, "hypothesis": self.hypothesis})
         image = view.train.modality == "image"
         templates = self.templates or (IMAGE_TEMPLATES if image else TEXT_TEMPLATES)
         encoder = backbone.text_encoder() if image else backbone.load()
@@ -102,14 +105,15 @@ class ZeroShot(Strategy):
 
 @torch.inference_mode()
 def _embed_names(
-    encoder: torch.nn.Module, words: Sequence[str], templates: Sequence[str], pooling: str | None
+    encoder: Encoder, words: Sequence[str], templates: Sequence[str], pooling: str | None
 ) -> np.ndarray:
     """Unit-length anchors (C, D): the mean of each class's unit-length prompt embeddings."""
     encoder.eval()
     anchors = []
     for word in words:
         prompts = [template.format(word) for template in templates]
-        vectors_PD = encoder(encoder.preprocess(prompts), pooling=pooling)  # type: ignore[operator]
+        batch = {k: v.to(encoder.device) for k, v in encoder.preprocess(prompts).items()}
+        vectors_PD = encoder(batch, pooling=pooling)
         mean_D = torch.nn.functional.normalize(vectors_PD, dim=-1).mean(dim=0)
         anchors.append(torch.nn.functional.normalize(mean_D, dim=0))
     anchors_CD: np.ndarray = torch.stack(anchors).cpu().numpy().astype(np.float64)

@@ -88,6 +88,7 @@ class EarlyStopping(Callback):
             for key, tensor in self._tensors(state).items():
                 if key in self._weights:
                     tensor.copy_(self._weights[key])
+        self._weights = {}
 
     def state_dict(self) -> dict[str, Any]:
         """The best value and its weights."""

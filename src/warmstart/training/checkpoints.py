@@ -28,6 +28,7 @@ from warmstart.core import (
     progress,
     publishing,
     read_json,
+    sweep,
     verify_manifest,
     write_json,
 )
@@ -114,15 +115,18 @@ def save(folder: Path, step: int, values: Mapping[str, Any], *, keep: int = 2) -
 def load_newest(folder: Path) -> Saved | None:
     """The newest checkpoint that is whole, or None where none was ever finished.
 
-    Temporary folders of killed saves are swept. A damaged checkpoint is passed over with a note.
+    What killed saves left is swept; an old state that was set aside comes back. A damaged
+    checkpoint is passed over with a note.
 
     Raises:
         RunError: When there are checkpoints and every one is damaged.
     """
     if not folder.is_dir():
         return None
-    for left in [*folder.glob(".step-*.tmp"), *folder.glob("step-*")]:
-        if left.name.endswith(".tmp") or not (left / MANIFEST).exists():
+    for left in [*folder.glob(".step-*.tmp"), *folder.glob(".step-*.old")]:
+        sweep(folder / left.name.split(".")[1])
+    for left in folder.glob("step-*"):
+        if not (left / MANIFEST).exists():
             shutil.rmtree(left, ignore_errors=True)
     damage: list[str] = []
     for path in reversed(_finished(folder)):

@@ -77,7 +77,7 @@ class ExampleRows:
         self.ids: Sequence[str] = list(data.ids)
         self.parallel = data.modality == "image"
         self._data = data
-        self._labels = torch.from_numpy(np.asarray(data.labels_N, dtype=np.int64))
+        self._labels = torch.from_numpy(np.array(data.labels_N, dtype=np.int64))
         self._preprocess = preprocess
         self._streams = streams
         self._augment = augment

@@ -24,6 +24,7 @@ class Keeper:
 
     Attributes:
         done: Whether the checkpoint that was read is of a fit that had ended.
+        closed: Whether the fit has ended, so that a signal saves nothing more.
     """
 
     def __init__(
@@ -37,6 +38,7 @@ class Keeper:
         signals: Signals,
     ) -> None:
         self.done = False
+        self.closed = False
         self._policy = policy
         self._state = state
         self._engine = engine
@@ -50,6 +52,11 @@ class Keeper:
     def folder(self) -> Path:
         """Where the checkpoints of this fit lie."""
         return self._state.run.folder / "checkpoints" / self._state.name
+
+    @property
+    def signalled(self) -> bool:
+        """Whether a signal waits."""
+        return self._signals.received is not None
 
     def resume(self) -> None:
         """Continue from the newest whole checkpoint, if there is one.
@@ -84,7 +91,7 @@ class Keeper:
 
     def boundary(self) -> None:
         """Between two steps: stop for a waiting signal, write a checkpoint that is due."""
-        if self._signals.received is not None:
+        if self.signalled:
             self.interrupt()
         if self._policy is not None and self._policy.due(self._state.step):
             self.save()
@@ -97,11 +104,16 @@ class Keeper:
         where = f"{self._state.name} was stopped by {name} at step {self._state.step}"
         if self._policy is None:
             raise Interrupted(f"{where}; it keeps no checkpoint.", 128 + number)
-        self.save()
+        if not self.closed:
+            self.save()
         raise Interrupted(f"{where}; run it again to continue.", 128 + number)
 
     def save(self, done: bool = False) -> None:
-        """Write a checkpoint now (the main process writes)."""
+        """Write a checkpoint now (the main process writes).
+
+        Args:
+            done: The fit has ended: the final weights are kept without the optimisers.
+        """
         if self._policy is None or self.done:
             return
         self._scribe.gather()
@@ -124,7 +136,9 @@ class Keeper:
             },
             "tensors": tensors,
             "trained": self._trained(),
-            "optimizers": {name: opt.state_dict() for name, opt in engine.optimizers.items()},
+            "optimizers": {
+                name: {} if done else opt.state_dict() for name, opt in engine.optimizers.items()
+            },
             "scaler": None if scaler is None else scaler.state_dict(),
             "feed": self._feed.state_dict(),
             "scribe": self._scribe.state_dict(),
@@ -143,7 +157,8 @@ class Keeper:
             for key, parameter in module.named_parameters():
                 parameter.requires_grad_(f"{name}/{key}" in trained)
         for name, optimizer in engine.optimizers.items():
-            optimizer.load_state_dict(values["optimizers"][name])
+            if not values["done"]:
+                optimizer.load_state_dict(values["optimizers"][name])
         if engine.accelerator.scaler is not None and values["scaler"] is not None:
             engine.accelerator.scaler.load_state_dict(values["scaler"])
         self._feed.load_state_dict(values["feed"])

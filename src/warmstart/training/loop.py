@@ -167,22 +167,26 @@ def _finish(
     scribe: Scribe,
     keeper: Keeper,
 ) -> None:
-    """Evaluate what a limit cut short, keep the end, and let the callbacks close."""
-    reason = state.stopped
-    if reason in ("deadline", "max_steps"):
-        keeper.save(done=False)  # a later session with more time goes on from here
-        _judge(evaluate, state, engine, scribe)
-        if scribe.open_epoch:
-            scribe.epoch()
-        state.stopped = reason
-    elif not keeper.done:
-        _judge(evaluate, state, engine, scribe)
-        if scribe.open_epoch:
-            scribe.epoch()
-        state.stopped = state.stopped or "finished"
-        keeper.save(done=True)
+    """Evaluate what a limit cut short, let the callbacks close, keep the end."""
+    reason = state.stopped or "finished"
+    if keeper.done:
+        for callback in state.callbacks:
+            callback.on_end(state)
+        return
+    cut = reason in ("deadline", "max_steps")
+    if cut:
+        keeper.save()  # a later session with more time goes on from here
+    _judge(evaluate, state, engine, scribe)
+    if scribe.open_epoch:
+        scribe.epoch()
+    state.stopped = reason
+    keeper.closed = True  # from here on the modules may hold the best weights, not the last
     for callback in state.callbacks:
         callback.on_end(state)
+    if not cut:
+        keeper.save(done=True)
+    if keeper.signalled:
+        keeper.interrupt()
 
 
 def _limit(run: Run, state: LoopState) -> Stopped | None:

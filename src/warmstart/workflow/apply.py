@@ -141,10 +141,11 @@ def write_predictions(predictions: Predictions, path: Path) -> None:
     rows = zip(predictions.ids, predictions.inputs, predictions.answers, strict=True)
     if kind == ".csv":
         buffer = io.StringIO()
-        writer = csv.writer(buffer, lineterminator="\n")
+        # Texts are always quoted: a lone carriage return would start a row of its own otherwise.
+        writer = csv.writer(buffer, lineterminator="\n", quoting=csv.QUOTE_NONNUMERIC)
         writer.writerow(["id", "input", "label", "score"])
         for key, text, answer in rows:
-            cells = [inert(key), inert(text), inert(answer.label), f"{answer.score:.6f}"]
+            cells = [inert(key), inert(text), inert(answer.label), round(answer.score, 6)]
             writer.writerow(cells)
         write_atomic(path, buffer.getvalue())
     elif kind in {".jsonl", ".json"}:

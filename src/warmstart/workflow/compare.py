@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from warmstart.backbones import Backbone
-from warmstart.core import DataError, UsageError, fingerprint
+from warmstart.core import DataError, NotApplicable, UsageError, fingerprint
 from warmstart.data import Audit, Dataset
 from warmstart.evaluation import primary_metric
 from warmstart.planning import (
@@ -250,7 +250,7 @@ def _run(
         if show_audit:
             show_audit(audited)
         if audited.problems:
-            raise DataError(" ".join(audited.problems))
+            raise DataError(" ".join(found.message for found in audited.problems))
         view = prepared.split.view(prepared.dataset)
         task = Task(
             backbone=prepared.backbone,
@@ -268,7 +268,7 @@ def _run(
             comparison, task, prepared, audited, settings=settings,
             command=command or f"warmstart {verb} {prepared.dataset.source}",
         )  # fmt: skip
-        write_run(folder, results, comparison, prepared, keep_models=keep_models)
+        write_run(folder, results, comparison, prepared, name=final.name, keep_models=keep_models)
     return open_run(final)
 
 
@@ -279,5 +279,10 @@ def _test_rows(prepared: Prepared) -> Dataset:
 def _refuse_empty(comparison: Comparison) -> None:
     """A run in which nothing could be tried is an error with all the reasons."""
     if not any(result.seeds for result in comparison.arms):
+        only = comparison.arms[0]
+        if len(comparison.arms) == 1 and isinstance(only.error, NotApplicable):
+            raise NotApplicable(f"{only.arm.strategy.title} cannot be used here: {only.reason}.")
+        if len(comparison.arms) == 1 and only.error is not None:
+            raise only.error
         reasons = "; ".join(f"{r.name}: {r.reason}" for r in comparison.arms)
         raise UsageError(f"No arm could be run. {reasons}.")

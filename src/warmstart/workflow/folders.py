@@ -13,7 +13,7 @@ from filelock import FileLock, Timeout
 
 from warmstart.core import RunError, UsageError, finish_folder, progress, read_json, write_json
 
-__all__ = ["default_folder", "run_folder"]
+__all__ = ["default_folder", "partial_of", "run_folder"]
 
 SETTINGS_FILE = "settings.json"
 
@@ -28,7 +28,7 @@ def default_folder(verb: str, source: object, settings: Mapping[str, Any]) -> Pa
     number = 1
     while True:
         folder = base if number == 1 else base.with_name(f"{base.name}-{number}")
-        partial = _partial(folder)
+        partial = partial_of(folder)
         if not folder.exists() and (not partial.exists() or _same(partial, settings)):
             return folder
         number += 1
@@ -57,7 +57,7 @@ def run_folder(
         raise UsageError(f"{final} is a file; a run needs a folder of its own.")
     if final.exists() and any(final.iterdir()) and not (final / "manifest.json").is_file():
         raise RunError(f"{final} holds other files than a run's; it will not be replaced.")
-    partial = _partial(final)
+    partial = partial_of(final)
     partial.parent.mkdir(parents=True, exist_ok=True)
     lock = FileLock(partial.with_name(f".{partial.name}.lock"))
     try:
@@ -86,8 +86,10 @@ def run_folder(
         Path(lock.lock_file).unlink(missing_ok=True)
 
 
-def _partial(final: Path) -> Path:
-    return final.with_name(f"{final.name}.partial")
+def partial_of(final: Path) -> Path:
+    """Where a run is written before it has its name."""
+    named = final if final.name else final.resolve()  # `.` has no name of its own
+    return named.parent / f"{named.name}.partial"
 
 
 def _same(partial: Path, settings: Mapping[str, Any]) -> bool:

@@ -12,6 +12,7 @@ from warmstart.core import BackboneError, describe_machine
 from warmstart.data import SAMPLES, audit, read, split
 from warmstart.strategies import names, strategy_class
 
+from .folders import partial_of
 from .runs import open_run
 
 __all__ = ["info"]
@@ -26,15 +27,17 @@ def info(target: str | Path | None = None) -> dict[str, Any]:
     if target is None:
         return _installation()
     path = Path(str(target))
-    if (path / "results.json").is_file() or path.with_name(f"{path.name}.partial").is_dir():
+    if (path / "results.json").is_file() or partial_of(path).is_dir():
         return {"kind": "run", **open_run(path).results}
     if (path / "config.json").is_file() or not path.exists():
         try:
             return _backbone(str(target))
-        except BackboneError:
-            if not path.exists() and path.suffix:
+        except BackboneError as error:
+            if path.exists():
+                raise
+            if path.suffix:
                 return _data(path)  # which says that there is no such file
-            raise
+            raise BackboneError(f"{target} is no run, data or folder here. {error}") from error
     return _data(path)
 
 

@@ -12,7 +12,7 @@ import numpy as np
 from warmstart.backbones import Backbone, FeatureCache
 from warmstart.backbones import backbone as open_backbone
 from warmstart.core import DataError, progress, read_json, write_json
-from warmstart.data import Audit, Dataset, Split, audit, read, split
+from warmstart.data import Audit, Dataset, Modality, Split, audit, read, split
 from warmstart.planning import fit_input_size
 
 __all__ = ["Prepared", "Source", "as_backbone", "prepare", "settle_size"]
@@ -52,7 +52,9 @@ class Prepared:
 
 
 def as_backbone(
-    source: Backbone | str | Path | None, modality: str, settings: Mapping[str, Any] | None = None
+    source: Backbone | str | Path | None,
+    modality: Modality,
+    settings: Mapping[str, Any] | None = None,
 ) -> Backbone:
     """A backbone with the feature cache in place, from whatever names one."""
     found = (

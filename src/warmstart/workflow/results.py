@@ -74,6 +74,7 @@ def write_run(
     comparison: Comparison,
     prepared: Prepared,
     *,
+    name: str,
     keep_models: bool,
 ) -> None:
     """Write everything that a finished run folder holds.
@@ -95,7 +96,8 @@ def write_run(
     prepared.split.save(folder / "split.json")
     write_json(folder / "results.json", results)
     write_report(results, folder / "report.html")
-    (folder / "README.md").write_text(model_card(results), encoding="utf-8")
+    card = model_card(results, name=name, folder=str(name))
+    (folder / "README.md").write_text(card, encoding="utf-8")
 
 
 def _write_predictions(path: Path, comparison: Comparison, prepared: Prepared) -> None:

@@ -11,6 +11,8 @@ from typing import Any
 from warmstart.core import RunError, read_json, verify_manifest
 from warmstart.models import Model, Prediction, load_model
 
+from .folders import partial_of
+
 __all__ = ["FinishedRun", "open_run"]
 
 
@@ -85,7 +87,7 @@ def open_run(folder: str | Path) -> FinishedRun:
         RunError: When it is unfinished, damaged, or no run at all.
     """
     folder = Path(folder)
-    partial = folder.with_name(f"{folder.name}.partial")
+    partial = partial_of(folder)
     if not folder.exists() and partial.exists():
         raise RunError(f"{folder} is unfinished ({partial}): repeat its command to go on.")
     if not folder.is_dir():

@@ -1,0 +1,159 @@
+"""Every command: its help, its answer, its JSON."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+COMMANDS = ["plan", "fit", "compare", "predict", "evaluate", "embed", "info", "sample"]
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize("flag", ["--help", "-h"])
+def test_help_has_an_example(call: Any, command: str, flag: str) -> None:
+    found = call(command, flag)
+    assert found.code == 0
+    assert f"warmstart {command}" in found.out.split("Usage:")[1].split("Example")[1]
+    assert "--json" in found.out
+
+
+def test_the_root_tells_commands_and_exit_codes(call: Any) -> None:
+    found = call("--help")
+    for command in COMMANDS:
+        assert f" {command} " in found.out
+    assert "Exit codes: 0 done" in found.out
+    assert call("--version").out.startswith("warmstart 0.")
+
+
+def test_commands_start_fast() -> None:
+    """The command line itself imports no torch; help must not wait for it."""
+    code = "import sys, warmstart.cli; sys.exit('torch' in sys.modules or 'sklearn' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def document(found: Any, code: int = 0) -> Any:
+    """Standard output is one JSON document; standard error is empty."""
+    assert found.code == code, found
+    assert found.err == ""
+    return json.loads(found.out)
+
+
+def test_every_command_speaks_json(
+    call: Any, table: Path, tiny_text: Path, tmp_path: Path
+) -> None:
+    backbone = ("--backbone", tiny_text)
+    plan = document(call("plan", table, "--json"))
+    assert plan["strategy"] == "zero-shot"
+    fitted = document(call("fit", table, *backbone, "--strategy", "probe", "--out", "runs/a",
+                           "--json"))  # fmt: skip
+    assert fitted["folder"] == "runs/a"
+    assert fitted["verdict"]["best"] == "probe"
+    assert fitted["command"].startswith("warmstart fit ")
+    compared = document(call("compare", table, *backbone, "--strategies", "probe,tfidf",
+                             "--seeds", 1, "--price-per-hour", 2, "--watts", 50, "--json"))  # fmt: skip
+    assert [arm["name"] for arm in compared["arms"]] == ["probe", "tfidf"]
+    assert compared["arms"][0]["cost"]["money"] > 0
+    answers = document(call("predict", "runs/a", table, "--json"))
+    assert len(answers) == 60
+    assert set(answers[0]) == {"id", "input", "label", "score", "scores"}
+    one = document(call("predict", "runs/a", "--input", "a plum", "--input", "my car", "--json"))
+    assert [row["input"] for row in one] == ["a plum", "my car"]
+    scores = document(call("evaluate", "runs/a", table, "--json"))
+    assert scores["primary"] == "accuracy"
+    embedded = document(call("embed", table, *backbone, "--out", "v.npy", "--json"))
+    assert (embedded["rows"], embedded["dimension"], embedded["out"]) == (60, 24, "v.npy")
+    for target in ((), ("runs/a",), (tiny_text,), (table,)):
+        assert "kind" in document(call("info", *target, "--json"))
+    assert "sentiment" in document(call("sample", "--json"))
+    digits = ("sample", "digits", "digits", "--rows", 20, "--json")
+    assert document(call(*digits))["rows"] == 20
+    again = document(call("sample", "digits", "digits", "--if-missing", "--json"))
+    assert again == {"folder": "digits", "present": True}
+
+
+def test_answers_for_people(call: Any, table: Path, tiny_text: Path, tmp_path: Path) -> None:
+    fitted = call("fit", table, "--backbone", tiny_text, "--strategy", "probe", "--out", "runs/a",
+                  "--set", "l2=0.01")  # fmt: skip
+    assert fitted.code == 0
+    assert "Model:  runs/a/model" in fitted.out
+    assert f"Report: {tmp_path.resolve()}/runs/a/report.html\n" in fitted.out, "on one line"
+    assert "42 training, 9 validation and 9 test rows" in fitted.err
+    results = json.loads((tmp_path / "runs/a/results.json").read_text())
+    assert results["arms"][0]["chosen"]["l2"] == 0.01
+    compared = call("compare", table, "--backbone", tiny_text, "--strategies", "probe,tfidf",
+                    "--seeds", 1, "--out", "runs/b")  # fmt: skip
+    assert "is best on the validation rows" in " ".join(compared.out.split())
+    for words in (("plan", table), ("evaluate", "runs/a", table), ("info", "runs/b"),
+                  ("info", table), ("info", tiny_text), ("info",), ("sample",),
+                  ("embed", table, "--backbone", tiny_text)):  # fmt: skip
+        found = call(*words)
+        assert found.code == 0, words
+        assert found.out.strip()
+
+
+def test_predictions_are_written_inert(
+    call: Any, table: Path, tiny_text: Path, tmp_path: Path
+) -> None:
+    call("fit", table, "--backbone", tiny_text, "--strategy", "probe", "--out", "runs/a")
+    (tmp_path / "new.csv").write_text('text\n=cmd|calc\n"@plum"\n[bold]an apple[/bold]\n')
+    found = call("predict", "runs/a", "new.csv", "--out", "answers.csv")
+    assert found.code == 0
+    assert "Written: answers.csv (3 rows)" in found.out
+    assert "[bold]an apple[/bold]" in found.out, "texts are no markup"
+    with (tmp_path / "answers.csv").open(newline="") as handle:
+        cells = [row["input"] for row in csv.DictReader(handle)]
+    assert cells == ["'=cmd|calc", "'@plum", "[bold]an apple[/bold]"]
+
+
+def test_ctrl_c_leaves_a_run_that_goes_on(
+    call: Any, table: Path, tiny_text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from warmstart.strategies import Probe
+
+    def interrupted(*_: Any) -> Any:
+        raise KeyboardInterrupt
+
+    words = ("fit", table, "--backbone", tiny_text, "--strategy", "probe", "--out", "runs/a")
+    with monkeypatch.context() as patch:
+        patch.setattr(Probe, "fit", interrupted)
+        found = call(*words)
+        assert found.code == 130
+        assert "Repeat the command to go on" in found.err
+        error = document(call(*words, "--json"), 130)["error"]
+        assert error["exit_code"] == 130
+    assert (tmp_path / "runs/a.partial").is_dir()
+    found = call(*words)
+    assert found.code == 0
+    assert "Going on with the unfinished run" in found.err
+
+
+def test_a_real_signal_in_a_real_process(
+    table: Path, tiny_text: Path, tmp_path: Path
+) -> None:
+    """SIGINT while fine-tuning: 130, a sentence, and the repeated command ends well."""
+    words = [sys.executable, "-c", "from warmstart.cli import main; main()", "fit", str(table),
+             "--backbone", str(tiny_text), "--strategy", "finetune", "--set", "epochs=400",
+             "--set", "patience=400", "--out", "run", "--device", "cpu"]  # fmt: skip
+    with subprocess.Popen(words, cwd=tmp_path, stderr=subprocess.PIPE, text=True) as process:
+        log = tmp_path / "run.partial" / "arms"
+        begun = time.monotonic()
+        while not list(log.rglob("metrics.jsonl")):
+            assert time.monotonic() - begun < 100
+            assert process.poll() is None, process.stderr and process.stderr.read()
+            time.sleep(0.05)
+        os.kill(process.pid, signal.SIGINT)
+        _, err = process.communicate(timeout=60)
+    assert process.returncode == 130, err
+    assert "Traceback" not in err
+    assert "run it again to continue" in err
+    assert list((tmp_path / "run.partial").rglob("step-*/manifest.json"))
+    assert not (tmp_path / "run").exists()

@@ -1,0 +1,136 @@
+"""What the numbers lead to, in words."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from warmstart.planning import ArmFacts, Pair, Verdict, judge
+
+TITLES = {"probe": "Linear probe", "finetune": "Fine-tuning", "scratch": "From scratch",
+          "tfidf": "TF-IDF", "zero-shot": "Zero-shot"}  # fmt: skip
+
+
+def arm(name: str, validation: float, test: float, seconds: float = 10, **other: Any) -> ArmFacts:
+    control = name in {"scratch", "tfidf"}
+    values: dict[str, Any] = {
+        "name": name, "title": TITLES[name], "role": "control" if control else "arm",
+        "status": "done", "validation": validation, "test": test, "low": test - 0.03,
+        "high": test + 0.03, "seconds": seconds, "from_scratch": name == "scratch",
+    }  # fmt: skip
+    return ArmFacts(**(values | other))
+
+
+def pair(a: str, b: str, difference: float, significant: bool) -> Pair:
+    half = 0.01 if significant else abs(difference) + 0.01
+    return Pair(a=a, b=b, difference=difference, low=difference - half, high=difference + half,
+                significant=significant)  # fmt: skip
+
+
+def verdict(arms: list[ArmFacts], pairs: list[Pair], **other: Any) -> Verdict:
+    settings: dict[str, Any] = {"metric": "accuracy", "train_rows": 500, "skipped": {}}
+    return judge(arms, pairs, **(settings | other))
+
+
+def words(found: Verdict) -> str:
+    return " ".join(found.sentences)
+
+
+def test_the_best_is_best_on_validation_not_on_test() -> None:
+    arms = [arm("probe", 0.90, 0.85), arm("finetune", 0.88, 0.91)]
+    found = verdict(arms, [pair("probe", "finetune", -0.06, True)])
+    assert found.best == "probe"
+    assert found.sentences[0].startswith("Linear probe is best on the validation rows and reaches "
+                                         "85.0 % accuracy on the test rows (95 %")  # fmt: skip
+    assert "Fine-tuning scored higher on the test rows (91.0 %)" in words(found)
+
+
+def test_a_tie_on_validation_goes_to_the_cheaper() -> None:
+    arms = [arm("finetune", 0.9, 0.9, 100), arm("probe", 0.9, 0.9, 5)]
+    assert verdict(arms, [pair("finetune", "probe", 0.0, False)]).best == "probe"
+
+
+def test_the_cheapest_that_is_not_significantly_worse() -> None:
+    arms = [
+        arm("finetune", 0.95, 0.94, 100), arm("probe", 0.93, 0.93, 10),
+        arm("tfidf", 0.93, 0.92, 2), arm("zero-shot", 0.60, 0.60, 1),
+    ]  # fmt: skip
+    pairs = [
+        pair("finetune", "probe", 0.01, False), pair("tfidf", "finetune", -0.02, False),
+        pair("finetune", "zero-shot", 0.34, True), pair("probe", "zero-shot", 0.33, True),
+    ]  # fmt: skip
+    found = verdict(arms, pairs)
+    assert (found.best, found.cheapest_within) == ("finetune", "tfidf")
+    assert "TF-IDF is not significantly worse (difference 2.0 points, -1.0 to 5.0)" in words(found)
+    assert "1/50 of the time" in words(found)
+
+
+def test_a_dearer_equal_is_no_cheapest() -> None:
+    arms = [arm("probe", 0.95, 0.94, 10), arm("finetune", 0.94, 0.94, 100)]
+    assert verdict(arms, [pair("probe", "finetune", 0.0, False)]).cheapest_within is None
+
+
+def test_only_a_loss_to_scratch_is_negative_transfer() -> None:
+    arms = [arm("probe", 0.7, 0.7), arm("scratch", 0.8, 0.8), arm("tfidf", 0.9, 0.9)]
+    pairs = [pair("probe", "scratch", -0.1, True), pair("tfidf", "probe", 0.2, True),
+             pair("scratch", "tfidf", -0.1, True)]  # fmt: skip
+    found = verdict(arms, pairs)
+    assert found.negative_transfer == ("probe",)
+    assert found.below_control == ({"arm": "probe", "control": "tfidf"},)
+    assert "Negative transfer: Linear probe is significantly below training from scratch." in (
+        found.sentences
+    )
+    assert "Linear probe is below control: TF-IDF beats it by 20.0 points (19.0 to 21.0)." in (
+        found.sentences
+    )
+    assert "The best arm is a control" in words(found)
+    assert any("another backbone" in step for step in found.next)
+
+
+def test_a_difference_that_is_not_significant_is_no_loss() -> None:
+    arms = [arm("probe", 0.7, 0.7), arm("scratch", 0.8, 0.8)]
+    found = verdict(arms, [pair("probe", "scratch", -0.1, False)])
+    assert found.negative_transfer == ()
+    assert found.below_control == ()
+
+
+def test_cut_arms_are_not_judged() -> None:
+    arms = [arm("probe", 0.7, 0.7), arm("finetune", 0.99, 0.99, status="cut"),
+            arm("scratch", 0.8, 0.8, status="cut")]  # fmt: skip
+    pairs = [pair("probe", "finetune", -0.29, True), pair("probe", "scratch", -0.1, True)]
+    found = verdict(arms, pairs)
+    assert found.best == "probe"
+    assert found.negative_transfer == ()
+    assert "Cut by the budget, so not judged: Fine-tuning, From scratch." in found.sentences
+    assert any("--budget" in step for step in found.next)
+
+
+def test_shortened_arms_may_win_but_are_no_losers() -> None:
+    losing = [arm("finetune", 0.5, 0.5, status="shortened"), arm("tfidf", 0.8, 0.8)]
+    found = verdict(losing, [pair("finetune", "tfidf", -0.3, True)])
+    assert found.below_control == ()
+    assert any("--budget limited Fine-tuning" in step for step in found.next)
+    winning = [arm("finetune", 0.9, 0.9, status="shortened"), arm("tfidf", 0.8, 0.8)]
+    assert verdict(winning, [pair("finetune", "tfidf", 0.1, True)]).best == "finetune"
+
+
+@pytest.mark.parametrize("arms", [[], [arm("probe", 0.9, 0.9, status="cut")]])
+def test_without_an_arm_there_is_no_verdict(arms: list[ArmFacts]) -> None:
+    found = verdict(arms, [])
+    assert found.best is None
+    assert "no verdict" in words(found)
+    assert found.next
+
+
+def test_what_to_try_next() -> None:
+    wide = verdict([arm("probe", 0.9, 0.9, low=0.8, high=0.95)], [],
+                   skipped={"zero-shot": "the class names say nothing"})  # fmt: skip
+    assert [any(part in step for step in wide.next)
+            for part in ("Add test rows", "depth=auto", "the class names say nothing")] == [
+        True, True, True,
+    ]  # fmt: skip
+    few = verdict([arm("finetune", 0.9, 0.9)], [], train_rows=500)
+    many = verdict([arm("finetune", 0.9, 0.9)], [], train_rows=50_000)
+    assert any("Label more" in step for step in few.next)
+    assert not any("Label more" in step for step in many.next)
