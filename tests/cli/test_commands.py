@@ -47,9 +47,7 @@ def document(found: Any, code: int = 0) -> Any:
     return json.loads(found.out)
 
 
-def test_every_command_speaks_json(
-    call: Any, table: Path, tiny_text: Path, tmp_path: Path
-) -> None:
+def test_every_command_speaks_json(call: Any, table: Path, tiny_text: Path, tmp_path: Path) -> None:
     backbone = ("--backbone", tiny_text)
     plan = document(call("plan", table, "--json"))
     assert plan["strategy"] == "zero-shot"
@@ -59,7 +57,8 @@ def test_every_command_speaks_json(
     assert fitted["verdict"]["best"] == "probe"
     assert fitted["command"].startswith("warmstart fit ")
     compared = document(call("compare", table, *backbone, "--strategies", "probe,tfidf",
-                             "--seeds", 1, "--price-per-hour", 2, "--watts", 50, "--json"))  # fmt: skip
+                             "--seeds", 1, "--price-per-hour", 2, "--watts", 50,
+                             "--json"))  # fmt: skip
     assert [arm["name"] for arm in compared["arms"]] == ["probe", "tfidf"]
     assert compared["arms"][0]["cost"]["money"] > 0
     answers = document(call("predict", "runs/a", table, "--json"))
@@ -136,9 +135,7 @@ def test_ctrl_c_leaves_a_run_that_goes_on(
     assert "Going on with the unfinished run" in found.err
 
 
-def test_a_real_signal_in_a_real_process(
-    table: Path, tiny_text: Path, tmp_path: Path
-) -> None:
+def test_a_real_signal_in_a_real_process(table: Path, tiny_text: Path, tmp_path: Path) -> None:
     """SIGINT while fine-tuning: 130, a sentence, and the repeated command ends well."""
     words = [sys.executable, "-c", "from warmstart.cli import main; main()", "fit", str(table),
              "--backbone", str(tiny_text), "--strategy", "finetune", "--set", "epochs=400",

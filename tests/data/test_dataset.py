@@ -147,3 +147,9 @@ def test_ten_thousand_rows_are_read_in_a_second_or_two(tmp_path: Path) -> None:
     start = time.perf_counter()
     assert len(read(path)) == 10_000
     assert time.perf_counter() - start < 3
+
+
+@pytest.mark.parametrize(("value", "modality"), [(3, "image"), (None, "image"), (3, "text")])
+def test_inputs_of_another_kind_are_refused_by_position(value, modality):
+    with pytest.raises(DataError, match="Input 0 must be"):
+        from_inputs([value], modality)

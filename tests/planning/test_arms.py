@@ -30,7 +30,7 @@ def test_names_settings_and_values() -> None:
 @pytest.mark.parametrize(
     ("texts", "message"),
     [
-        (["prob"], 'There is no strategy \'prob\'. Did you mean "probe"'),
+        (["prob"], "There is no strategy 'prob'. Did you mean \"probe\""),
         ([""], "There is no strategy ''"),
         (["probe:dept=auto"], 'probe has no setting `dept`. Did you mean "depth"'),
         (["probe:depth"], "'depth' is not a setting; write key=value"),

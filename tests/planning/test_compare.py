@@ -110,7 +110,10 @@ class Once(Fake):
 
 @pytest.fixture(scope="module")
 def data() -> Dataset:
-    rows = {"text": [f"row {i} is {i % 2}" for i in range(200)], "label": [i % 2 for i in range(200)]}
+    rows = {
+        "text": [f"row {i} is {i % 2}" for i in range(200)],
+        "label": [i % 2 for i in range(200)],
+    }
     return read(datasets.Dataset.from_dict(rows), label_names=["even", "odd"])
 
 

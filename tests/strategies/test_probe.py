@@ -18,7 +18,13 @@ from warmstart.strategies import Probe, Prototypes, _heads
 
 GOOD = ["excellent", "wonderful", "great", "superb", "lovely", "delightful", "perfect", "amazing"]
 BAD = ["terrible", "awful", "horrible", "dreadful", "useless", "disgusting", "broken", "worst"]
-THINGS = ["The phone is {}.", "What a {} film!", "My stay was {}.", "This soup tastes {}.", "{} day"]
+THINGS = [
+    "The phone is {}.",
+    "What a {} film!",
+    "My stay was {}.",
+    "This soup tastes {}.",
+    "{} day",
+]
 
 
 def test_beats_chance_on_the_feeling_of_words_it_never_saw(

@@ -236,9 +236,10 @@ def child(deadly):
 
 kills, chance = 0, random.Random(int(sys.argv[3]))
 for _ in range(200):
+    deadly = chance.randint(1, 120)
     pid = os.fork()
     if pid == 0:
-        child(chance.randint(1, 150))
+        child(deadly)
         os._exit(0)
     _, status = os.waitpid(pid, 0)
     if os.WIFSIGNALED(status):

@@ -121,7 +121,7 @@ def test_other_settings_are_refused_until_replaced(again: Any, tmp_path: Path) -
     Counted.stop.clear()
     for change in ({"seeds": 3}, {"strategies": [Counted(l2=0.1)]}, {"metric": "macro_f1"},
                    {"limit": 60}, {"max_length": 16}, {"budget": "10m"}):  # fmt: skip
-        with pytest.raises(RunError, match="unfinished run of other settings.*--replace"):
+        with pytest.raises(RunError, match=r"unfinished run of other settings.*--replace"):
             again(**change)
     run = again(seeds=1, replace=True)
     assert run.results["settings"]["seeds"] == 1
@@ -130,7 +130,7 @@ def test_other_settings_are_refused_until_replaced(again: Any, tmp_path: Path) -
 def test_a_finished_run_is_not_overwritten(again: Any, tmp_path: Path) -> None:
     first = again(seeds=1)
     created = first.results["created"], (first.folder / "manifest.json").read_bytes()
-    with pytest.raises(RunError, match="exists already.*--out.*--replace"):
+    with pytest.raises(RunError, match=r"exists already.*--out.*--replace"):
         again(seeds=1)
     assert (first.folder / "manifest.json").read_bytes() == created[1]
     second = again(seeds=2, replace=True)

@@ -14,7 +14,16 @@ import warmstart as ws
 from warmstart.core import DataError, NotApplicable, RunError, UsageError, verify_manifest
 from warmstart.data import Dataset, View, read
 from warmstart.strategies import Fitted, Probe
-from warmstart.workflow import DEFAULT_ARMS, FinishedRun, compare, evaluate, fit, open_run, plan, predict
+from warmstart.workflow import (
+    DEFAULT_ARMS,
+    FinishedRun,
+    compare,
+    evaluate,
+    fit,
+    open_run,
+    plan,
+    predict,
+)
 
 FILES = {
     "manifest.json", "predictions.parquet", "metrics.jsonl", "results.json", "report.html",
@@ -228,9 +237,7 @@ def test_a_reason_is_the_error_where_the_only_arm_cannot_work(
     assert set(named.predict("row 2")[0].scores) == {"even", "odd"}
 
 
-def test_evaluating_on_training_rows_is_said(
-    run: FinishedRun, table: Path, tmp_path: Path
-) -> None:
+def test_evaluating_on_training_rows_is_said(run: FinishedRun, table: Path, tmp_path: Path) -> None:
     from warmstart.core import progress
 
     lines: list[str] = []
@@ -254,11 +261,11 @@ def test_labels_and_rows_that_a_model_does_not_know(
     path.write_text("text,label\nrain,weather\nplum,fruit\n")
     with pytest.raises(DataError, match="weather"):
         evaluate(run, path)
-    with pytest.raises(DataError, match="reads text, but .* holds image rows"):
+    with pytest.raises(DataError, match=r"reads text, but .* holds image rows"):
         predict(run, pictures)
-    with pytest.raises(DataError, match="reads text, but .* holds image rows"):
+    with pytest.raises(DataError, match=r"reads text, but .* holds image rows"):
         evaluate(run, pictures)
-    with pytest.raises(UsageError, match="metric|accuracy"):
+    with pytest.raises(UsageError, match=r"metric|accuracy"):
         evaluate(run, path, metric="acuracy", label_names=["fruit", "vehicle"])
 
 

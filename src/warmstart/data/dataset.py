@@ -317,6 +317,10 @@ def _input_cell(value: Any, modality: Modality, i: int, max_pixels: int) -> tupl
         value.convert("RGB").save(buffer, format="PNG")
         data = buffer.getvalue()
         return {"bytes": data, "path": None}, content_hash(data)
+    if not isinstance(value, bytes | str | Path):
+        raise DataError(
+            f"Input {i} must be an image: a path, bytes or a PIL image, got {type(value).__name__}."
+        )
     source: ImageSource = value if isinstance(value, bytes) else Path(value).absolute()
     try:
         found = inspect(source, max_pixels)

@@ -125,6 +125,8 @@ def load_newest(folder: Path) -> Saved | None:
         return None
     for left in [*folder.glob(".step-*.tmp"), *folder.glob(".step-*.old")]:
         sweep(folder / left.name.split(".")[1])
+    for left in folder.glob(".start.json.*.tmp"):
+        left.unlink(missing_ok=True)
     for left in folder.glob("step-*"):
         if not (left / MANIFEST).exists():
             shutil.rmtree(left, ignore_errors=True)

@@ -212,8 +212,9 @@ class Engine:
     def _clip_and_step(self, active: Sequence[str]) -> Tensor | None:
         norm: Tensor | None = None
         if self._clip is not None:
-            for name in active:
-                self.accelerator.unscale_gradients(self._prepared[name])
+            if self.accelerator.scaler is not None:
+                for name in active:
+                    self.accelerator.unscale_gradients(self._prepared[name])
             held = [
                 parameter
                 for name in active
@@ -283,6 +284,8 @@ class Engine:
         if self.world == 1:
             for module in self.raw.values():
                 module.to(self.device)
+            if self.accelerator.scaler is None:  # nothing to wrap; the wrapper costs time each step
+                return dict(self.raw), dict(self.optimizers)
             made = [self.accelerator.prepare_optimizer(self.optimizers[name]) for name in names]
             return dict(self.raw), dict(zip(names, made, strict=True))
         everything = self.accelerator.prepare(*self.raw.values(), *self.optimizers.values())

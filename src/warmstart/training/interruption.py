@@ -59,8 +59,7 @@ def catch_signals() -> Iterator[Signals]:
 def private_random_state() -> Iterator[None]:
     """Give the global generators of python, numpy and torch back as they were."""
     python, legacy = random.getstate(), np.random.get_state()
-    used = bool(torch.cuda.is_available() and torch.cuda.is_initialized())  # type: ignore[no-untyped-call]
-    devices = range(torch.cuda.device_count()) if used else ()
+    devices = range(torch.cuda.device_count()) if _cuda_in_use() else ()
     with torch.random.fork_rng(devices=devices):
         try:
             yield
@@ -78,4 +77,14 @@ def seed_all(streams: Streams, *names: str | int) -> None:
     seed = streams.seed(*names)
     random.seed(seed)
     np.random.seed(seed % 2**32)
-    torch.manual_seed(seed)
+    torch.default_generator.manual_seed(seed)  # torch.manual_seed keeps a stack trace per call
+    if _cuda_in_use():
+        torch.cuda.manual_seed_all(seed)
+    if torch.backends.mps.is_available():
+        torch.mps.manual_seed(seed)
+
+
+def _cuda_in_use() -> bool:
+    return bool(
+        torch.cuda.is_available() and torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
+    )
