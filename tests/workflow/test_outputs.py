@@ -90,7 +90,7 @@ def test_features_as_files(table: Path, tiny_text: Path, tmp_path: Path) -> None
     found = embed(table, backbone=tiny_text)
     write_features(found, tmp_path / "v.npy")
     np.testing.assert_array_equal(np.load(tmp_path / "v.npy"), found.vectors_ND)
-    assert (tmp_path / "v.ids.txt").read_text().split("\n")[:-1] == list(found.ids)
+    assert json.loads((tmp_path / "v.ids.json").read_text()) == list(found.ids)
     write_features(found, tmp_path / "v.parquet")
     rows = pq.read_table(tmp_path / "v.parquet")
     assert rows.column("id").to_pylist() == list(found.ids)

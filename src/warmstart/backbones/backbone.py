@@ -33,7 +33,10 @@ class Backbone:
 
     Attributes:
         cache: Where `features` keeps vectors, or None.
+        device: Where encoders go unless a call says otherwise; `auto` picks the best there is.
     """
+
+    device: str = "auto"
 
     def __init__(self, recipe: Recipe, settings: Settings, cache: FeatureCache | None) -> None:
         self._recipe = recipe
@@ -101,6 +104,7 @@ class Backbone:
         max_length: int | None = None,
         pooling: str | None = None,
         cache: FeatureCache | None = None,
+        device: str | None = None,
     ) -> Backbone:
         """The same backbone with some settings changed; None leaves a setting as it is.
 
@@ -112,6 +116,7 @@ class Backbone:
         changed = copy.copy(self)
         changed._settings = replace(self._settings, **changes)
         changed.cache = cache or self.cache
+        changed.device = device or self.device
         _check_settings(changed._recipe, changed._settings)
         return changed
 
@@ -230,7 +235,7 @@ class Backbone:
         self, tower: Modality, device: str | torch.device | None, random_seed: int | None
     ) -> Encoder:
         encoder = self._recipe.encoder(tower, self._settings, random_seed=random_seed)
-        return encoder.to(pick_device("auto" if device is None else str(device)))
+        return encoder.to(pick_device(self.device if device is None else str(device)))
 
     def _tower(self, modality: Modality | None = None) -> Modality:
         if self.modality == "image-text":

@@ -29,7 +29,7 @@ def embed(
     image: o.ImageColumn = None,
     skip_bad: o.SkipBad = False,
     out: Annotated[
-        Path | None, typer.Option("--out", help="Write .npy (with .ids.txt) or .parquet.")
+        Path | None, typer.Option("--out", help="Write .npy (with .ids.json) or .parquet.")
     ] = None,
     json: o.Json = False,
 ) -> None:

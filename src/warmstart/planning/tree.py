@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shlex
+from collections.abc import Sequence
 from typing import Literal
 
 from warmstart.core import Config
@@ -56,6 +58,7 @@ def plan_by_tree(
     names_speak: bool = True,
     distance: Distance = "unknown",
     budget_seconds: float | None = None,
+    options: Sequence[str] = (),
 ) -> Plan:
     """Recommend a strategy by the number of labels.
 
@@ -69,6 +72,7 @@ def plan_by_tree(
         names_speak: Whether the class names mean something.
         distance: How far the domain is from the pretraining data, where it is known.
         budget_seconds: Time for training, where it is limited.
+        options: Command line options that `fit` needs to read the same rows.
     """
     count = int((dataset.labels_N >= 0).sum()) if labels is None else labels
     counts = sorted(dataset.class_counts.values())
@@ -94,7 +98,7 @@ def plan_by_tree(
         reasons=tuple(reasons),
         alternatives=alternatives,
         warnings=tuple(warnings),
-        command=f"warmstart fit {dataset.source} --strategy {strategy}",
+        command=shlex.join(["warmstart", "fit", dataset.source, "--strategy", strategy, *options]),
     )
 
 

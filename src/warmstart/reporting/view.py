@@ -114,7 +114,7 @@ def notices(results: Json) -> list[str]:
             reason = arm.get("reason")
             estimate = arm.get("seconds_full") or arm.get("seconds_estimated")
             tail = f": {fmt.clean(reason)}" if reason else ""
-            if status in {"cut", "shortened"} and estimate:
+            if estimate and (status == "cut" or (status == "shortened" and not reason)):
                 tail += f" (its full run was estimated at {fmt.seconds(estimate)})"
             found.append(f"{label}: {words}{tail}.".replace("..", "."))
         found.extend(f"{label}: {fmt.clean(note)}" for note in arm.get("notes") or [])

@@ -97,7 +97,7 @@ def compare(
     seconds = float("inf") if str(budget) == "none" else parse_duration(budget)
     prepared = prepare(
         data, backbone=backbone, limit=limit, image_size=image_size,
-        max_length=max_length, group=group, **reading,
+        max_length=max_length, device=device, group=group, **reading,
     )  # fmt: skip
     modality = prepared.dataset.modality
     arms = parse_arms(strategies or DEFAULT_ARMS[modality])
@@ -161,7 +161,7 @@ def fit(
     started = time.monotonic()
     prepared = prepare(
         data, backbone=backbone, limit=limit, image_size=image_size, max_length=max_length,
-        group=group, shots=shots, **reading,
+        device=device, group=group, shots=shots, **reading,
     )  # fmt: skip
     if strategy is None:
         plan = plan_by_tree(

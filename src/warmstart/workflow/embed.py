@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from warmstart.backbones import Backbone, Features
-from warmstart.core import UsageError, write_atomic
+from warmstart.core import UsageError, write_atomic, write_json
 from warmstart.data import Dataset, read
 
 from .prepare import Source, as_backbone
@@ -49,7 +49,7 @@ def embed(
 
 
 def write_features(features: Features, path: Path) -> None:
-    """Write vectors as .npy (ids in NAME.ids.txt beside it) or .parquet (columns id, vector).
+    """Write vectors as .npy (ids in NAME.ids.json beside it) or .parquet (columns id, vector).
 
     Raises:
         UsageError: For another ending.
@@ -62,7 +62,7 @@ def write_features(features: Features, path: Path) -> None:
         buffer = io.BytesIO()
         np.save(buffer, features.vectors_ND, allow_pickle=False)
         write_atomic(path, buffer.getvalue())
-        write_atomic(path.with_suffix(".ids.txt"), "".join(f"{i}\n" for i in features.ids))
+        write_json(path.with_suffix(".ids.json"), list(features.ids))
     elif kind == ".parquet":
         dimension = features.vectors_ND.shape[1]
         flat = pa.array(np.ascontiguousarray(features.vectors_ND).ravel(), pa.float32())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -46,4 +47,19 @@ def plan(
         names_speak=speak,
         distance=distance,
         budget_seconds=parse_duration(budget) if budget is not None else None,
+        options=_options({"backbone": backbone, "group": group, **reading}),
     )
+
+
+def _options(given: Mapping[str, Any]) -> list[str]:
+    """Settings as the command line takes them; what it has no option for is left out."""
+    found: list[str] = []
+    for name, value in given.items():
+        flag = "--" + name.replace("_", "-")
+        if value is True:
+            found.append(flag)
+        elif isinstance(value, list | tuple):
+            found += [flag, ",".join(map(str, value))]
+        elif isinstance(value, str | int | Path) and value is not False:
+            found += [flag, str(value)]
+    return found

@@ -74,6 +74,7 @@ def prepare(
     backbone: Backbone | str | Path | None = None,
     image_size: int | None = None,
     max_length: int | None = None,
+    device: str = "auto",
     group: str | None = None,
     shots: int | None = None,
     split_seed: int = 0,
@@ -86,6 +87,7 @@ def prepare(
         backbone: A backbone or what names one; the default for the data's modality otherwise.
         image_size: Pixels on a side; the backbone's own otherwise.
         max_length: Tokens; the backbone's own otherwise.
+        device: Where to compute.
         group: Column that must not be divided between parts.
         shots: Training rows a class, for few-shot work.
         split_seed: Seed of the split, which training seeds do not change.
@@ -98,9 +100,8 @@ def prepare(
     if len(dataset.label_names) < 2:
         raise DataError(f"{dataset.source} has one class only; there is nothing to tell apart.")
     parts = split(dataset, group=group, shots=shots, seed=split_seed)
-    found = as_backbone(
-        backbone, dataset.modality, {"image_size": image_size, "max_length": max_length}
-    )
+    wanted = {"image_size": image_size, "max_length": max_length, "device": device}
+    found = as_backbone(backbone, dataset.modality, wanted)
     progress.note(
         f"{len(parts.train)} training, {len(parts.validation)} validation and {len(parts.test)} "
         f"test rows in {len(dataset.label_names)} classes; backbone {found.name}."
