@@ -135,7 +135,7 @@ class Finetune(_Trained):
 
     name: ClassVar[str] = "finetune"
     title: ClassVar[str] = "Fine-tuning"
-    rate: PositiveFloat = 3e-4
+    rate: PositiveFloat = 5e-4
 
 
 @register
