@@ -171,7 +171,7 @@ def _lost_to_controls(
 
 
 def _points(value: float) -> str:
-    return f"{100 * value:.1f}"
+    return f"{round(100 * value, 1) + 0.0:.1f}"  # + 0.0: no minus before a zero
 
 
 def _sentences(
@@ -256,7 +256,7 @@ def _next(
         steps.append("Add test rows: the interval is wider than 10 points.")
     present = {arm.name for arm in judged}
     if best.name == "finetune" and train_rows < 2000:
-        steps.append("Label more rows: fine-tuning still gains from labels at this size.")
+        steps.append(f"Label more rows: {train_rows:,} are few for fine-tuning.")
     if "probe" in present and best.name == "probe":
         steps.append("Try earlier layers: --strategies probe,probe:depth=auto.")
     if "zero-shot" in skipped:
