@@ -171,7 +171,8 @@ def difference(name: str, value: float | None) -> str:
     """A signed difference of two metric values: `+3.1 points`, `−0.042`."""
     if value is None:
         return MISSING
-    text = f"{value * 100:+.1f}" if _percent(name) else f"{value:+.3f}"
+    shown = round(value * 100, 1) + 0.0 if _percent(name) else round(value, 3) + 0.0
+    text = f"{shown:+.1f}" if _percent(name) else f"{shown:+.3f}"
     return text.replace("-", "−")
 
 
