@@ -126,6 +126,8 @@ def measure_fits(
     for pair in range(pairs):
         for turn in turns if pair % 2 == 0 else turns[::-1]:
             turn()
+        last = ", ".join(f"{name} {taken[-1]:.1f} s" for name, taken in seconds.items())
+        print(f"pair {pair + 1} of {pairs}: {last}", flush=True)
     ratios = {
         name: Ratio(tuple(t / o for t, o in zip(seconds[name], seconds["ours"], strict=True)))
         for name in ("shuffled", "grouped")

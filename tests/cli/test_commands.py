@@ -68,6 +68,7 @@ def test_every_command_speaks_json(call: Any, table: Path, tiny_text: Path, tmp_
     assert [row["input"] for row in one] == ["a plum", "my car"]
     scores = document(call("evaluate", "runs/a", table, "--json"))
     assert scores["primary"] == "accuracy"
+    assert (scores["seen_in_training"], scores["seen_in_validation"]) == (42, 9)
     embedded = document(call("embed", table, *backbone, "--out", "v.npy", "--json"))
     assert (embedded["rows"], embedded["dimension"], embedded["out"]) == (60, 24, "v.npy")
     for target in ((), ("runs/a",), (tiny_text,), (table,)):
@@ -97,6 +98,22 @@ def test_answers_for_people(call: Any, table: Path, tiny_text: Path, tmp_path: P
         found = call(*words)
         assert found.code == 0, words
         assert found.out.strip()
+
+
+def test_evaluate_warns_of_rows_that_the_run_has_seen(
+    call: Any, table: Path, tiny_text: Path
+) -> None:
+    call("fit", table, "--backbone", tiny_text, "--strategy", "probe", "--out", "runs/a")
+    found = call("evaluate", "runs/a", table, "--device", "cpu")
+    assert found.code == 0
+    assert "Warning: of 60 rows the run was trained on 42 and chosen on 9" in found.err
+
+
+def test_allow_bin_is_an_option_of_what_opens_a_backbone(call: Any) -> None:
+    for command in ("compare", "fit", "embed", "plan", "info"):
+        assert "--allow-bin" in call(command, "--help").out
+    for command in ("predict", "evaluate", "embed"):
+        assert "--device" in call(command, "--help").out
 
 
 def test_predictions_are_written_inert(

@@ -45,6 +45,15 @@ CASES = [
     (("embed", "TABLE", "--pooling", "max"), 2, "pooling 'max'"),
     (("embed", "TABLE", "--depth", "9"), 2, "depth must be between 0 and 2"),
     (("embed", "TABLE", "--out", "v.pkl"), 2, ".npy or .parquet"),
+    (("embed", "nothing.csv", "--out", "v.foo"), 2, "v.foo must end in .npy or .parquet"),
+    (("fit", "nothing.csv", "--device", "gpu"), 2, "device 'gpu' is unknown"),
+    (("embed", "nothing.csv", "--device", "gpu"), 2, "device 'gpu' is unknown"),
+    (("predict", "runs/none", "TABLE", "--out", "x.txt"), 2, "x.txt must end in .csv"),
+    (("predict", "runs/none", "TABLE", "--device", "gpu"), 2, "device 'gpu' is unknown"),
+    (("evaluate", "runs/none", "TABLE", "--device", "gpu"), 2, "device 'gpu' is unknown"),
+    (("fit", "nothing.csv", "--tracker", "wandbb"), 2, 'Did you mean "wandb"'),
+    (("compare", "nothing.csv", "--tracker", "wandbb"), 2, 'Did you mean "wandb"'),
+    (("info", "models/mni"), 5, "models/mni does not exist"),
     (("info", "nothing.csv"), 3, "nothing.csv does not exist"),
     (("info", "./nothing/at/all"), 4, "is no run, data or folder here"),
     (("sample", "sentimnet"), 2, 'Did you mean "sentiment"'),
@@ -58,6 +67,7 @@ def place(table: Path, tmp_path: Path, tiny_text: Path) -> Any:
     (tmp_path / "one.csv").write_text(ONE_CLASS)
     (tmp_path / "ragged.csv").write_text(RAGGED)
     (tmp_path / "empty.csv").write_text("")
+    (tmp_path / "models" / "mini").mkdir(parents=True)
 
     def words(given: tuple[str, ...]) -> list[str]:
         out = ["table.csv" if word == "TABLE" else word for word in given]
@@ -77,8 +87,8 @@ def test_errors(call: Any, place: Any, given: tuple[str, ...], code: int, messag
     last = found.err.strip().split("Error: ")
     assert len(last) == 2
     assert last[1].rstrip().endswith((".", ")", "'"))
-    assert not Path("runs").exists() or not [p for p in Path("runs").iterdir()
-                                             if not p.name.endswith(".partial")]  # fmt: skip
+    made = [p.name for p in Path("runs").glob("*")]
+    assert all(name.endswith((".partial", ".locks")) for name in made)
     spoken = call(*words, "--json")
     assert spoken.code == code
     assert spoken.err == ""

@@ -5,9 +5,16 @@ from __future__ import annotations
 from typing import Annotated, Literal
 
 import pytest
-from pydantic import Field, ValidationError, field_validator
+from pydantic import (
+    BeforeValidator,
+    Field,
+    NonNegativeInt,
+    PositiveFloat,
+    ValidationError,
+    field_validator,
+)
 
-from warmstart.core import Config, UsageError
+from warmstart.core import Config, UsageError, split_text
 
 
 class Inner(Config):
@@ -19,6 +26,8 @@ class Settings(Config):
     l2: float = 1.0
     head: Literal["linear", "mlp"] = "linear"
     inner: Inner = Inner()
+    depth: Literal["last"] | NonNegativeInt = "last"
+    many: Annotated[tuple[PositiveFloat, ...], BeforeValidator(split_text)] = (1.0,)
 
     @field_validator("l2")
     @classmethod
@@ -33,6 +42,12 @@ def test_values_are_converted_where_that_is_exact() -> None:
     assert parsed == Settings(name="a", l2=0.5, inner=Inner(rank=4))
 
 
+def test_a_text_holds_several_values() -> None:
+    assert Settings.parse({"name": "a", "many": "1 | 2.5"}, "x").many == (1.0, 2.5)
+    assert split_text("{}|this is {}") == ("{}", "this is {}")
+    assert split_text((1, 2)) == (1, 2)
+
+
 def test_frozen() -> None:
     settings = Settings(name="a")
     with pytest.raises(ValidationError, match="frozen"):
@@ -44,17 +59,19 @@ def test_frozen() -> None:
     [
         (
             {"name": "a", "hed": 1},
-            "probe has no setting `hed`. Did you mean \"head\"? Available: head, inner, l2, name.",
+            "probe has no setting `hed`. Did you mean \"head\"? Available: depth, head, inner, l2, "
+            "many, name.",
         ),
         ({}, "probe.name is required."),
-        ({"name": "a", "l2": "much"}, "probe.l2: Input should be a valid number, unable to parse "
-         "string as a number, got 'much'."),
-        ({"name": "a", "l2": -1}, "probe.l2: must be at least 0. Typical values: 0.01 to 10, "
+        ({"name": "a", "l2": "much"}, "probe.l2 must be a number, got 'much'."),
+        ({"name": "a", "l2": -1}, "probe.l2 must be at least 0. Typical values: 0.01 to 10, "
          "got -1."),
-        ({"name": "a", "head": "deep"}, "probe.head: Input should be 'linear' or 'mlp', "
-         "got 'deep'."),
-        ({"name": "a", "inner": {"rank": 0}}, "probe.inner.rank: Input should be greater than or "
-         "equal to 1, got 0."),
+        ({"name": "a", "head": "deep"}, "probe.head must be 'linear' or 'mlp', got 'deep'."),
+        ({"name": "a", "depth": "x"}, "probe.depth must be 'last' or a whole number, got 'x'."),
+        ({"name": "a", "depth": -1}, "probe.depth must be 'last' or at least 0, got -1."),
+        ({"name": "a", "many": "1|x"}, "probe.many must be a number, got 'x'."),
+        ({"name": "a", "many": (1, 0)}, "probe.many.1 must be above 0, got 0."),
+        ({"name": "a", "inner": {"rank": 0}}, "probe.inner.rank must be at least 1, got 0."),
     ],
 )  # fmt: skip
 def test_messages(values: dict[str, object], message: str) -> None:
@@ -66,6 +83,6 @@ def test_messages(values: dict[str, object], message: str) -> None:
 
 def test_every_mistake_is_told_at_once() -> None:
     with pytest.raises(UsageError) as caught:
-        Settings.parse({"l2": "x", "head": 3, "depth": 1}, "probe")
-    for part in ("probe.name", "probe.l2", "probe.head", "`depth`"):
+        Settings.parse({"l2": "x", "head": 3, "depht": 1}, "probe")
+    for part in ("probe.name", "probe.l2", "probe.head", "`depht`"):
         assert part in str(caught.value)

@@ -9,10 +9,12 @@ from warmstart.core import (
     DataError,
     Interrupted,
     NotApplicable,
+    OutOfMemory,
     RunError,
     UsageError,
     WarmstartError,
     nearest,
+    tells_out_of_memory,
 )
 
 
@@ -42,3 +44,34 @@ def test_a_long_list_is_cut() -> None:
     message = nearest("n07", [f"n{i:02}" for i in range(30)])
     assert message.startswith(' Did you mean "n07"? Available: n00, n01')
     assert message.endswith("n19, ....")
+
+
+class FullError(RuntimeError):
+    """As torch's own."""
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        FullError("CUDA out of memory. Tried to allocate 2 GiB.\nMore."),
+        RuntimeError("MPS backend out of memory (MPS allocated: 1 GB)"),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"),
+    ],
+)
+def test_a_full_memory_is_told_with_its_cure(error: Exception) -> None:
+    @tells_out_of_memory("Training")
+    def work() -> None:
+        raise error
+
+    with pytest.raises(
+        OutOfMemory, match="Training ran out of memory: lower batch_size, image size or max_length"
+    ) as caught:
+        work()
+    assert caught.value.__cause__ is error
+    assert "More" not in str(caught.value)
+
+
+def test_other_errors_are_left_alone() -> None:
+    with pytest.raises(RuntimeError, match="shapes"), tells_out_of_memory("Training"):
+        raise RuntimeError("shapes do not fit")

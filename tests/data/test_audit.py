@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import sys
 
 import numpy as np
 import pytest
 
 from warmstart.core.errors import UsageError
-from warmstart.data import Dataset, Split, audit, split
+from warmstart.data import Dataset, Split, audit, near, split
 from warmstart.data.near import near_duplicates
 
 from .helpers import picture, rows, write
@@ -139,6 +140,68 @@ def test_near_duplicates_equal_the_slow_twin(block: int) -> None:
     assert (found.pairs, found.leaking) == (pairs, len(leaking))
     assert pairs > 0
     assert found.closest[0].similarity >= found.closest[-1].similarity
+
+
+def test_above_the_cap_drawn_rows_are_compared_with_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    generator = np.random.default_rng(0)
+    n = 300
+    vectors_ND = generator.normal(size=(n, 5))
+    contents = [f"text {i // 2}" for i in range(n)]
+    parts = [("train", "train", "validation", "test", None)[i % 5] for i in range(n)]
+    order = {"train": 0, "validation": 1, "test": 2}
+    monkeypatch.setattr(near, "_LEAST_DRAWN", 30)
+    found = near_duplicates(vectors_ND, contents, parts, 0.8, block=64, cap=100)
+    assert (found.compared, found.rows, found.sampled) == (30, n, True)
+
+    unit_ND = vectors_ND / np.linalg.norm(vectors_ND, axis=1, keepdims=True)
+    part_N = np.array([order.get(part or "", -1) for part in parts])
+    drawn = set(near._draw(contents, part_N, 100).tolist())
+    assert len(drawn) == 30
+    assert all(parts[i] in ("validation", "test") for i in drawn)
+    pairs, leaking = set(), set()
+    for i in drawn:
+        for j in range(n):
+            if contents[i] == contents[j] or unit_ND[i] @ unit_ND[j] < 0.8:
+                continue
+            pairs.add((min(i, j), max(i, j)))
+            if 0 <= part_N[j] < part_N[i]:
+                leaking.add(i)
+    assert (found.pairs, found.leaking) == (len(pairs), len(leaking))
+    assert pairs
+    assert leaking
+    assert all(pair.i < pair.j for pair in (*found.closest, *found.closest_across))
+
+    turn = generator.permutation(n)  # which rows are drawn does not hang on their order
+    again = near_duplicates(
+        vectors_ND[turn], [contents[i] for i in turn], [parts[i] for i in turn], 0.8, cap=100
+    )
+    assert again.compared == 30
+    unsplit = near_duplicates(vectors_ND, contents, [None] * n, 0.8, cap=100)
+    assert (unsplit.compared, unsplit.leaking) == (30, 0)
+
+
+def test_the_audit_says_what_was_compared(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys.modules["warmstart.data.audit"], "CAP", 20)
+    monkeypatch.setattr(near, "_LEAST_DRAWN", 4)
+    data = rows([f"text {i}" for i in range(40)], [i % 2 for i in range(40)])
+    ids = data.ids
+    made = Split(train=tuple(ids[:20]), validation=tuple(ids[20:30]), test=tuple(ids[30:]))
+    vectors_ND = np.tile(np.eye(20), (2, 1))  # every held-out row repeats a training row
+    found = audit(data, made, vectors_ND=vectors_ND)
+    sampled = found.find("near_sampled")
+    assert sampled is not None
+    assert sampled.message == (
+        "Too many rows to compare every pair: 5 rows of validation and test were drawn and each "
+        "was compared with all 40."
+    )
+    assert "(similarity 0.97 or more): 5 of the 5 drawn." in message(
+        data, "near_across", made, vectors_ND=vectors_ND
+    )
+    assert message(data, "near", made, vectors_ND=vectors_ND).startswith(
+        "Pairs of rows, one of them drawn, that are nearly the same"
+    )
+    monkeypatch.undo()
+    assert audit(data, made, vectors_ND=vectors_ND).find("near_sampled") is None
 
 
 def test_near_duplicates_in_the_audit() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ import pytest
 import torch
 
 from warmstart.backbones import FeatureCache, backbone, state_hash
-from warmstart.models import MODEL_FILE, EncoderModel, load_model, native_pooling
+from warmstart.models import MODEL_FILE, EncoderModel, Head, HeadShape, load_model, native_pooling
 
 Folders = Callable[[str], Path]
 Models = Callable[..., EncoderModel]
@@ -58,6 +59,50 @@ def test_an_untouched_model_uses_the_cache_and_a_tuned_one_does_not(
     np.testing.assert_allclose(model.proba_of(dataset.inputs()), proba_NC, rtol=0, atol=1e-6)
     assert cache.size_bytes() == size
     assert np.abs(tuned.proba(dataset) - proba_NC).max() > 1e-3
+
+
+def test_an_untouched_encoder_goes_where_the_backbone_is_and_the_head_follows(
+    family_folder: Folders, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The meta device stands in for an accelerator, whose numbers are not looked at."""
+    best = torch.device("meta")
+    monkeypatch.setattr(
+        sys.modules["warmstart.backbones.backbone"],
+        "pick_device",
+        lambda name: best if name == "auto" else torch.device(name),
+    )
+    asked: list[str] = []
+
+    def vectors(encoder: Any, inputs: Any, **_: Any) -> np.ndarray:
+        asked.append(encoder.device.type)
+        return np.zeros((len(inputs), 4))
+
+    monkeypatch.setattr("warmstart.models.encoder.embed_inputs", vectors)
+    where: list[str] = []
+
+    def proba(head: Any, vectors_ND: np.ndarray) -> np.ndarray:
+        where.append(head.output.weight.device.type)
+        return np.full((len(vectors_ND), 3), 1 / 3)
+
+    monkeypatch.setattr("warmstart.models.heads.Head.proba", proba)
+    source = family_folder("bert")
+    for bone in (backbone(source), backbone(source).with_settings(device="cpu")):
+        head = Head(HeadShape(dimension=4, classes=3))
+        EncoderModel(bone, head, ("a", "b", "c")).proba_of(["one", "two"])
+    assert asked == where == ["meta", "cpu"]
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
+def test_an_untouched_model_predicts_on_the_gpu(
+    family_folder: Folders, make_model: Models, rows: Any
+) -> None:
+    model = make_model(family_folder("bert"))
+    proba_NC = model.proba_of(rows(model.backbone).inputs())
+    assert model.encoder.device.type == model.head.output.weight.device.type == "cuda"
+    bone = model.backbone.with_settings(device="cpu")
+    forced = EncoderModel(bone, make_model(family_folder("bert")).head, model.label_names)
+    np.testing.assert_allclose(forced.proba_of(rows(model.backbone).inputs()), proba_NC, atol=1e-3)
+    assert forced.encoder.device.type == "cpu"
 
 
 def test_saving_and_predicting_move_no_weight(

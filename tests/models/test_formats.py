@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,8 +15,7 @@ from safetensors.numpy import load_file
 
 from warmstart.backbones import backbone, embed_inputs
 from warmstart.backbones.loading import load_image_processor
-from warmstart.core import RunError
-from warmstart.models import EncoderModel, Head, HeadShape, load_model
+from warmstart.models import EncoderModel, Head, HeadShape, formats, load_model
 
 IMAGES = "transformers.AutoModelForImageClassification"
 TEXTS = "transformers.AutoModelForSequenceClassification"
@@ -264,20 +264,51 @@ def test_a_decoder_without_a_padding_token(
     check_sentences(folder, model, list(tiny.TEXTS))
 
 
-def test_a_module_of_ones_own_says_how_to_keep_it(tmp_path: Path, rows: Any, tiny: Any) -> None:
-    network = torch.nn.Sequential(torch.nn.Linear(3, 5), torch.nn.Linear(5, 4))
+@pytest.mark.parametrize("family", ["vit", "bert"])
+def test_a_classifier_that_answers_otherwise_gives_way_to_the_next_form(
+    family: str,
+    tmp_path: Path,
+    family_folder: Folders,
+    make_model: Models,
+    rows: Any,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    pooling = {"vit": "cls", "bert": "model"}[family]
+    model = make_model(family_folder(family), tuned=True, pooling=pooling)
+    assert "Classification" in model.opens_with[0]
+    real = formats._native
 
-    def processor(images: Any) -> dict[str, torch.Tensor]:
-        return {"input": torch.stack([torch.tensor(i.resize((1, 1)).getpixel((0, 0))) / 255.0
-                                      for i in images])}  # fmt: skip
+    def turned(*given: Any) -> Any:
+        native = real(*given)
+        with torch.no_grad():
+            native.classifier.bias.add_(torch.tensor([1.0, 0.0, 0.0]))
+        return native
 
-    bone = backbone(module=network, processor=processor, modality="image", groups={
-        "stem": ["0"], "block": ["1"]})  # fmt: skip
-    model = EncoderModel(bone, Head.linear(np.ones((2, 4)), np.array([0.0, 1.0])), ("a", "b"))
-    assert model.proba(rows(bone)).shape == (4, 2)
-    assert model.opens_with == ()
-    with pytest.raises(RunError, match=r"no saved form of its own: keep the module's code"):
-        model.save(tmp_path / "model")
+    monkeypatch.setattr(formats, "_native", turned)
+    notes: list[str] = []
+    monkeypatch.setattr(formats.progress, "note", notes.append)
+    folder = model.save(tmp_path / "model")
+    assert len(notes) == 1
+    assert "other logits" in notes[0]
+    assert model.opens_with == ("transformers.AutoModel",)
+    assert json.loads((folder / "warmstart.json").read_text())["opens_with"] == [*model.opens_with]
+    loaded = load_model(folder, device="cpu")
+    assert loaded.opens_with == model.opens_with
+    data = rows(model.backbone)
+    np.testing.assert_allclose(loaded.proba(data), model.proba(data), atol=1e-6)
+
+
+def test_the_check_of_a_classifier_runs_in_float32(
+    tmp_path: Path, family_folder: Folders, make_model: Models, rows: Any
+) -> None:
+    """As on a GPU, what the encoder computes in is coarser than what is saved."""
+    model = make_model(family_folder("vit"), tuned=True)
+    model.encoder.double()
+    model.head.double()
+    formats._check_same(
+        formats._native(model.encoder, model.head, model.label_names), model.encoder, model.head
+    )
+    assert next(model.encoder.parameters()).dtype == torch.float64
 
 
 def test_saving_leaves_the_global_generator_and_the_model_alone(

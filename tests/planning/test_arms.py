@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from warmstart.core import UsageError
+from warmstart.core import Meter, UsageError
 from warmstart.models import Model
-from warmstart.planning import Meter, Prices, parse_arms
+from warmstart.planning import Prices, parse_arms
 from warmstart.planning.arms import allow, full_seconds, kept_allowance
 from warmstart.planning.meter import folder_bytes, latency_ms
 from warmstart.strategies import Cost, Probe
@@ -53,7 +53,7 @@ def test_no_two_arms_share_a_folder() -> None:
     assert len(long) < 100
 
 
-COST = Cost(seconds_per_step=1.0, steps_per_epoch=10, epochs=5, overhead=0.0, peak_memory_bytes=0)
+COST = Cost(seconds_per_step=1.0, steps_per_epoch=10, epochs=5, overhead=0.0)
 
 
 def test_what_the_budget_grants(tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ from warmstart.core import (
 )
 from warmstart.data import Dataset, View, read, split
 from warmstart.models import Model
-from warmstart.planning import Arm, Task, arm_json, run_comparison
+from warmstart.planning import Arm, Embedding, Task, arm_json, elapsed_clock, run_comparison
 from warmstart.strategies import Cost, Fitted, Strategy
 
 LOG: list[tuple[str, int]] = []
@@ -76,7 +76,7 @@ class Fake(Strategy):
 
     def measure(self, backbone: Backbone, view: View, run: Run) -> Cost | None:
         self._stumble("measure")
-        return Cost(self.step, 4, self.epochs, 0.0, 0) if self.step else None
+        return Cost(self.step, 4, self.epochs, 0.0) if self.step else None
 
     def fit(self, backbone: Backbone, view: View, run: Run) -> Fitted:
         LOG.append((self.mark, run.seed))
@@ -284,3 +284,62 @@ def test_arm_json_tells_what_was_measured(task: Any) -> None:
     assert values["size_bytes"] > 0
     assert values["latency_ms"] > 0
     assert values["trainable_parameters"] == 1
+
+
+class BySeed(Fake):
+    """Right on as many rows in ten as its seed says."""
+
+    def fit(self, backbone: Backbone, view: View, run: Run) -> Fitted:
+        right = {0: 6, 1: 9, 2: 7}[run.seed]
+        return Fitted(Told(view.label_names, right), 1, values={"right": right})
+
+
+def test_the_seed_that_is_best_on_validation_is_kept(task: Any) -> None:
+    here = task(seeds=3)
+    found = run_comparison([arm("seeded", BySeed)], here)
+    values = arm_json(found.arms[0], here)
+    assert values["kept"]["seed"] == 1
+    assert values["chosen"] == {"right": 9}
+    own = (found.arms[0].test[1].argmax(axis=1) == here.test.labels_N).mean()
+    assert values["kept"]["metrics"]["accuracy"] == pytest.approx(own)
+    assert values["kept"]["metrics"]["accuracy"] > values["scores"]["metrics"]["accuracy"]["value"]
+    assert values["size_bytes"] is not None
+    saved = [seed.size_bytes is not None for seed in found.arms[0].seeds]
+    assert saved == [True, True, False], "seed 2 is no better than seed 1"
+
+
+def test_arms_of_one_strategy_have_names_of_their_own(task: Any) -> None:
+    found = run_comparison([Arm("a", Fake()), Arm("b", Fake(right=9))], task())
+    labels = [arm_json(result, task())["label"] for result in found.arms]
+    assert labels == ["Fake", "Fake (right 9)"]
+
+
+def test_the_clock_of_a_resumed_run_counts_earlier_sessions(tmp_path: Path) -> None:
+    begun = time.monotonic() - 30.0
+    with elapsed_clock(tmp_path, begun) as first:
+        assert first == begun
+    now = time.monotonic()
+    with elapsed_clock(tmp_path, now) as second:
+        assert now - second == pytest.approx(30.0, abs=1.0)
+
+    def stop() -> None:
+        with elapsed_clock(tmp_path, now - 100.0):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        stop()
+    with elapsed_clock(tmp_path, now) as third:
+        assert now - third >= 130.0
+
+
+def test_features_are_billed_to_those_who_stand_on_them(task: Any) -> None:
+    class OnFeatures(Fake):
+        uses_features: ClassVar[bool] = True
+
+    here = task(embedding=Embedding(seconds=50.0, peak_bytes=10**12, from_cache=True))
+    found = run_comparison([arm("on", OnFeatures), arm("off", right=6)], here)
+    on, off = (arm_json(result, here) for result in found.arms)
+    assert on["seconds"] > 50 > off["seconds"]
+    assert on["peak_memory_bytes"] == 10**12 > off["peak_memory_bytes"]
+    assert any("cache" in note for note in on["notes"])
+    assert not off["notes"]

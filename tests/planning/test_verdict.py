@@ -9,7 +9,8 @@ import pytest
 from warmstart.planning import ArmFacts, Pair, Verdict, judge
 
 TITLES = {"probe": "Linear probe", "finetune": "Fine-tuning", "scratch": "From scratch",
-          "tfidf": "TF-IDF", "zero-shot": "Zero-shot"}  # fmt: skip
+          "tfidf": "TF-IDF", "zero-shot": "Zero-shot",
+          "probe:depth=auto": "Linear probe (depth auto)"}  # fmt: skip
 
 
 def arm(name: str, validation: float, test: float, seconds: float = 10, **other: Any) -> ArmFacts:
@@ -29,7 +30,7 @@ def pair(a: str, b: str, difference: float, significant: bool) -> Pair:
 
 
 def verdict(arms: list[ArmFacts], pairs: list[Pair], **other: Any) -> Verdict:
-    settings: dict[str, Any] = {"metric": "accuracy", "train_rows": 500, "skipped": {}}
+    settings: dict[str, Any] = {"metric": "accuracy", "skipped": {}}
     return judge(arms, pairs, **(settings | other))
 
 
@@ -62,7 +63,8 @@ def test_the_cheapest_that_is_not_significantly_worse() -> None:
     ]  # fmt: skip
     found = verdict(arms, pairs)
     assert (found.best, found.cheapest_within) == ("finetune", "tfidf")
-    assert "TF-IDF is not significantly worse (difference 2.0 points, -1.0 to 5.0)" in words(found)
+    assert "TF-IDF is not significantly worse" in words(found)
+    assert "(difference 2.0 points, -1.0 to 5.0)" in words(found)
     assert "1/50 of the time" in words(found)
 
 
@@ -130,7 +132,35 @@ def test_what_to_try_next() -> None:
             for part in ("Add test rows", "depth=auto", "the class names say nothing")] == [
         True, True, True,
     ]  # fmt: skip
-    few = verdict([arm("finetune", 0.9, 0.9)], [], train_rows=500)
-    many = verdict([arm("finetune", 0.9, 0.9)], [], train_rows=50_000)
-    assert any("Label more" in step for step in few.next)
-    assert not any("Label more" in step for step in many.next)
+    both = verdict([arm("probe", 0.9, 0.9), arm("probe:depth=auto", 0.8, 0.8)], [])
+    assert not any("depth=auto" in step for step in both.next), "it was an arm already"
+
+
+def test_one_arm_is_not_called_the_best_of_anything() -> None:
+    found = verdict([arm("finetune", 0.9, 0.9)], [])
+    assert found.sentences[0].startswith("Fine-tuning reaches 90.0 % accuracy on the test rows")
+    assert "best" not in words(found)
+
+
+def test_a_cheaper_arm_that_is_better_on_test_is_not_called_worse() -> None:
+    arms = [arm("finetune", 0.95, 0.80, 100), arm("probe", 0.93, 0.90, 10)]
+    found = verdict(arms, [pair("finetune", "probe", -0.10, True)])
+    assert found.cheapest_within == "probe"
+    assert "Linear probe is significantly better on the test rows at 1/10 of" in words(found)
+    assert "not significantly worse" not in words(found)
+
+
+def test_a_control_that_ran_alone_beat_nothing() -> None:
+    alone = verdict([arm("tfidf", 0.9, 0.9), arm("scratch", 0.5, 0.5)], [])
+    assert "no adaptation" not in words(alone)
+    beside = verdict([arm("tfidf", 0.9, 0.9), arm("probe", 0.5, 0.5)], [])
+    assert "no adaptation of the pretrained model beat TF-IDF" in words(beside)
+
+
+def test_with_several_seeds_the_kept_one_is_told_apart_from_the_mean() -> None:
+    found = verdict(
+        [arm("finetune", 0.9, 0.9, seeds=3, kept_seed=2, kept_test=0.912), arm("probe", 0.8, 0.8)],
+        [],
+    )
+    assert "means of 3 seeds" in words(found)
+    assert "seed 2, the best on validation: 91.2 %" in words(found)

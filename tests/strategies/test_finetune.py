@@ -15,7 +15,7 @@ from torch import nn
 from warmstart.backbones import Backbone, backbone, state_hash
 from warmstart.core import NotApplicable, Run
 from warmstart.data import View
-from warmstart.strategies import Cost, Finetune, Scratch, Tfidf
+from warmstart.strategies import Cnn, Cost, Finetune, Probe, Scratch, Tfidf
 from warmstart.strategies.supervised import Recipe, epochs_for, smaller_batches
 from warmstart.training import discriminative_rates
 
@@ -166,12 +166,37 @@ def test_small_data_gets_small_batches(rows: int, size: int) -> None:
 
 
 def test_cost_divides_time_into_steps() -> None:
-    cost = Cost(seconds_per_step=0.5, steps_per_epoch=10, epochs=4, overhead=1.0,
-                peak_memory_bytes=0)  # fmt: skip
+    cost = Cost(seconds_per_step=0.5, steps_per_epoch=10, epochs=4, overhead=1.0)
     assert cost.seconds == 24.0
     assert cost.steps_within(12.0) == 20
     assert cost.steps_within(1e9) == 40
     assert cost.steps_within(0.0) == 0
+
+
+@pytest.mark.parametrize(
+    ("strategy", "model"),
+    [(Finetune(epochs=4), "tiny_text"), (Probe(head="mlp", hidden=4), "tiny_text"),
+     (Cnn(epochs=4, image_size=16), "tiny_resnet")],
+)  # fmt: skip
+def test_training_time_is_told(
+    strategy: Any, model: str, opened: Any, make_run: Any, request: pytest.FixtureRequest
+) -> None:
+    view, _ = request.getfixturevalue("image_view" if model == "tiny_resnet" else "text_view")
+    began = time.perf_counter()
+    fitted = strategy.fit(opened(request.getfixturevalue(model)), view, make_run())
+    assert 0 < fitted.seconds <= time.perf_counter() - began
+    assert fitted.seconds >= max(row["seconds"] for row in fitted.history)
+
+
+def test_a_resumed_fit_counts_all_its_sessions(
+    text_view: Any, tiny_text: Path, opened: Any, tmp_path: Path
+) -> None:
+    view, _ = text_view
+    source = opened(tiny_text)
+    first = Finetune(epochs=2).fit(source, view, Run(tmp_path, device="cpu", max_steps=2))
+    assert first.stopped == "max_steps"
+    again = Finetune(epochs=2).fit(source, view, Run(tmp_path, device="cpu"))
+    assert again.seconds > first.seconds > 0
 
 
 def test_tfidf_finds_the_words(

@@ -11,10 +11,10 @@ import torch
 from torch import nn
 
 from warmstart.backbones import Backbone, Features, backbone
-from warmstart.core import Run
+from warmstart.core import Run, UsageError
 from warmstart.data import Dataset, split
 from warmstart.models import Head, HeadShape
-from warmstart.strategies import Probe, Prototypes, _heads
+from warmstart.strategies import Probe, Prototypes, Tfidf, _heads, make
 
 GOOD = ["excellent", "wonderful", "great", "superb", "lovely", "delightful", "perfect", "amazing"]
 BAD = ["terrible", "awful", "horrible", "dreadful", "useless", "disgusting", "broken", "worst"]
@@ -107,6 +107,39 @@ def test_auto_depth_picks_the_layer_that_still_knows(
     assert chosen == 1.0
     assert accuracy(Probe(depth=1, l2=l2))[0] == 1.0
     assert accuracy(Probe(l2=l2))[0] < 0.8
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"hidden": 0}, r"probe\.hidden must be above 0, got 0"),
+        ({"depth": -1}, r"probe\.depth must be 'last' or 'auto' or at least 0, got -1"),
+        ({"depth": "x"}, r"probe\.depth must be 'last' or 'auto' or a whole number, got 'x'"),
+    ],
+)
+def test_settings_that_cannot_be_are_refused(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        make("probe", settings)
+
+
+@pytest.mark.parametrize("text", ["0|1", "-1", "1|x", ""])
+def test_strengths_are_positive_numbers(text: str) -> None:
+    with pytest.raises(UsageError, match=r"tfidf\.strengths"):
+        make("tfidf", {"strengths": text})
+    with pytest.raises(UsageError, match=r"tfidf\.strengths"):
+        make("tfidf", {"strengths": ()})
+    assert make("tfidf", {"strengths": "1|10"}) == Tfidf(strengths=(1.0, 10.0))
+
+
+def test_a_depth_beyond_the_backbone_is_refused(
+    text_view: Any, tiny_text: Any, opened: Callable[..., Backbone], make_run: Callable[..., Run]
+) -> None:
+    view, _ = text_view
+    source = opened(tiny_text)
+    Probe(depth=2).check(source, view)
+    for depth_of in (Probe(depth=3).check, lambda b, v: Probe(depth=3).fit(b, v, make_run())):
+        with pytest.raises(UsageError, match=r"probe\.depth must be between 0 and 2 .*got 3"):
+            depth_of(source, view)
 
 
 def test_the_mlp_head_folds_its_standardisation_exactly() -> None:

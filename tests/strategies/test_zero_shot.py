@@ -14,7 +14,7 @@ from warmstart.backbones import Backbone
 from warmstart.core import BackboneError, NotApplicable, Run, UsageError
 from warmstart.data import View
 from warmstart.models import load_model
-from warmstart.strategies import ZeroShot, speaking_names
+from warmstart.strategies import ZeroShot, make, speaking_names
 from warmstart.strategies.zero_shot import IMAGE_TEMPLATES, _words
 
 TOPICS = {
@@ -72,12 +72,41 @@ def test_an_nli_model_reads_no_images(image_view: Any, opened: Any, tiny_clip: P
         ZeroShot(nli="x").check(opened(tiny_clip), image_view[0])
 
 
-@pytest.mark.parametrize("settings", [{"templates": ("no place",)}, {"hypothesis": "no place"}])
-def test_templates_need_a_place_for_the_name(
-    text_view: Any, opened: Any, tiny_text: Path, settings: Any
+@pytest.mark.parametrize(
+    ("setting", "value"),
+    [("templates", ("{}", "no place")), ("templates", "{}|no place"), ("hypothesis", "no place")],
+)
+def test_templates_need_a_place_for_the_name(setting: str, value: Any) -> None:
+    with pytest.raises(
+        UsageError, match=rf"zero-shot\.{setting}\S* must have {{}} where.*no place"
+    ):
+        make("zero-shot", {setting: value})
+
+
+def test_templates_come_as_text_too() -> None:
+    given = make("zero-shot", {"templates": "a {}|this is {}"})
+    assert given == ZeroShot(templates=("a {}", "this is {}"))
+
+
+def test_other_braces_are_words(
+    text_view: Any, opened: Any, tiny_text: Path, tiny_nli: Path, make_run: Callable[..., Run]
 ) -> None:
-    with pytest.raises((NotApplicable, UsageError), match=r"\{\}"):
-        ZeroShot(**settings).check(opened(tiny_text), text_view[0])
+    view, test = text_view
+    bone = opened(tiny_text)
+    given = "{name} {0} { {}"
+    shown = ZeroShot(templates=(given,)).fit(bone, view, make_run())
+    assert np.isfinite(shown.model.proba(test)).all()
+    nli = ZeroShot(nli=str(tiny_nli), hypothesis=given).fit(bone, view, make_run()).model
+    assert nli.hypotheses == tuple(  # type: ignore[attr-defined]
+        f"{{name}} {{0}} {{ {name}" for name in view.label_names
+    )
+
+
+def test_an_nli_model_stands_on_no_features() -> None:
+    assert ZeroShot().uses_features is True
+    assert ZeroShot(nli="x").uses_features is False
+    assert make("probe").uses_features is True
+    assert make("finetune").uses_features is False
 
 
 def test_minilm_knows_obvious_topics(

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import random
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -14,13 +16,16 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from warmstart.core import Run, UsageError
+from warmstart.core import OutOfMemory, Run, Streams, UsageError, WarmstartError
 from warmstart.training import (
     Callback,
     Diverged,
     EarlyStopping,
+    ExampleRows,
     History,
+    RowLoader,
     StepOutput,
+    engine,
     fit_loop,
     pick_precision,
     set_training,
@@ -239,6 +244,77 @@ def test_workers_change_nothing(toy: Toy, tmp_path: Path) -> None:
     assert one.seen == two.seen
     for key, value in one.tensors.items():
         assert torch.equal(value, two.tensors[key])
+
+
+def test_rows_are_prepared_by_threads_and_kept(kit: Any) -> None:
+    """Nothing is forked beside running threads, and what was prepared stays for later epochs."""
+    callers: list[tuple[int, str]] = []
+
+    def preprocess(values: Any) -> dict[str, Tensor]:
+        callers.append((os.getpid(), threading.current_thread().name))
+        found: dict[str, Tensor] = kit.preprocess_vectors(values)
+        return found
+
+    source = ExampleRows(kit.ToyRows(), preprocess, streams=Streams(0))
+    loader = RowLoader(source, 4, streams=Streams(0), num_workers=3)
+    first = list(loader.batches(0))
+    assert len(callers) == len(first) == 10
+    assert {pid for pid, _ in callers} == {os.getpid()}
+    assert all(name.startswith("warmstart-rows") for _, name in callers)
+    list(loader.batches(1))
+    assert len(callers) == 10
+    half = loader.batches(2)
+    next(half)
+    half.close()  # type: ignore[attr-defined]
+    assert not [t for t in threading.enumerate() if t.name.startswith("warmstart-rows")]
+
+
+def test_an_error_in_a_thread_reaches_the_loop(kit: Any) -> None:
+    def preprocess(values: Any) -> dict[str, Tensor]:
+        raise OSError("an image that vanished")
+
+    source = ExampleRows(kit.ToyRows(), preprocess, streams=Streams(0))
+    with pytest.raises(OSError, match="vanished"):
+        list(RowLoader(source, 4, streams=Streams(0), num_workers=2).batches(0))
+
+
+@pytest.mark.parametrize(
+    "error", [torch.OutOfMemoryError("CUDA out of memory. Tried 2 GiB."), MemoryError()]
+)
+def test_a_full_memory_is_an_error_of_ours(tmp_path: Path, error: Exception) -> None:
+    def full(batch: Any, state: Any) -> Tensor:
+        raise error
+
+    model = line()
+    with pytest.raises(OutOfMemory, match="lower batch_size, image size or max_length"):
+        fit_loop(
+            step=full, modules={"model": model}, run=Run(tmp_path, device="cpu"), epochs=1,
+            optimizers=torch.optim.SGD(model.parameters(), lr=0.1), loaders=[rows(2)],
+        )  # fmt: skip
+    assert issubclass(OutOfMemory, WarmstartError)
+    assert issubclass(Diverged, WarmstartError)
+
+
+@pytest.mark.parametrize(
+    ("device", "wanted"), [("cuda:1", "cuda:1"), ("cuda", None), ("cpu", None)]
+)
+def test_accelerate_is_told_which_gpu(
+    device: str, wanted: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[str | None] = []
+    chosen: list[torch.device] = []
+    monkeypatch.delenv("ACCELERATE_TORCH_DEVICE", raising=False)
+    monkeypatch.setattr(torch.cuda, "set_device", chosen.append)
+
+    def accelerator(**_: Any) -> SimpleNamespace:
+        told.append(os.environ.get("ACCELERATE_TORCH_DEVICE"))
+        return SimpleNamespace(distributed_type=None)
+
+    monkeypatch.setattr(engine, "Accelerator", accelerator)
+    engine._accelerator(torch.device(device), "no", (), None)
+    assert told == [wanted]
+    assert [str(d) for d in chosen] == ([wanted] if wanted else [])
+    assert "ACCELERATE_TORCH_DEVICE" not in os.environ
 
 
 def test_callbacks_are_called_in_order(tmp_path: Path) -> None:

@@ -5,11 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from types import SimpleNamespace
 
-import numpy as np
 import torch
 
 from warmstart.core import Run, Streams
-from warmstart.training import ExampleRows, PeakMemory, RowLoader, measure_steps
+from warmstart.training import ExampleRows, RowLoader, measure_steps
 
 
 def test_measuring_leaves_everything_as_it_was(kit: SimpleNamespace, tmp_path: Path) -> None:
@@ -32,13 +31,3 @@ def test_measuring_leaves_everything_as_it_was(kit: SimpleNamespace, tmp_path: P
     assert not model.training
     assert torch.equal(random_state, torch.get_rng_state())
     assert run.read_log() == []
-
-
-def test_peak_memory_sees_a_large_array() -> None:
-    with PeakMemory(torch.device("cpu")) as small:
-        pass
-    with PeakMemory(torch.device("cpu")) as large:
-        values = np.ones(2**24)
-        assert values.sum() == 2**24
-        del values
-    assert large.bytes - small.bytes > 0.8 * 2**27

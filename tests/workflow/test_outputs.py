@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +13,12 @@ import pyarrow.parquet as pq
 import pytest
 
 from warmstart.backbones import Encoder, FeatureCache, backbone
-from warmstart.core import DataError, UsageError, WarmstartError
+from warmstart.core import RunError, UsageError, WarmstartError
 from warmstart.models import Prediction
 from warmstart.workflow import (
     FinishedRun,
     Predictions,
+    check_predictions_path,
     embed,
     info,
     write_features,
@@ -58,8 +60,9 @@ def test_other_formats_keep_texts_as_they_are(answers: Predictions, tmp_path: Pa
     found = pq.read_table(tmp_path / "out.parquet").to_pylist()
     assert [row["input"] for row in found] == FORMULAS
     assert {row["label"] for row in found} == {"=good"}
-    with pytest.raises(DataError, match=r"\.csv, \.jsonl, \.json or \.parquet"):
+    with pytest.raises(UsageError, match=r"\.csv, \.jsonl, \.json or \.parquet"):
         write_predictions(answers, tmp_path / "out.xlsx")
+    check_predictions_path(Path("out.JSONL"))
     assert not list(tmp_path.glob("*.tmp"))
 
 
@@ -119,3 +122,29 @@ def test_info_tells_what_it_is(run: FinishedRun, table: Path, tiny_text: Path) -
 def test_info_on_nothing_is_an_error_in_a_sentence(target: str) -> None:
     with pytest.raises(WarmstartError, match=r"\w+ .*\."):
         info(target)
+
+
+def test_a_slip_beside_runs_is_no_hub_id(
+    run: FinishedRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from warmstart.workflow import info as module
+
+    (tmp_path / "runs" / "reviews").mkdir(parents=True)
+
+    def asked(source: str, allow_bin: bool) -> dict[str, Any]:
+        return {"kind": "backbone", "name": source, "allow_bin": allow_bin}
+
+    monkeypatch.setattr(sys.modules[module.__module__], "_backbone", asked)
+    with pytest.raises(RunError, match=r"runs/reviws does not exist: .*\"reviews\".* hub id"):
+        info("runs/reviws")
+    assert info("owner/model")["name"] == "owner/model"
+    (tmp_path / "facebook").mkdir()
+    assert info("facebook/dinov2-small")["kind"] == "backbone", "a default is known"
+    assert info("owner/model", allow_bin=True)["allow_bin"]
+
+
+def test_a_strategy_without_a_docstring_is_listed(monkeypatch: pytest.MonkeyPatch) -> None:
+    from warmstart.strategies import Probe
+
+    monkeypatch.setattr(Probe, "__doc__", "")
+    assert info()["strategies"]["probe"] == Probe.title

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import fcntl
+import os
 import subprocess
 import sys
+import threading
+import time
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -14,6 +18,7 @@ import pytest
 from warmstart.core import RunError, UsageError, verify_manifest
 from warmstart.strategies import Fitted, Probe
 from warmstart.workflow import compare, fit, open_run
+from warmstart.workflow.folders import lock_of, run_folder
 
 
 class Counted(Probe):
@@ -82,7 +87,6 @@ def test_a_training_goes_on_from_its_checkpoint(
     table: Path, tiny_text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Ctrl-C inside fine-tuning: the repeated call ends with the uninterrupted one's weights."""
-    import os
     import signal
 
     from warmstart.core import Interrupted
@@ -159,7 +163,8 @@ def test_other_peoples_folders_are_not_replaced(again: Any, tmp_path: Path) -> N
 
 
 def test_one_process_writes_a_run(again: Any, tmp_path: Path) -> None:
-    lock = tmp_path / ".run.partial.lock"
+    lock = lock_of(tmp_path / "run")
+    lock.parent.mkdir()
     code = (
         "import sys, time; from filelock import FileLock\n"
         f"lock = FileLock({str(lock)!r}); lock.acquire(); print('held', flush=True); time.sleep(60)"
@@ -173,6 +178,65 @@ def test_one_process_writes_a_run(again: Any, tmp_path: Path) -> None:
         finally:
             other.kill()
     assert again(seeds=1).best
+
+
+def test_a_lock_outlives_its_holder(tmp_path: Path) -> None:
+    """Who waits with the file open and who comes later must meet on one and the same file.
+
+    Removed on release, the file of the waiting process would be another than a newcomer's.
+    """
+    final = tmp_path / "run"
+    with run_folder(final, {"a": 1}):
+        waiting = os.open(lock_of(final), os.O_RDWR)
+    fcntl.flock(waiting, fcntl.LOCK_EX)  # its turn has come
+    try:
+        with (
+            pytest.raises(RunError, match="Another process is writing"),
+            run_folder(final, {"a": 1}, replace=True),
+        ):
+            raise AssertionError("two writers")
+    finally:
+        os.close(waiting)
+    with run_folder(final, {"a": 1}, replace=True):
+        pass
+    assert sorted(p.name for p in tmp_path.iterdir()) == [".locks", "run"]
+
+
+def test_of_many_writers_one_works(tmp_path: Path) -> None:
+    """Threads that race for a name: never two inside, and the folder is written whole once."""
+    inside = 0
+    most = 0
+    outcomes: list[str] = []
+    guard = threading.Lock()
+    start = threading.Barrier(8)
+
+    def write(number: int) -> None:
+        nonlocal inside, most
+        start.wait()
+        for _ in range(10):
+            try:
+                with run_folder(tmp_path / "run", {"same": True}):
+                    with guard:
+                        inside += 1
+                        most = max(most, inside)
+                    time.sleep(0.002)
+                    with guard:
+                        inside -= 1
+                outcome = "wrote"
+            except RunError as error:
+                outcome = str(error)
+            with guard:
+                outcomes.append(outcome)
+
+    writers = [threading.Thread(target=write, args=(n,)) for n in range(8)]
+    for writer in writers:
+        writer.start()
+    for writer in writers:
+        writer.join()
+    assert most == 1
+    assert outcomes.count("wrote") == 1
+    assert all(o == "wrote" or "Another process" in o or "exists already" in o for o in outcomes)
+    assert not (tmp_path / "run.partial").exists()
 
 
 def test_default_folders_number_themselves(again: Any) -> None:

@@ -55,7 +55,7 @@ def test_results_say_everything(run: FinishedRun) -> None:
     results = run.results
     assert set(results) >= {
         "format_version", "task_type", "created", "warmstart", "command", "machine", "data",
-        "backbone", "audit", "settings", "embedding_seconds", "arms", "pairs", "verdict",
+        "backbone", "audit", "settings", "embedding", "arms", "pairs", "verdict",
     }  # fmt: skip
     assert [arm["name"] for arm in results["arms"]] == [
         "zero-shot", "probe", "finetune:epochs=1", "tfidf",
@@ -235,23 +235,6 @@ def test_a_reason_is_the_error_where_the_only_arm_cannot_work(
     named = fit(path, strategy="zero-shot", backbone=tiny_text, out=tmp_path / "run3",
                 label_names=["even", "odd"])  # fmt: skip
     assert set(named.predict("row 2")[0].scores) == {"even", "odd"}
-
-
-def test_evaluating_on_training_rows_is_said(run: FinishedRun, table: Path, tmp_path: Path) -> None:
-    from warmstart.core import progress
-
-    lines: list[str] = []
-
-    class Listener:
-        def task(self, description: str, total: int | None, unit: str) -> Any:
-            return progress._default.task(description, total, unit)
-
-        def note(self, message: str) -> None:
-            lines.append(message)
-
-    with progress.use(Listener()):
-        evaluate(run, table)
-    assert any("56 of 80 rows are rows that the run was trained on" in line for line in lines)
 
 
 def test_labels_and_rows_that_a_model_does_not_know(

@@ -126,7 +126,7 @@ class Backbone:
         """A fresh encoder of one's own, in evaluation mode; CLIP gives its vision tower.
 
         Args:
-            device: Where to put it; None picks the best there is.
+            device: Where to put it; None for the backbone's own device.
             random_seed: Fresh random weights of the same architecture, a function of this number.
 
         Raises:

@@ -20,7 +20,6 @@ __all__ = ["features_of"]
 
 _log = logging.getLogger(__name__)
 _FLUSH_SECONDS = 3.0
-_TELL_BYTES = 50 * 2**20
 Depth = int | None
 
 
@@ -153,10 +152,8 @@ class _Work:
                 "Delete old folders there, or set WARMSTART_CACHE_LIMIT (for example 40G)."
             )
             self.stores = {}
-        elif size > _TELL_BYTES:
-            progress.note(
-                f"Features of {count} rows will take {_human(size)} in {self.cache.root}."
-            )
+        else:
+            progress.note(f"Features of {count:,} rows take {_human(size)} in {self.cache.root}.")
 
     def _flush(self) -> None:
         self._flushed_at = time.monotonic()

@@ -12,6 +12,7 @@ import typer
 from warmstart.core import UsageError
 
 __all__ = [
+    "AllowBin",
     "Backbone",
     "Data",
     "Device",
@@ -95,6 +96,14 @@ Backbone = Annotated[
     typer.Option(
         "--backbone",
         help="Hub id, folder, or installed package; all-MiniLM-L6-v2 for text otherwise.",
+        rich_help_panel=_SIZE,
+    ),
+]
+AllowBin = Annotated[
+    bool,
+    typer.Option(
+        "--allow-bin",
+        help="Also read pickled weights (pytorch_model.bin), with weights_only.",
         rich_help_panel=_SIZE,
     ),
 ]

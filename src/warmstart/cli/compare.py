@@ -28,6 +28,7 @@ def compare(
         str, typer.Option("--budget", help="Time for everything: 90s, 15m, 1h, none.")
     ] = "15m",
     backbone: o.Backbone = None,
+    allow_bin: o.AllowBin = False,
     image_size: o.ImageSize = None,
     max_length: o.MaxLength = None,
     limit: o.Limit = None,
@@ -77,6 +78,7 @@ def compare(
     run = verb(
         data,
         backbone=backbone,
+        allow_bin=allow_bin,
         strategies=[name for name in strategies.split(",") if name] if strategies else None,
         seeds=seeds,
         budget=budget,

@@ -16,6 +16,7 @@ __all__ = ["embed"]
 def embed(
     data: o.Data,
     backbone: o.Backbone = None,
+    allow_bin: o.AllowBin = False,
     depth: Annotated[
         int | None, typer.Option("--depth", min=0, help="Layers to use; all otherwise.")
     ] = None,
@@ -28,6 +29,7 @@ def embed(
     text: o.TextColumn = None,
     image: o.ImageColumn = None,
     skip_bad: o.SkipBad = False,
+    device: o.Device = "auto",
     out: Annotated[
         Path | None, typer.Option("--out", help="Write .npy (with .ids.json) or .parquet.")
     ] = None,
@@ -40,12 +42,15 @@ def embed(
 
       warmstart embed photos/ --backbone facebook/dinov2-small --out vectors.parquet
     """
+    from warmstart.workflow import check_features_path, write_features
     from warmstart.workflow import embed as verb
-    from warmstart.workflow import write_features
 
+    if out:
+        check_features_path(out)
     features = verb(
-        data, backbone=backbone, depth=depth, pooling=pooling, image_size=image_size,
-        max_length=max_length, limit=limit, text=text, image=image, skip_bad=skip_bad,
+        data, backbone=backbone, allow_bin=allow_bin, depth=depth, pooling=pooling,
+        image_size=image_size, max_length=max_length, device=device, limit=limit, text=text,
+        image=image, skip_bad=skip_bad,
     )  # fmt: skip
     if out:
         write_features(features, out)

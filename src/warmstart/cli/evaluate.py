@@ -17,9 +17,12 @@ def evaluate(
     image: o.ImageColumn = None,
     group: o.Group = None,
     skip_bad: o.SkipBad = False,
+    device: o.Device = "auto",
     json: o.Json = False,
 ) -> None:
     """Score a finished run on labelled rows that it has not seen.
+
+    Rows whose content the run was trained or chosen on are counted, and a warning says so.
 
     Example:
       warmstart evaluate runs/reviews held_out.csv --json
@@ -29,7 +32,7 @@ def evaluate(
 
     scores = verb(
         run, data, metric=metric, group=group, text=text, label=label, image=image,
-        skip_bad=skip_bad,
+        skip_bad=skip_bad, device=device,
     )  # fmt: skip
     if json:
         print_json(scores.model_dump(mode="json"))

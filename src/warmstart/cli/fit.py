@@ -27,6 +27,7 @@ def fit(
         int | None, typer.Option("--shots", min=1, help="Training rows a class.")
     ] = None,
     backbone: o.Backbone = None,
+    allow_bin: o.AllowBin = False,
     image_size: o.ImageSize = None,
     max_length: o.MaxLength = None,
     limit: o.Limit = None,
@@ -61,6 +62,7 @@ def fit(
         strategy=strategy,
         settings=o.parse_settings(set_),
         backbone=backbone,
+        allow_bin=allow_bin,
         seed=seed,
         limit=limit,
         image_size=image_size,

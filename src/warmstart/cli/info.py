@@ -17,6 +17,7 @@ def info(
         str | None,
         typer.Argument(metavar="[TARGET]", help="A run folder, a backbone or data."),
     ] = None,
+    allow_bin: o.AllowBin = False,
     json: o.Json = False,
 ) -> None:
     """Describe a run, a backbone or data; without a target, this installation.
@@ -31,7 +32,7 @@ def info(
     from warmstart.reporting import audit_view, comparison_view
     from warmstart.workflow import info as verb
 
-    found = verb(target)
+    found = verb(target, allow_bin=allow_bin)
     if json:
         print_json(found)
         return

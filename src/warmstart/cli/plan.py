@@ -15,6 +15,7 @@ __all__ = ["plan"]
 def plan(
     data: o.Data,
     backbone: o.Backbone = None,
+    allow_bin: o.AllowBin = False,
     distance: Annotated[
         Literal["near", "far", "unknown"],
         typer.Option("--distance", help="How far the data is from the pretraining data."),
@@ -41,7 +42,8 @@ def plan(
     from warmstart.workflow import plan as verb
 
     found = verb(
-        data, backbone=backbone, distance=distance, budget=budget, limit=limit, group=group,
+        data, backbone=backbone, allow_bin=allow_bin, distance=distance, budget=budget,
+        limit=limit, group=group,
         **o.reading(text, label, image, split_column, label_names, skip_bad),
     )  # fmt: skip
     if json:

@@ -31,6 +31,7 @@ def predict(
     text: o.TextColumn = None,
     image: o.ImageColumn = None,
     skip_bad: o.SkipBad = False,
+    device: o.Device = "auto",
     json: o.Json = False,
 ) -> None:
     """Classify new rows with a finished run's model.
@@ -43,16 +44,17 @@ def predict(
     from rich.table import Table
 
     from warmstart.core import UsageError
+    from warmstart.workflow import check_predictions_path, write_predictions
     from warmstart.workflow import predict as verb
-    from warmstart.workflow import write_predictions
 
     if (data is None) == (not inputs):
         raise UsageError("predict wants either DATA or one or more --input, and not both.")
-    found = (
-        verb(run, list(inputs))
-        if inputs
-        else verb(run, data, text=text, image=image, skip_bad=skip_bad)
-    )
+    if out:
+        check_predictions_path(out)
+    found = verb(
+        run, list(inputs) if inputs else data, text=text, image=image, skip_bad=skip_bad,
+        device=device,
+    )  # fmt: skip
     if out:
         write_predictions(found, out)
     if json:

@@ -1,18 +1,21 @@
 """What everything stands on: errors, settings, random streams, progress, publishing, the run."""
 
-from .config import Config
+from .config import Config, split_text
 from .device import describe_machine, peak_memory_bytes, pick_device, synchronize
 from .errors import (
     BackboneError,
     DataError,
     Interrupted,
     NotApplicable,
+    OutOfMemory,
     RunError,
     UsageError,
     WarmstartError,
     nearest,
+    tells_out_of_memory,
 )
 from .fingerprint import fingerprint, hash_file
+from .meter import Meter
 from .publish import (
     FORMAT_VERSION,
     MANIFEST,
@@ -35,7 +38,9 @@ __all__ = [
     "Config",
     "DataError",
     "Interrupted",
+    "Meter",
     "NotApplicable",
+    "OutOfMemory",
     "Run",
     "RunError",
     "Streams",
@@ -50,8 +55,10 @@ __all__ = [
     "pick_device",
     "publishing",
     "read_json",
+    "split_text",
     "sweep",
     "synchronize",
+    "tells_out_of_memory",
     "verify_manifest",
     "write_atomic",
     "write_json",

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
 __all__ = [
     "BackboneError",
     "DataError",
     "Interrupted",
     "NotApplicable",
+    "OutOfMemory",
     "RunError",
     "UsageError",
     "WarmstartError",
     "nearest",
+    "tells_out_of_memory",
 ]
 
 
@@ -53,6 +56,10 @@ class NotApplicable(WarmstartError):  # noqa: N818 - a fact about the task, not 
     exit_code = 6
 
 
+class OutOfMemory(WarmstartError):  # noqa: N818
+    """The work does not fit into the memory of the device or the machine."""
+
+
 class Interrupted(WarmstartError):  # noqa: N818
     """The work was stopped from outside and can be resumed.
 
@@ -80,3 +87,31 @@ def nearest(name: str, options: Iterable[str]) -> str:
     hint = f' Did you mean "{close[0]}"?' if close else ""
     shown = ", ".join(known[:20]) + (", ..." if len(known) > 20 else "")
     return f"{hint} Available: {shown}."
+
+
+_FULL = ("out of memory", "can't allocate memory", "not enough memory")
+
+
+@contextmanager
+def tells_out_of_memory(who: str) -> Iterator[None]:
+    """Turn every form of a full memory into `OutOfMemory`; also a decorator.
+
+    Python has `MemoryError`; torch has an error of its own on CUDA and a plain RuntimeError on
+    other devices, which only its words tell from others.
+
+    Args:
+        who: Begins the message: `Training`.
+
+    Raises:
+        OutOfMemory: With the cure.
+    """
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        text = str(error).strip()
+        if not isinstance(error, MemoryError) and not any(sign in text.lower() for sign in _FULL):
+            raise
+        first = text.splitlines()[0].rstrip(".") if text else type(error).__name__
+        raise OutOfMemory(
+            f"{who} ran out of memory: lower batch_size, image size or max_length. ({first}.)"
+        ) from error

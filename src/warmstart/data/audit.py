@@ -11,7 +11,7 @@ import numpy as np
 from warmstart.core.errors import UsageError
 from warmstart.data.dataset import Dataset
 from warmstart.data.findings import Audit, Finding, Severity
-from warmstart.data.near import NearPair, near_duplicates
+from warmstart.data.near import CAP, NearPair, near_duplicates
 from warmstart.data.rejects import summary
 from warmstart.data.splits import Split
 
@@ -267,31 +267,45 @@ def _near(
         )
     if not np.isfinite(vectors_ND).all():
         raise UsageError("vectors_ND holds values that are not finite.")
-    found = near_duplicates(vectors_ND, dataset.contents, parts, near)
+    found = near_duplicates(vectors_ND, dataset.contents, parts, near, cap=CAP)
     ids = dataset.ids
 
     def name(pair: NearPair) -> str:
         return f"{ids[pair.i]} ~ {ids[pair.j]} ({pair.similarity:.3f})"
 
     findings = []
+    judged = any(part in ("validation", "test") for part in parts)
+    if found.sampled:
+        findings.append(
+            Finding(
+                severity="fact",
+                code="near_sampled",
+                message=f"Too many rows to compare every pair: {found.compared:,} rows"
+                f"{' of validation and test' if judged else ''} were drawn and each was compared "
+                f"with all {found.rows:,}.",
+                count=found.compared,
+            )
+        )
     if found.pairs:
+        what = ", one of them drawn," if found.sampled else ""
         findings.append(
             Finding(
                 severity="fact",
                 code="near",
-                message=f"Pairs of rows that are nearly the same (similarity {near} or more): "
-                f"{found.pairs:,}.",
+                message=f"Pairs of rows{what} that are nearly the same (similarity {near} or "
+                f"more): {found.pairs:,}.",
                 count=found.pairs,
                 examples=tuple(name(pair) for pair in found.closest),
             )
         )
     if found.leaking:
+        of = f" of the {found.compared:,} drawn" if found.sampled else ""
         findings.append(
             Finding(
                 severity="warning",
                 code="near_across",
                 message=f"Validation and test rows that nearly repeat a row of another part "
-                f"(similarity {near} or more): {found.leaking:,}. Results on them may flatter.",
+                f"(similarity {near} or more): {found.leaking:,}{of}. Results on them may flatter.",
                 count=found.leaking,
                 examples=tuple(name(pair) for pair in found.closest_across),
             )

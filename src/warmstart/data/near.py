@@ -1,22 +1,32 @@
-"""Near duplicates by cosine similarity, block by block, so that memory stays bounded."""
+"""Near duplicates by cosine similarity, block by block, so that memory stays bounded.
+
+All pairs are compared up to `CAP` rows. Above that, so many rows as cost no more are drawn, by
+their content and from the parts that judge where there are such, and each is compared with all
+rows: of the drawn rows every near duplicate is found, so their share is that of all of them.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from hashlib import blake2b
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from warmstart.core.progress import task
+from warmstart.core.progress import track
 
 __all__ = ["NearDuplicates", "NearPair", "near_duplicates"]
 
 BLOCK = 2048
 """Rows of one side of a block: its similarities take BLOCK^2 x 4 bytes, 16 MiB."""
 
+CAP = 50_000
+"""Rows up to which all pairs are compared: 1.25e9 pairs, about a minute of a core for D = 384."""
+
 _KEPT = 5
+_LEAST_DRAWN = 1000
 
 
 @dataclass(frozen=True, order=True)
@@ -33,13 +43,21 @@ class NearDuplicates:
     """How many pairs are near (equal contents not counted), and the closest of them.
 
     `leaking` counts validation and test rows with a near row in an earlier part: training for
-    validation rows, training or validation for test rows.
+    validation rows, training or validation for test rows. `compared` rows were each compared with
+    all `rows`; where these are fewer, `pairs` and `leaking` count what those rows take part in.
     """
 
     pairs: int
     leaking: int
     closest: tuple[NearPair, ...]
     closest_across: tuple[NearPair, ...]
+    compared: int
+    rows: int
+
+    @property
+    def sampled(self) -> bool:
+        """Whether there were too many rows to compare all pairs."""
+        return self.compared < self.rows
 
 
 def near_duplicates(
@@ -49,48 +67,79 @@ def near_duplicates(
     threshold: float,
     *,
     block: int = BLOCK,
+    cap: int = CAP,
 ) -> NearDuplicates:
-    """Find all pairs with cosine similarity of `threshold` or more and different content.
+    """Find pairs with cosine similarity of `threshold` or more and different content.
 
-    Cost is N^2 D / 2 multiplications; vectors of length zero are near to nothing.
+    Cost is N^2 D / 2 multiplications up to `cap` rows and cap^2 D / 2 above, where rows are drawn
+    (1,000 at least); vectors of length zero are near to nothing.
     """
-    norms_N = np.linalg.norm(vectors_ND.astype(np.float32), axis=1)
-    unit_ND = vectors_ND.astype(np.float32) / np.maximum(norms_N, 1e-12)[:, None]
-    content_N = np.unique(np.asarray(contents), return_inverse=True)[1]
     order = {"train": 0, "validation": 1, "test": 2, None: -1}
     part_N = np.asarray([order.get(part, -1) for part in parts], dtype=np.int64)
-    n = len(unit_ND)
-    starts = range(0, n, block)
+    content_N = np.unique(np.asarray(contents), return_inverse=True)[1]
+    n = len(vectors_ND)
+    chosen_M = np.arange(n) if n <= cap else _draw(contents, part_N, cap)
+    drawn_N = np.zeros(n, dtype=bool)
+    drawn_N[chosen_M] = True
+    exact = len(chosen_M) == n
     total = 0
     leaking_N = np.zeros(n, dtype=bool)
     closest: list[NearPair] = []
     across: list[NearPair] = []
-    with task("near duplicates", total=len(starts) * (len(starts) + 1) // 2, unit="blocks") as bar:
-        for a in starts:
-            for b in range(a, n, block):
-                i_K, j_K, similar_K = _near_in_block(unit_ND, a, b, block, threshold)
-                keep_K = content_N[i_K] != content_N[j_K]
-                i_K, j_K, similar_K = i_K[keep_K], j_K[keep_K], similar_K[keep_K]
-                total += len(i_K)
-                closest = _closest(closest, i_K, j_K, similar_K)
-                crossing_K = (part_N[i_K] != part_N[j_K]) & (part_N[i_K] >= 0) & (part_N[j_K] >= 0)
-                i_K, j_K, similar_K = i_K[crossing_K], j_K[crossing_K], similar_K[crossing_K]
-                later_K = np.where(part_N[i_K] > part_N[j_K], i_K, j_K)
-                leaking_N[later_K] = True
-                across = _closest(across, i_K, j_K, similar_K)
-                bar.advance()
-    return NearDuplicates(total, int(leaking_N.sum()), tuple(closest), tuple(across))
+    blocks = [
+        (a, b)
+        for a in range(0, len(chosen_M), block)
+        for b in range(a if exact else 0, n, block)
+    ]  # fmt: skip
+    for a, b in track(blocks, "near duplicates", unit="blocks"):
+        rows_A = chosen_M[a : a + block]
+        near_AB, similar_AB = _similar(vectors_ND, rows_A, b, block, threshold)
+        at_A, at_B = np.nonzero(near_AB)
+        row_K, other_K, similar_K = rows_A[at_A], at_B + b, similar_AB[at_A, at_B]
+        # a pair of two drawn rows is met from both sides; once is enough
+        keep_K = (content_N[row_K] != content_N[other_K]) & ((row_K < other_K) | ~drawn_N[other_K])
+        row_K, other_K, similar_K = row_K[keep_K], other_K[keep_K], similar_K[keep_K]
+        total += len(row_K)
+        closest = _closest(closest, row_K, other_K, similar_K)
+        crossing_K = (
+            (part_N[row_K] != part_N[other_K]) & (part_N[row_K] >= 0) & (part_N[other_K] >= 0)
+        )
+        row_K, other_K = row_K[crossing_K], other_K[crossing_K]
+        leaking_N[np.where(part_N[row_K] > part_N[other_K], row_K, other_K)] = True
+        across = _closest(across, row_K, other_K, similar_K[crossing_K])
+    leaking = int((leaking_N & drawn_N).sum())
+    return NearDuplicates(total, leaking, tuple(closest), tuple(across), len(chosen_M), n)
 
 
-def _near_in_block(
-    unit_ND: npt.NDArray[np.float32], a: int, b: int, block: int, threshold: float
-) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.float32]]:
-    similar_AB = unit_ND[a : a + block] @ unit_ND[b : b + block].T
-    near_AB = similar_AB >= threshold - 1e-6
-    if a == b:
-        near_AB = np.triu(near_AB, k=1)
-    row_K, column_K = np.nonzero(near_AB)
-    return row_K + a, column_K + b, similar_AB[row_K, column_K]
+def _draw(
+    contents: Sequence[str], part_N: npt.NDArray[np.int64], cap: int
+) -> npt.NDArray[np.int64]:
+    """Rows to compare with all: those of lowest hash, whatever the order of the data."""
+    count = max(_LEAST_DRAWN, cap * cap // 2 // len(contents))
+    judging = np.flatnonzero(part_N > 0)
+    among = judging if len(judging) else np.arange(len(contents))
+    keys = [blake2b(contents[i].encode("utf-8", "surrogatepass")).digest() for i in among.tolist()]
+    lowest = sorted(range(len(among)), key=lambda place: (keys[place], place))[:count]
+    return np.sort(among[lowest])
+
+
+def _similar(
+    vectors_ND: npt.NDArray[Any],
+    rows_A: npt.NDArray[np.int64],
+    start: int,
+    block: int,
+    threshold: float,
+) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.float32]]:
+    """Which of these rows are near which of the block that begins at `start`, and how near."""
+    similar_AB = _unit(vectors_ND[rows_A]) @ _unit(vectors_ND[start : start + block]).T
+    return similar_AB >= threshold - 1e-6, similar_AB
+
+
+def _unit(vectors_ND: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
+    wide_ND = vectors_ND.astype(np.float32)
+    norms_N1 = np.linalg.norm(wide_ND, axis=1, keepdims=True)
+    unit_ND: npt.NDArray[np.float32] = wide_ND / np.maximum(norms_N1, 1e-12)
+    return unit_ND
 
 
 def _closest(
@@ -100,5 +149,5 @@ def _closest(
     similar_K: npt.NDArray[np.float32],
 ) -> list[NearPair]:
     best = np.argsort(-similar_K, kind="stable")[:_KEPT]
-    pairs = [NearPair(float(similar_K[k]), int(i_K[k]), int(j_K[k])) for k in best]
+    pairs = [NearPair(float(similar_K[k]), *sorted((int(i_K[k]), int(j_K[k])))) for k in best]
     return sorted([*kept, *pairs], key=lambda p: (-p.similarity, p.i, p.j))[:_KEPT]

@@ -1,6 +1,6 @@
 """What a user keeps: backbone, head, label names and preprocessing; predict, save, load."""
 
-from .base import MODEL_FILE, Model, Prediction, load_model, model_kind
+from .base import MODEL_FILE, Model, OwnCode, Prediction, load_model, model_kind
 from .cnn import CnnModel, SmallCnn
 from .encoder import EncoderModel
 from .formats import native_pooling, opens_with
@@ -16,6 +16,7 @@ __all__ = [
     "HeadShape",
     "Model",
     "NliModel",
+    "OwnCode",
     "Prediction",
     "SmallCnn",
     "TfidfModel",

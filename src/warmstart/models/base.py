@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
@@ -27,6 +28,7 @@ from warmstart.data import Dataset, Modality, from_inputs
 __all__ = [
     "MODEL_FILE",
     "Model",
+    "OwnCode",
     "Prediction",
     "fill",
     "load_model",
@@ -51,6 +53,21 @@ class Prediction(Config):
     label: str
     score: float
     scores: dict[str, float]
+
+
+@dataclass(frozen=True)
+class OwnCode:
+    """The code of a user's own network, which no folder holds.
+
+    Attributes:
+        module: A network of the class that was saved; its weights are replaced in a copy.
+        processor: As `backbone(module=...)` took it.
+        groups: Layer groups as `backbone(module=...)` took them, if it did.
+    """
+
+    module: nn.Module
+    processor: Any
+    groups: Mapping[str, Sequence[str]] | None = None
 
 
 class Model(ABC):
@@ -83,8 +100,17 @@ class Model(ABC):
 
     @classmethod
     @abstractmethod
-    def load(cls, folder: Path, facts: dict[str, Any], device: str) -> Model:
-        """Read back what `save` wrote."""
+    def load(
+        cls, folder: Path, facts: dict[str, Any], device: str, own: OwnCode | None = None
+    ) -> Model:
+        """Read back what `save` wrote.
+
+        Args:
+            folder: Where it lies.
+            facts: What `warmstart.json` holds.
+            device: Where the model goes.
+            own: The user's code; given where the facts have an entry `module`, and only there.
+        """
 
     @property
     def parameters(self) -> int:
@@ -149,13 +175,29 @@ def model_kind(cls: M) -> M:
     return cls
 
 
-def load_model(folder: Path | str, *, device: str = "auto") -> Model:
+def load_model(
+    folder: Path | str,
+    *,
+    device: str = "auto",
+    module: nn.Module | None = None,
+    processor: Any = None,
+    groups: Mapping[str, Sequence[str]] | None = None,
+) -> Model:
     """Read a model folder, after checking every file against its manifest where it has one.
 
+    Args:
+        folder: Where it lies.
+        device: Where the model goes.
+        module: For a model on a network of your own: an instance of its class, whose weights do
+            not matter. Code is never stored.
+        processor: For such a model: what `backbone(module=...)` was given.
+        groups: For such a model: what `backbone(module=...)` was given.
+
     Raises:
-        RunError: When the folder holds no model, one of another format, or one whose files are
-            damaged, naming the file.
+        RunError: When the folder holds no model, one of another format, one whose files are
+            damaged, naming the file, or one that needs `module=`.
         BackboneError: When the weights of its encoder cannot be read.
+        UsageError: When `module=` is given for a model that holds its own network.
     """
     folder = Path(folder)
     if (folder / MANIFEST).is_file():
@@ -172,12 +214,44 @@ def load_model(folder: Path | str, *, device: str = "auto") -> Model:
     kind = str(facts.get("kind"))
     if kind not in _KINDS:
         raise RunError(f"{folder / MODEL_FILE}: unknown kind {kind!r}.{nearest(kind, _KINDS)}")
+    own = _own_code(folder, facts.get("module"), module, processor, groups)
     try:
-        return _KINDS[kind].load(folder, facts, device)
+        return _KINDS[kind].load(folder, facts, device, own)
     except KeyError as error:
         raise RunError(f"{folder / MODEL_FILE} is damaged: {error} is missing.") from error
     except (TypeError, ValueError, UsageError) as error:
         raise RunError(f"{folder / MODEL_FILE} is damaged: {error}") from error
+
+
+def _own_code(
+    folder: Path,
+    needed: Any,
+    module: nn.Module | None,
+    processor: Any,
+    groups: Mapping[str, Sequence[str]] | None,
+) -> OwnCode | None:
+    """The user's code where the folder needs it.
+
+    Raises:
+        RunError: When it is needed and missing, with the call that gives it.
+        UsageError: When it is given and not needed.
+    """
+    if not needed:
+        if module is None and processor is None and groups is None:
+            return None
+        raise UsageError(
+            f"{folder} holds a network that needs no code of yours: leave out module=, processor= "
+            "and groups=."
+        )
+    if module is None or processor is None:
+        name = needed.get("class", "") if isinstance(needed, dict) else ""
+        short = str(name).rpartition(".")[2] or "Net"
+        raise RunError(
+            f"{folder} holds the weights of a network of your own ({name}); its code is not "
+            "stored. Give the code that it was trained with: "
+            f"load_model({str(folder)!r}, module={short}(...), processor=..., groups=...)"
+        )
+    return OwnCode(module, processor, groups)
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from warmstart.core import pick_device
 from warmstart.data import Dataset, Modality
 
-from .base import Model, fill, model_kind, read_tensors
+from .base import Model, OwnCode, fill, model_kind, read_tensors
 
 __all__ = ["CnnModel", "SmallCnn"]
 
@@ -118,7 +118,13 @@ class CnnModel(Model):
         )
 
     @classmethod
-    def load(cls, folder: Path, facts: dict[str, Any], device: str) -> CnnModel:
+    def load(
+        cls,
+        folder: Path,
+        facts: dict[str, Any],
+        device: str,
+        own: OwnCode | None = None,  # noqa: ARG003
+    ) -> CnnModel:
         """Read the network back."""
         target = pick_device(device)
         path = folder / "model.safetensors"

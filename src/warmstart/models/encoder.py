@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,11 +12,11 @@ from safetensors.torch import save_file
 
 from warmstart.backbones import Backbone, Encoder, embed_inputs
 from warmstart.backbones import backbone as open_backbone
-from warmstart.core import RunError, pick_device
+from warmstart.core import BackboneError, RunError, UsageError, pick_device
 from warmstart.data import Dataset
 
-from .base import Model, fill, model_kind, read_tensors
-from .formats import native_pooling, opens_with, save_encoder
+from .base import Model, OwnCode, fill, model_kind, read_tensors
+from .formats import MODULE_FILE, native_pooling, needs_code, opens_with, save_encoder
 from .heads import Head, HeadShape
 
 __all__ = ["EncoderModel"]
@@ -44,7 +45,8 @@ class EncoderModel(Model):
     """Backbone + pooling + head.
 
     Without an encoder of its own the model is the untouched backbone under a head: its vectors
-    come from the feature cache where they are there already.
+    come from the feature cache where they are there already, and it is loaded on the backbone's
+    device when it must run. The head follows the encoder.
 
     Args:
         backbone: The recipe that it came from.
@@ -77,6 +79,7 @@ class EncoderModel(Model):
         self._tuned = encoder
         self._loaded: Encoder | None = None
         self._origin: dict[str, Any] | None = None
+        self._opens: tuple[str, ...] | None = None  # as saved; None before that
 
     @property
     def tuned(self) -> bool:
@@ -89,7 +92,7 @@ class EncoderModel(Model):
         if self._tuned is not None:
             return self._tuned.eval()
         if self._loaded is None:
-            self._loaded = self.backbone.load(device=self.head.output.weight.device).eval()
+            self._loaded = self.backbone.load().eval()
         return self._loaded
 
     @property
@@ -106,6 +109,8 @@ class EncoderModel(Model):
     @property
     def opens_with(self) -> tuple[str, ...]:
         """What else opens the saved folder (see `models.formats`)."""
+        if self._opens is not None:
+            return self._opens
         return opens_with(self.encoder, self.head.shape, depth=self.depth, pooling=self.pooling)
 
     def proba(self, dataset: Dataset) -> np.ndarray:
@@ -113,24 +118,25 @@ class EncoderModel(Model):
         if self._tuned is None and (self._loaded is None or self.backbone.cache is not None):
             features = self.backbone.features(dataset, depth=self.depth, pooling=self.pooling)
             return self.head.proba(features.vectors_ND)
-        vectors_ND = embed_inputs(
-            self.encoder, _Rows(dataset), depth=self.depth, pooling=self.pooling
-        )
-        return self.head.proba(vectors_ND)
+        return self.proba_of(_Rows(dataset))
 
     def proba_of(self, inputs: Sequence[Any]) -> np.ndarray:
         """Class probabilities (N, C) for texts or images."""
-        vectors_ND = embed_inputs(self.encoder, inputs, depth=self.depth, pooling=self.pooling)
-        return self.head.proba(vectors_ND)
+        encoder = self.encoder
+        vectors_ND = embed_inputs(encoder, inputs, depth=self.depth, pooling=self.pooling)
+        return self.head.to(encoder.device).proba(vectors_ND)
 
     def facts(self) -> dict[str, Any]:
-        """Pooling, depth, head and where the backbone came from."""
+        """Pooling, depth, head and where the backbone came from; the class of a user's network."""
+        encoder = self.encoder
+        own = {"module": _describe_code(encoder)} if needs_code(encoder) else {}
         return {
+            **own,
             "pooling": self.pooling,
             "depth": self.depth,
             "tuned": self.tuned,
             "head": self.head.shape.model_dump(),
-            "native_pooling": native_pooling(self.encoder),
+            "native_pooling": native_pooling(encoder),
             "backbone": self._origin or self._describe(),
         }
 
@@ -147,7 +153,7 @@ class EncoderModel(Model):
 
     def save_weights(self, folder: Path) -> None:
         """Encoder with its preprocessing, and the head."""
-        save_encoder(
+        self._opens = save_encoder(
             folder,
             self.encoder,
             self.head,
@@ -159,17 +165,12 @@ class EncoderModel(Model):
         save_file(tensors, folder / HEAD_FILE)
 
     @classmethod
-    def load(cls, folder: Path, facts: dict[str, Any], device: str) -> EncoderModel:
+    def load(
+        cls, folder: Path, facts: dict[str, Any], device: str, own: OwnCode | None = None
+    ) -> EncoderModel:
         """Read encoder and head back."""
         origin = facts["backbone"]
-        recipe = open_backbone(
-            str(folder),
-            modality=facts["modality"],
-            image_size=origin["image_size"],
-            max_length=origin["max_length"],
-            pooling=facts["pooling"],
-            name=origin["name"],
-        )
+        recipe = _own_recipe(folder, facts, own) if own else _folder_recipe(folder, facts)
         shape = HeadShape.parse(facts["head"], f"{folder}: head")
         if shape.classes != len(facts["label_names"]):
             raise RunError(
@@ -179,7 +180,8 @@ class EncoderModel(Model):
         head = Head(shape)
         fill(head, read_tensors(folder / HEAD_FILE), folder / HEAD_FILE)
         target = pick_device(device)
-        encoder = recipe.load(device=target)
+        recipe = recipe.with_settings(device=str(target))
+        encoder = recipe.load()
         model = cls(
             recipe,
             head.to(target),
@@ -190,4 +192,62 @@ class EncoderModel(Model):
         )
         model._loaded = encoder
         model._origin = dict(origin)
+        model._opens = tuple(facts["opens_with"])
         return model
+
+
+def _describe_code(encoder: Encoder) -> dict[str, Any]:
+    """Class and layer groups of a user's network, to be compared when it is given again."""
+    kind = type(encoder.module)
+    return {
+        "class": f"{kind.__module__}.{kind.__qualname__}",
+        "groups": {name: list(paths) for name, paths in encoder.groups.prefixes.items()},
+    }
+
+
+def _folder_recipe(folder: Path, facts: dict[str, Any]) -> Backbone:
+    """The backbone that the folder holds."""
+    origin = facts["backbone"]
+    return open_backbone(
+        str(folder),
+        modality=facts["modality"],
+        image_size=origin["image_size"],
+        max_length=origin["max_length"],
+        pooling=facts["pooling"],
+        name=origin["name"],
+    )
+
+
+def _own_recipe(folder: Path, facts: dict[str, Any], own: OwnCode) -> Backbone:
+    """A backbone around the user's network with the saved weights in a copy of it.
+
+    Raises:
+        RunError: When weights or layer groups do not fit, or the network does not run.
+    """
+    path = folder / MODULE_FILE
+    network = copy.deepcopy(own.module).cpu()
+    fill(network, read_tensors(path), path)
+    origin, saved = facts["backbone"], facts["module"]["groups"]
+    try:
+        recipe = open_backbone(
+            module=network,
+            processor=own.processor,
+            groups=own.groups,
+            modality=facts["modality"],
+            image_size=origin["image_size"],
+            max_length=origin["max_length"],
+            pooling=facts["pooling"] if facts["depth"] is None else None,
+            name=origin["name"],
+        )
+        found = _describe_code(recipe.load(device="cpu"))
+    except (TypeError, ValueError, RuntimeError, BackboneError, UsageError) as error:
+        raise RunError(
+            f"{folder}: the module, processor or groups given do not work: {error} The model was "
+            f"saved with groups={saved!r}."
+        ) from error
+    if found["groups"] != saved:
+        raise RunError(
+            f"{folder}: the layer groups are others than when the model was saved. "
+            f"Give groups={saved!r}."
+        )
+    return recipe

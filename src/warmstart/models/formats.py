@@ -3,26 +3,33 @@
 Where a family's own classification head is exactly our pooling and a linear layer, the folder is
 that family's `AutoModelForImageClassification` / `AutoModelForSequenceClassification` checkpoint.
 Otherwise a text model is a sentence-transformers folder, an image model a plain `AutoModel` folder,
-and the head lies beside it in `head.safetensors`.
+and the head lies beside it in `head.safetensors`. A network of the user's own, which no library
+opens, is its tensors in `module.safetensors`.
 """
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
-from torch import nn
+from safetensors.torch import save_file
+from torch import Tensor, nn
 
 from warmstart.backbones import Encoder
 from warmstart.backbones.encoder import image_extra, sample_input
+from warmstart.backbones.processing import CallableProcessor
 from warmstart.backbones.quiet import quiet_transformers
-from warmstart.core import RunError
+from warmstart.core import RunError, progress
 
 from .heads import Head, HeadShape
 
-__all__ = ["native_pooling", "opens_with", "save_encoder"]
+__all__ = ["MODULE_FILE", "native_pooling", "needs_code", "opens_with", "save_encoder"]
+
+MODULE_FILE = "module.safetensors"
+M = TypeVar("M", bound=nn.Module)
 
 # model type -> (pooling that the family's own classifier uses, its Auto class)
 _NATIVE = {
@@ -44,6 +51,12 @@ _SENTENCE_POOLING = ("mean", "cls", "last")
 def _model_type(encoder: Encoder) -> str | None:
     config = getattr(encoder.module, "config", None)
     return getattr(config, "model_type", None)
+
+
+def needs_code(encoder: Encoder) -> bool:
+    """Whether network or processor are the user's own code, which no folder can hold."""
+    own_network = not hasattr(encoder.module, "save_pretrained")
+    return own_network or isinstance(encoder.processor, CallableProcessor)
 
 
 def native_pooling(encoder: Encoder) -> str | None:
@@ -69,12 +82,20 @@ def _is_sentence(encoder: Encoder, depth: int | None, pooling: str) -> bool:
 
 
 def opens_with(
-    encoder: Encoder, shape: HeadShape, *, depth: int | None, pooling: str
+    encoder: Encoder, shape: HeadShape, *, depth: int | None, pooling: str, native: bool = True
 ) -> tuple[str, ...]:
-    """Names of the classes that open the saved folder, the fullest first."""
-    if not hasattr(encoder.module, "save_pretrained"):
+    """Names of the classes that open the saved folder, the fullest first.
+
+    Args:
+        encoder: What is saved.
+        shape: Of its head.
+        depth: Layers that are used, None for all.
+        pooling: How positions become one vector.
+        native: False where the family's own classifier was tried and does not fit.
+    """
+    if needs_code(encoder):
         return ()
-    if _is_native(encoder, shape, depth, pooling):
+    if native and _is_native(encoder, shape, depth, pooling):
         return (f"transformers.{_NATIVE[_model_type(encoder) or ''][1]}", "transformers.AutoModel")
     if _is_sentence(encoder, depth, pooling):
         return ("sentence_transformers.SentenceTransformer", "transformers.AutoModel")
@@ -89,16 +110,22 @@ def save_encoder(
     *,
     depth: int | None,
     pooling: str,
-) -> None:
-    """Write the encoder (and, where native, the head inside it) with its preprocessing."""
-    if not hasattr(encoder.module, "save_pretrained"):
-        raise RunError(
-            "This backbone is a module of your own, which has no saved form of its own: keep the "
-            "module's code and save model.encoder.module.state_dict() beside it."
-        )
+) -> tuple[str, ...]:
+    """Write the encoder (and, where native, the head inside it) with its preprocessing.
+
+    Where the family's own classifier turns out to answer otherwise, the next form is written and
+    that is said.
+
+    Returns:
+        What opens the folder, as `opens_with` has it.
+    """
+    if needs_code(encoder):
+        _save_module(folder, encoder.module)
+        return ()
+    native = None
     if _is_native(encoder, head.shape, depth, pooling):
-        native = _native(encoder, head, label_names)
-        _check_same(native, encoder, head)
+        native = _checked_native(encoder, head, label_names)
+    if native is not None:
         with quiet_transformers():
             native.save_pretrained(folder)
             encoder.processor.save(folder)
@@ -106,6 +133,34 @@ def save_encoder(
         encoder.save_sentence_transformer(folder)
     else:
         encoder.save(folder)
+    return opens_with(encoder, head.shape, depth=depth, pooling=pooling, native=native is not None)
+
+
+def _save_module(folder: Path, module: nn.Module) -> None:
+    """Write a network's tensors, tied ones once for each name."""
+    tensors = {
+        key: value.detach().cpu().clone(memory_format=torch.contiguous_format)
+        for key, value in module.state_dict().items()
+        if isinstance(value, Tensor)
+    }
+    others = sorted(set(module.state_dict()) - set(tensors))
+    if others:
+        raise RunError(
+            f"{type(module).__name__} keeps more than tensors in its state_dict "
+            f"({', '.join(others[:3])}), which has no safe form on disk. Keep that as a buffer."
+        )
+    save_file(tensors, folder / MODULE_FILE)
+
+
+def _checked_native(encoder: Encoder, head: Head, label_names: Sequence[str]) -> Any:
+    """The family's own classifier, or None where it is not the same, which is noted."""
+    try:
+        native = _native(encoder, head, label_names)
+        _check_same(native, encoder, head)
+    except RunError as error:
+        progress.note(f"{error} The model is saved with its head in a file of its own.")
+        return None
+    return native
 
 
 def _native(encoder: Encoder, head: Head, label_names: Sequence[str]) -> Any:
@@ -141,17 +196,23 @@ def _native(encoder: Encoder, head: Head, label_names: Sequence[str]) -> Any:
 
 @torch.inference_mode()
 def _check_same(native: Any, encoder: Encoder, head: Head) -> None:
-    """Run both on one input.
+    """Run both on one input, on the CPU in float32: an accelerator's rounding is no difference.
 
     Raises:
         RunError: When their logits differ.
     """
+    encoder, head = _plain(encoder).eval(), _plain(head).eval()
     batch = encoder.preprocess([sample_input(encoder.modality)])
-    here = {key: value.to(encoder.device) for key, value in batch.items()}
-    ours_BC = head.eval()(encoder.eval()(here, pooling=native_pooling(encoder))).cpu()
+    ours_BC = head(encoder(batch, pooling=native_pooling(encoder)))
     theirs_BC = native(**batch).logits
     if not torch.allclose(ours_BC, theirs_BC, rtol=1e-3, atol=1e-3):
         gap = float((ours_BC - theirs_BC).abs().max())
         raise RunError(
             f"{type(native).__name__} gives other logits than this encoder and head (by {gap:.2g})."
         )
+
+
+def _plain(module: M) -> M:
+    """The module itself where it is on the CPU in float32, else a copy that is."""
+    here = {(p.device.type, p.dtype) for p in module.parameters()}
+    return module if here <= {("cpu", torch.float32)} else copy.deepcopy(module).cpu().float()

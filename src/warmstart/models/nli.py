@@ -16,7 +16,7 @@ from warmstart.backbones.sources import resolve
 from warmstart.core import BackboneError, pick_device, progress
 from warmstart.data import Dataset, Modality
 
-from .base import Model, model_kind
+from .base import Model, OwnCode, model_kind
 
 __all__ = ["NliModel"]
 
@@ -145,6 +145,12 @@ class NliModel(Model):
             self.tokenizer.save_pretrained(folder)
 
     @classmethod
-    def load(cls, folder: Path, facts: dict[str, Any], device: str) -> NliModel:
+    def load(
+        cls,
+        folder: Path,
+        facts: dict[str, Any],
+        device: str,
+        own: OwnCode | None = None,  # noqa: ARG003
+    ) -> NliModel:
         """Open the folder again."""
         return cls.open(str(folder), facts["label_names"], facts["hypotheses"], device)

@@ -19,7 +19,7 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 from warmstart.core import RunError, read_json, write_json
 from warmstart.data import Dataset, Modality
 
-from .base import Model, model_kind, read_tensors
+from .base import Model, OwnCode, model_kind, read_tensors
 
 __all__ = ["TfidfModel", "new_vectorizer"]
 
@@ -95,7 +95,13 @@ class TfidfModel(Model):
         save_file(tensors, folder / "model.safetensors")
 
     @classmethod
-    def load(cls, folder: Path, facts: dict[str, Any], device: str) -> TfidfModel:  # noqa: ARG003
+    def load(
+        cls,
+        folder: Path,
+        facts: dict[str, Any],
+        device: str,  # noqa: ARG003
+        own: OwnCode | None = None,  # noqa: ARG003
+    ) -> TfidfModel:
         """Read the vocabulary and the weights back."""
         path = folder / "model.safetensors"
         tensors = {key: value.numpy() for key, value in read_tensors(path).items()}

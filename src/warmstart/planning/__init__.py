@@ -2,8 +2,10 @@
 
 from .arms import Arm, SeedResult, parse_arms
 from .budget import divide, fit_input_size, parse_duration
-from .compare import ArmResult, Comparison, Task, arm_json, run_comparison, timed
-from .meter import Meter, Prices
+from .compare import run_comparison, timed
+from .meter import Prices
+from .outcome import arm_json, conclude
+from .task import ArmResult, Comparison, Embedding, Task, elapsed_clock
 from .tree import Distance, Plan, Reason, plan_by_tree
 from .verdict import ArmFacts, Pair, Verdict, judge
 
@@ -13,7 +15,7 @@ __all__ = [
     "ArmResult",
     "Comparison",
     "Distance",
-    "Meter",
+    "Embedding",
     "Pair",
     "Plan",
     "Prices",
@@ -22,7 +24,9 @@ __all__ = [
     "Task",
     "Verdict",
     "arm_json",
+    "conclude",
     "divide",
+    "elapsed_clock",
     "fit_input_size",
     "judge",
     "parse_arms",

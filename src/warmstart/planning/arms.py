@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -15,20 +15,22 @@ from safetensors.numpy import load_file, save_file
 from warmstart.backbones import Backbone
 from warmstart.core import (
     Config,
+    Meter,
     Run,
     RunError,
     UsageError,
     fingerprint,
+    publishing,
     read_json,
     verify_manifest,
     write_json,
     write_manifest,
 )
 from warmstart.data import Dataset, View
-from warmstart.models import Model, load_model
+from warmstart.models import Model
 from warmstart.strategies import Cost, Strategy, make
 
-from .meter import Meter, folder_bytes, latency_ms
+from .meter import folder_bytes, latency_ms
 
 __all__ = [
     "Allowance",
@@ -57,6 +59,14 @@ class Arm:
 
     name: str
     strategy: Strategy
+
+    @property
+    def title(self) -> str:
+        """How sentences call it: the strategy's title, and what was set otherwise."""
+        changed = self.strategy.model_dump(exclude_defaults=True)
+        if not changed:
+            return self.strategy.title
+        return f"{self.strategy.title} ({', '.join(f'{k} {v}' for k, v in changed.items())})"
 
     @property
     def folder_name(self) -> str:
@@ -171,9 +181,9 @@ class SeedResult(Config):
         peak_memory_bytes: Peak while fitting.
         trainable_parameters: Weights that were learned.
         total_parameters: Weights in all.
-        size_bytes: The saved model folder (first seed only).
-        latency_ms: Median time for one input (first seed only).
-        opens_with: Classes of other libraries that open the saved folder (first seed only).
+        size_bytes: The saved model folder, where this seed's model was saved.
+        latency_ms: Median time for one input, where this seed's model was saved.
+        opens_with: Classes of other libraries that open the saved folder.
         history: One dictionary an epoch.
         rates: The table of groups and rates.
         notes: Sentences for the reader.
@@ -221,7 +231,7 @@ def run_seed(
     run: Run,
     *,
     allowance: Allowance,
-    keep_model: bool,
+    keep: Callable[[np.ndarray], bool],
 ) -> tuple[SeedResult, np.ndarray, np.ndarray]:
     """Fit one seed, predict validation and test rows, and keep all of it in the run's folder.
 
@@ -232,7 +242,7 @@ def run_seed(
         test: Test rows without labels.
         run: Folder, seed, deadline, step limit.
         allowance: What the budget granted.
-        keep_model: Whether to save the model beside (the first seed's is kept).
+        keep: Told the validation probabilities, says whether this seed's model is saved.
 
     Raises:
         NotApplicable: When the strategy cannot work here.
@@ -240,25 +250,29 @@ def run_seed(
     with Meter(run.device) as meter:
         fitted = arm.strategy.fit(backbone, view, run)
     model = fitted.model
-    validation_MC, test_NC = model.proba(view.validation.without_labels()), model.proba(test)
-    size = latency = None
-    if keep_model:
-        target = run.folder.parent / "model"
-        size = save_model(model, target)
-        sample = test.inputs(range(min(8, len(test))))
-        latency = latency_ms(model, sample)
+    with Meter(run.device) as predicting:
+        validation_MC = model.proba(view.validation.without_labels())
+        test_NC = model.proba(test)
+    seconds = max(meter.seconds, fitted.seconds)
+    peak = meter.peak_bytes
+    if arm.strategy.uses_features:  # vectors of another space than the shared one are made here
+        seconds += predicting.seconds
+        peak = max(peak, predicting.peak_bytes)
+    kept = keep(validation_MC)
+    size = save_model(model, run.folder.parent / "model") if kept else None
+    latency = latency_ms(model, test.inputs(range(min(8, len(test))))) if kept else None
     result = SeedResult(
         seed=run.seed,
         status=_status(fitted.stopped, fitted.epochs, allowance.shortened),
         epochs=fitted.epochs,
-        seconds=meter.seconds,
+        seconds=seconds,
         allowance=allowance,
-        peak_memory_bytes=meter.peak_bytes,
+        peak_memory_bytes=peak,
         trainable_parameters=fitted.trainable_parameters,
         total_parameters=model.parameters,
         size_bytes=size,
         latency_ms=latency,
-        opens_with=model.opens_with if keep_model else (),
+        opens_with=model.opens_with if kept else (),
         history=tuple(fitted.history),
         rates=tuple(fitted.rates),
         notes=tuple(fitted.notes),
@@ -279,17 +293,9 @@ def _status(stopped: str, epochs: float, shortened: bool) -> Status:
 
 def save_model(model: Model, target: Path) -> int:
     """Save a model into a folder of its own, whole or not at all; bytes on disk."""
-    from warmstart.core import publishing
-
     with publishing(target, replace=True, task_type="classify") as folder:
         model.save(folder)
     return folder_bytes(target)
-
-
-def kept_model(folder: Path, device: str = "auto") -> Model:
-    """The model that an arm kept."""
-    verify_manifest(folder)
-    return load_model(folder, device=device)
 
 
 def _json_values(values: Mapping[str, Any]) -> dict[str, Any]:

@@ -4,126 +4,32 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from warmstart.backbones import Backbone
 from warmstart.core import (
     BackboneError,
     DataError,
+    Meter,
     NotApplicable,
+    OutOfMemory,
     Run,
     WarmstartError,
     progress,
 )
-from warmstart.data import Dataset, View
-from warmstart.evaluation import Scores, compare_arms, score
 from warmstart.strategies import Cost
+from warmstart.training import Diverged
 
-from .arms import (
-    Allowance,
-    Arm,
-    SeedResult,
-    Status,
-    allow,
-    full_seconds,
-    kept_allowance,
-    read_seed,
-    run_seed,
-)
+from .arms import Allowance, Arm, allow, full_seconds, kept_allowance, read_seed, run_seed
 from .budget import divide
-from .meter import Meter, Prices
-from .verdict import ArmFacts, Pair, Verdict, judge
+from .outcome import conclude
+from .task import ArmResult, Comparison, Embedding, Task
 
-__all__ = ["ArmResult", "Comparison", "Task", "run_comparison"]
+__all__ = ["run_comparison", "timed"]
 
 _RESERVE = 0.1  # of the time left, for predicting, saving and timing
 # What takes one arm out of a comparison; mistakes in settings and damaged folders stop it.
-_LEAVES_OUT = (NotApplicable, DataError, BackboneError)
-
-
-@dataclass(frozen=True)
-class Task:
-    """What every arm of a comparison shares.
-
-    Attributes:
-        backbone: Where adaptation starts.
-        view: Training and validation rows.
-        test: Test rows, with labels; arms get them without.
-        folder: Where arms keep their results while the comparison runs.
-        primary: The metric that decides.
-        seeds: Training seeds for each seeded arm.
-        first_seed: The first of them; the others count up from it.
-        budget: Seconds for everything.
-        started: `time.monotonic()` at the start.
-        embedding_seconds: Time that the shared features took.
-        device: Device name.
-        prices: What the machine costs.
-        group: Column for accuracy by group.
-        trackers: Experiment trackers.
-    """
-
-    backbone: Backbone
-    view: View
-    test: Dataset
-    folder: Path
-    primary: str
-    seeds: int
-    budget: float
-    started: float
-    first_seed: int = 0
-    embedding_seconds: float = 0.0
-    device: str = "auto"
-    prices: Prices = field(default_factory=Prices)
-    group: str | None = None
-    trackers: tuple[str, ...] = ()
-
-    @property
-    def left(self) -> float:
-        """Seconds that remain."""
-        return self.budget - (time.monotonic() - self.started)
-
-
-@dataclass
-class ArmResult:
-    """An arm with everything that was measured of it."""
-
-    arm: Arm
-    status: Status
-    reason: str | None = None
-    error: WarmstartError | None = None
-    seeds: list[SeedResult] = field(default_factory=list)
-    validation: list[np.ndarray] = field(default_factory=list)
-    test: list[np.ndarray] = field(default_factory=list)
-    scores: Scores | None = None
-    validation_scores: Scores | None = None
-    cost: Cost | None = None
-
-    @property
-    def name(self) -> str:
-        """The arm's name."""
-        return self.arm.name
-
-    def add(self, found: tuple[SeedResult, np.ndarray, np.ndarray]) -> None:
-        """Take in one seed."""
-        result, validation_MC, test_NC = found
-        self.seeds.append(result)
-        self.validation.append(validation_MC)
-        self.test.append(test_NC)
-        order: list[Status] = ["done", "shortened", "cut"]
-        self.status = max((s.status for s in self.seeds), key=order.index)
-
-
-@dataclass
-class Comparison:
-    """All arms, the pairs and the verdict."""
-
-    arms: list[ArmResult]
-    pairs: list[Pair]
-    verdict: Verdict
+_LEAVES_OUT = (NotApplicable, DataError, BackboneError, Diverged, OutOfMemory)
 
 
 def run_comparison(
@@ -150,9 +56,8 @@ def run_comparison(
             if other is not None and other.name not in {r.name for r in results}:
                 results.insert(results.index(result) + 1, ArmResult(other, "done"))
     runnable = [r for r in results if r.status != "not applicable"]
-    limited = task.budget < float("inf")
     for result in runnable:
-        result.cost = _measure(result, task) if limited else None
+        result.cost = _measure(result, task) if task.limited else None
     quick = [r for r in runnable if r.cost is None and r.status == "done"]
     slow = [r for r in runnable if r.cost is not None]
     for result in quick:
@@ -162,12 +67,7 @@ def run_comparison(
         share = divide(wanted, max(1.0, task.left * (1 - _RESERVE)))[result.name]
         _run(result, task, seed=task.first_seed, seconds=share)
     _more_seeds([*quick, *slow], task)
-    truth_N = task.test.labels_N
-    for result in runnable:
-        if result.seeds:
-            _score(result, task, truth_N)
-    pairs = _pairs([r for r in runnable if r.scores is not None], task.primary, truth_N)
-    return Comparison(results, pairs, _verdict(results, pairs, task))
+    return conclude(results, task)
 
 
 def _measure(result: ArmResult, task: Task) -> Cost | None:
@@ -186,7 +86,7 @@ def _leave_out(result: ArmResult, error: WarmstartError) -> None:
     if not result.seeds:
         result.status = "not applicable" if isinstance(error, NotApplicable) else "failed"
         result.reason, result.error = str(error), error
-    progress.note(f"{result.arm.strategy.title} is left out: {error}")
+    progress.note(f"{result.arm.title} is left out: {error}")
 
 
 def _seed_folder(result: ArmResult, task: Task, seed: int) -> Path:
@@ -217,32 +117,38 @@ def _run(
         run = Run(
             folder,
             seed=seed,
-            deadline=_deadline(granted, seconds),
+            deadline=_deadline(granted, seconds, task),
             max_steps=granted.max_steps,
             device=task.device,
             trackers=task.trackers,
         )
         which = f", seed {seed}" if seed != task.first_seed else ""
-        progress.note(f"{result.arm.strategy.title}{which}{granted.words()}")
-        first = seed == task.first_seed
+        progress.note(f"{result.arm.title}{which}{granted.words()}")
+        best = max((task.validation_value(p) for p in result.validation), default=-1.0)
         try:
             found = run_seed(
                 result.arm, task.backbone, task.view, task.test.without_labels(), run,
-                allowance=granted, keep_model=first,
+                allowance=granted, keep=lambda proba_MC: task.validation_value(proba_MC) > best,
             )  # fmt: skip
         except _LEAVES_OUT as error:
             _leave_out(result, error)
             return
     if result.seeds and found[0].status == "cut":
-        progress.note(f"{result.arm.strategy.title}, seed {seed}: too slow, left out.")
+        progress.note(f"{result.arm.title}, seed {seed}: too slow, left out.")
         return
     result.add(found)
 
 
-def _deadline(granted: Allowance, seconds: float | None) -> float | None:
-    """When an arm is stopped: half as late again as its share, since clocks have moods."""
+def _deadline(granted: Allowance, seconds: float | None, task: Task) -> float | None:
+    """When an arm is stopped: half as late again as its share, since clocks have moods.
+
+    An arm that could not be measured has all that is left.
+    """
+    if not task.limited:
+        return None
     share = seconds if seconds is not None else granted.estimated
-    return None if share is None else time.monotonic() + max(1.5 * share, 10.0)
+    allowed = task.left if share is None else 1.5 * share
+    return time.monotonic() + max(allowed, 10.0)
 
 
 def _more_seeds(results: Sequence[ArmResult], task: Task) -> None:
@@ -258,109 +164,14 @@ def _more_seeds(results: Sequence[ArmResult], task: Task) -> None:
                 continue
             taken = max(s.seconds for s in result.seeds)
             ready = read_seed(_seed_folder(result, task, seed)) is not None
+            if not ready and (task.folder / "results.json").is_file():
+                continue  # a session before had decided that all seeds were there
             if ready or 1.3 * taken <= task.left * (1 - _RESERVE):
                 _run(result, task, seed=seed, allowance=result.seeds[0].allowance)
 
 
-def _score(result: ArmResult, task: Task, truth_N: np.ndarray) -> None:
-    groups = task.test.column(task.group) if task.group else None
-    names = task.view.label_names
-    result.scores = score(
-        np.stack(result.test), truth_N, names, primary=task.primary, groups=groups
-    )
-    result.validation_scores = score(
-        np.stack(result.validation),
-        task.view.validation.labels_N,
-        names,
-        primary=task.primary,
-        resamples=100,
-    )
-
-
-def _pairs(results: Sequence[ArmResult], metric: str, truth_N: np.ndarray) -> list[Pair]:
-    pairs = []
-    for position, first in enumerate(results):
-        for second in results[position + 1 :]:
-            paired = compare_arms(
-                np.stack(first.test), np.stack(second.test), truth_N, metric=metric
-            )
-            pairs.append(Pair.of(first.name, second.name, paired))
-    return pairs
-
-
-def _verdict(results: Sequence[ArmResult], pairs: Sequence[Pair], task: Task) -> Verdict:
-    facts = []
-    for result in results:
-        if result.scores is None or result.validation_scores is None:
-            continue
-        main = result.scores.main
-        facts.append(
-            ArmFacts(
-                name=result.name,
-                title=result.arm.strategy.title,
-                role=result.arm.strategy.role,
-                status=result.status,
-                validation=result.validation_scores.main.value,
-                test=main.value,
-                low=main.low,
-                high=main.high,
-                seconds=arm_seconds(result, task),
-                from_scratch=result.arm.strategy.from_scratch,
-            )
-        )
-    skipped = {r.name: r.reason for r in results if r.status == "not applicable" and r.reason}
-    return judge(
-        facts, pairs, metric=task.primary, train_rows=len(task.view.train), skipped=skipped
-    )
-
-
-def arm_seconds(result: ArmResult, task: Task) -> float:
-    """Mean seconds of a seed, the shared embedding included where the arm stands on it."""
-    own = float(np.mean([s.seconds for s in result.seeds]))
-    return own + (task.embedding_seconds if result.arm.strategy.uses_features else 0.0)
-
-
-def arm_json(result: ArmResult, task: Task) -> dict[str, Any]:
-    """One arm as it stands in results.json."""
-    strategy = result.arm.strategy
-    values: dict[str, Any] = {
-        "name": result.name,
-        "label": strategy.title,
-        "role": strategy.role,
-        "status": result.status,
-        "reason": result.reason,
-        "settings": strategy.model_dump(mode="json"),
-        "seeds": len(result.seeds),
-        "notes": [],
-    }
-    if not result.seeds or result.scores is None or result.validation_scores is None:
-        return values
-    first = result.seeds[0]
-    seconds = arm_seconds(result, task)
-    values |= {
-        "scores": result.scores.model_dump(mode="json"),
-        "validation": result.validation_scores.main.value,
-        "trainable_parameters": first.trainable_parameters,
-        "total_parameters": first.total_parameters,
-        "seconds": seconds,
-        "seconds_estimated": first.allowance.estimated,
-        "seconds_full": first.allowance.seconds_full,
-        "peak_memory_bytes": max(s.peak_memory_bytes for s in result.seeds),
-        "size_bytes": first.size_bytes,
-        "latency_ms": first.latency_ms,
-        "opens_with": list(first.opens_with),
-        "epochs": float(np.mean([s.epochs for s in result.seeds])),
-        "cost": task.prices.cost(seconds),
-        "history": [list(s.history) for s in result.seeds],
-        "rates": list(first.rates) or None,
-        "notes": sorted({note for s in result.seeds for note in s.notes}),
-        "chosen": first.values,
-    }
-    return values
-
-
-def timed(work: Callable[[], Any], device: str = "auto") -> tuple[Any, float]:
-    """Run something and say how many seconds it took."""
+def timed(work: Callable[[], Any], device: str = "auto") -> tuple[Any, Embedding]:
+    """Run something and say how many seconds and how much memory it took."""
     with Meter(device) as meter:
         value = work()
-    return value, meter.seconds
+    return value, Embedding(seconds=meter.seconds, peak_bytes=meter.peak_bytes)

@@ -63,12 +63,11 @@ def plan_by_tree(
     """Recommend a strategy by the number of labels.
 
     Under 100 labels: zero-shot where the class names speak, else prototypes. 100 to 1,000: probe.
-    1,000 to 100,000: fine-tuning, and progressive unfreezing where the domain is far. Above that
-    the compute budget decides.
+    1,000 to 100,000: fine-tuning. Above that the compute budget decides.
 
     Args:
-        dataset: The rows.
-        labels: Labelled training rows; all labelled rows of the data when not given.
+        dataset: The training rows; what is held out is no ground for a plan.
+        labels: Number of labelled training rows, where it is not the dataset's.
         names_speak: Whether the class names mean something.
         distance: How far the domain is from the pretraining data, where it is known.
         budget_seconds: Time for training, where it is limited.
@@ -81,14 +80,16 @@ def plan_by_tree(
     rarest = counts[0] if counts else 0
     reasons.append(
         Reason(
-            text=f"The rarest of {len(counts)} classes has {rarest} rows.",
+            text=f"The rarest of {len(counts)} classes has {rarest} training rows.",
             name="rarest_class",
             value=rarest,
         )
     )
     warnings = []
     if rarest < 8:
-        warnings.append(f"A class with {rarest} rows cannot be judged: its test rows are too few.")
+        warnings.append(
+            f"A class with {rarest} training rows cannot be judged: its test rows are too few."
+        )
     if counts and rarest < 0.05 * sum(counts):
         warnings.append("Classes are unbalanced: macro F1 decides instead of accuracy.")
     return Plan(

@@ -47,6 +47,9 @@ class ArmFacts(Config):
         high: Upper bound.
         seconds: What the arm cost.
         from_scratch: Whether it is a control trained from random weights.
+        seeds: Training seeds that the values are means of.
+        kept_seed: The seed whose model is kept.
+        kept_test: That model's own primary metric on the test rows.
     """
 
     name: str
@@ -59,6 +62,9 @@ class ArmFacts(Config):
     high: float | None
     seconds: float
     from_scratch: bool
+    seeds: int = 1
+    kept_seed: int = 0
+    kept_test: float = 0.0
 
 
 class Verdict(Config):
@@ -66,7 +72,7 @@ class Verdict(Config):
 
     Attributes:
         best: The arm that is kept: best on validation among those that ended.
-        cheapest_within: A cheaper arm whose paired difference to the best is not significant.
+        cheapest_within: The cheapest arm that the best one does not beat significantly.
         negative_transfer: Arms significantly below training from scratch.
         below_control: Arms significantly below another control: `{"arm", "control"}`.
         sentences: The verdict in words.
@@ -86,7 +92,6 @@ def judge(
     pairs: Sequence[Pair],
     *,
     metric: str,
-    train_rows: int,
     skipped: Mapping[str, str],
 ) -> Verdict:
     """Put the numbers into a verdict.
@@ -98,7 +103,6 @@ def judge(
         arms: All arms with scores.
         pairs: Paired differences on the test rows, each pair once.
         metric: Name of the primary metric, where higher is better.
-        train_rows: Labelled training rows.
         skipped: Arms without scores and why.
     """
     judged = [arm for arm in arms if arm.status in {"done", "shortened"}]
@@ -134,7 +138,7 @@ def judge(
         negative_transfer=tuple(negative),
         below_control=tuple({"arm": a, "control": c} for a, c in below),
         sentences=tuple(sentences),
-        next=tuple(_next(best, judged, cut, negative, train_rows, skipped)),
+        next=tuple(_next(best, judged, cut, negative, skipped)),
     )
 
 
@@ -181,16 +185,13 @@ def _sentences(
     difference: Mapping[tuple[str, str], Pair],
     metric: str,
 ) -> list[str]:
-    shown = metric.replace("_", " ")
-    interval = (
-        f" (95 % interval {_points(best.low)} to {_points(best.high)})"
-        if best.low is not None and best.high is not None
-        else ""
-    )
-    sentences = [
-        f"{best.title} is best on the validation rows and reaches {_points(best.test)} % {shown} "
-        f"on the test rows{interval}. It is the model that is kept."
-    ]
+    sentences = [_headline(best, len(judged), metric.replace("_", " "))]
+    if best.seeds > 1:
+        sentences.append(
+            f"These are means of {best.seeds} seeds. The kept model is that of seed "
+            f"{best.kept_seed}, the best on validation: {_points(best.kept_test)} % on the test "
+            "rows."
+        )
     top = max(judged, key=lambda arm: arm.test)
     if top.name != best.name and top.test > best.test:
         sentences.append(
@@ -198,22 +199,44 @@ def _sentences(
             "made on validation, and stays so, since choosing on test rows would flatter."
         )
     if cheapest is not None:
-        pair = difference[best.name, cheapest.name]
-        times = best.seconds / max(cheapest.seconds, 1e-9)
-        sentences.append(
-            f"{cheapest.title} is not significantly worse (difference "
-            f"{_points(pair.difference)} points, {_points(pair.low)} to {_points(pair.high)}) "
-            f"at 1/{times:.0f} of the time."
-            if times >= 1.5
-            else f"{cheapest.title} is not significantly worse (difference "
-            f"{_points(pair.difference)} points, {_points(pair.low)} to {_points(pair.high)})."
-        )
-    if best.role == "control":
+        sentences.append(_cheaper(best, cheapest, difference[best.name, cheapest.name]))
+    adapted = [arm for arm in judged if arm.role == "arm"]
+    if best.role == "control" and adapted:
         sentences.append(
             f"The best arm is a control: no adaptation of the pretrained model beat {best.title} "
             "on the validation rows."
         )
     return sentences
+
+
+def _headline(best: ArmFacts, judged: int, metric: str) -> str:
+    interval = (
+        f" (95 % interval {_points(best.low)} to {_points(best.high)})"
+        if best.low is not None and best.high is not None
+        else ""
+    )
+    reached = f"reaches {_points(best.test)} % {metric} on the test rows{interval}."
+    if judged == 1:
+        return f"{best.title} {reached}"
+    return (
+        f"{best.title} is best on the validation rows and {reached} It is the model that is kept."
+    )
+
+
+def _cheaper(best: ArmFacts, cheapest: ArmFacts, pair: Pair) -> str:
+    """What the cheaper arm costs in points and saves in time."""
+    times = best.seconds / max(cheapest.seconds, 1e-9)
+    saved = f" at 1/{times:.0f} of the time" if times >= 1.5 else ""
+    shown = f"{_points(pair.low)} to {_points(pair.high)}"
+    if pair.significant:
+        return (
+            f"{cheapest.title} is significantly better on the test rows{saved} (difference "
+            f"{_points(-pair.difference)} points, {_points(-pair.high)} to {_points(-pair.low)})."
+        )
+    return (
+        f"{cheapest.title} is not significantly worse{saved} (difference "
+        f"{_points(pair.difference)} points, {shown})."
+    )
 
 
 def _control_sentences(
@@ -241,7 +264,6 @@ def _next(
     judged: Sequence[ArmFacts],
     cut: Sequence[str],
     negative: Sequence[str],
-    train_rows: int,
     skipped: Mapping[str, str],
 ) -> list[str]:
     """What to try next, most promising first."""
@@ -255,9 +277,7 @@ def _next(
     if best.high is not None and best.low is not None and best.high - best.low > 0.1:
         steps.append("Add test rows: the interval is wider than 10 points.")
     present = {arm.name for arm in judged}
-    if best.name == "finetune" and train_rows < 2000:
-        steps.append(f"Label more rows: {train_rows:,} are few for fine-tuning.")
-    if "probe" in present and best.name == "probe":
+    if best.name == "probe" and "probe:depth=auto" not in present:
         steps.append("Try earlier layers: --strategies probe,probe:depth=auto.")
     if "zero-shot" in skipped:
         steps.append(f"Zero-shot was left out: {skipped['zero-shot']}.")

@@ -114,6 +114,7 @@ def _head(results: Json, arm: Json, name: str, opens: Sequence[str]) -> str:
     tags = ["warmstart", str(arm.get("name") or ""), *libraries]
     lines += [f"  - {_quoted(tag)}" for tag in tags if tag]
     metrics = (arm.get("scores") or {}).get("metrics") or {}
+    own = (arm.get("kept") or {}).get("metrics") or {}
     shown = [key for key in _HUB_METRICS if key in metrics]
     if shown:
         lines.append("metrics:")
@@ -134,7 +135,7 @@ def _head(results: Json, arm: Json, name: str, opens: Sequence[str]) -> str:
             lines += [
                 f"          - type: {_quoted(_HUB_METRICS[key])}",
                 f"            name: {_quoted(fmt.metric_title(key))}",
-                f"            value: {float(metrics[key]['value'])!r}",
+                f"            value: {float(own.get(key, metrics[key]['value']))!r}",
             ]
     return "\n".join([*lines, "---"])
 
@@ -202,6 +203,14 @@ def _results(results: Json, arm: Json) -> str:
         bounds = fmt.interval(key, one.get("low"), one.get("high"))
         lines.append(f"| {escape(title)} | {fmt.metric_value(key, one.get('value'))} | {bounds} |")
     primary = view.primary_of(results)
+    kept = arm.get("kept") or {}
+    if seeds > 1 and primary in (kept.get("metrics") or {}):
+        own = fmt.metric_value(primary, kept["metrics"][primary])
+        lines += [
+            "",
+            f"The model here is that of seed {kept.get('seed')}, the best on validation rows: "
+            f"{own} {fmt.metric_title(primary).lower()} on its own.",
+        ]
     others = [row for row in view.scored_rows(results, primary) if row["name"] != arm.get("name")]
     if others:
         lines += [

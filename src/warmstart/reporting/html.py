@@ -359,4 +359,9 @@ def _glossary(results: Json) -> list[tuple[str, str]]:
             "with the embedding of the rows where the arm stands on it.",
         ),
         ("Latency a row", "Time to predict one row, from raw input to probabilities."),
+        (
+            "Peak memory",
+            "On a GPU what the allocator gave out at most; on a CPU the most that the whole "
+            "process held, libraries and what earlier arms left included.",
+        ),
     ]

@@ -35,7 +35,7 @@ _BATCH, _STEPS, _RATE = 64, 1000, 1e-3
 class _VectorRows:
     """Vectors and labels as a row source of the loop."""
 
-    parallel = False  # vectors lie in memory: worker processes would only copy them
+    parallel = False  # vectors lie in memory: there is nothing to prepare ahead
 
     def __init__(self, vectors_ND: np.ndarray, labels_N: np.ndarray, ids: Sequence[str]) -> None:
         self._vectors = torch.from_numpy(np.array(vectors_ND, dtype=np.float32))
@@ -113,6 +113,7 @@ def train_mlp_head(
         values={"depth": "last" if depth is None else depth, "best_epoch": history.best_epoch},
         stopped=history.stopped,
         epochs=history.steps / per_epoch,
+        seconds=history.seconds,
     )
 
 

@@ -26,14 +26,12 @@ class Cost:
         steps_per_epoch: Steps that pass every training row once.
         epochs: Epochs that the strategy would run if time allowed.
         overhead: Seconds beside the steps, for every epoch (validation).
-        peak_memory_bytes: Memory in use after the steps.
     """
 
     seconds_per_step: float
     steps_per_epoch: int
     epochs: int
     overhead: float
-    peak_memory_bytes: int
 
     @property
     def seconds(self) -> float:
@@ -60,6 +58,7 @@ class Fitted:
         values: What was chosen on the way: l2, depth, best epoch.
         stopped: Why training ended: finished, early, deadline, max_steps.
         epochs: Passes over the training rows that were made.
+        seconds: Wall time of the training, over all sessions of a resumed fit; 0 without epochs.
     """
 
     model: Model
@@ -70,6 +69,7 @@ class Fitted:
     values: dict[str, Any] = field(default_factory=dict)
     stopped: str = "finished"
     epochs: float = 0.0
+    seconds: float = 0.0
 
 
 class Strategy(Config, ABC):
@@ -87,7 +87,10 @@ class Strategy(Config, ABC):
     seeded: ClassVar[bool] = True
     """Whether the seed changes the result."""
     uses_features: ClassVar[bool] = False
-    """Whether it stands on the untouched backbone's vectors, which arms share."""
+    """Whether it stands on the untouched backbone's vectors, which arms share.
+
+    Asked of a strategy, not of its class: where settings decide, a property overrides it.
+    """
     from_scratch: ClassVar[bool] = False
     """Whether losing to it is negative transfer."""
 

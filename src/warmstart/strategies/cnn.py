@@ -85,4 +85,5 @@ class Cnn(Strategy):
             values={"best_epoch": history.best_epoch},
             stopped=history.stopped,
             epochs=passes(history, job),
+            seconds=history.seconds,
         )

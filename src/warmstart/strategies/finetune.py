@@ -104,6 +104,7 @@ class _Trained(Strategy):
             values={"best_epoch": history.best_epoch, "batch_size": job.recipe.batch_size},
             stopped=history.stopped,
             epochs=passes(history, job),
+            seconds=history.seconds,
         )
 
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import ClassVar, Literal
 
 import numpy as np
-from pydantic import PositiveFloat
+from pydantic import NonNegativeInt, PositiveFloat, PositiveInt
 
 from warmstart.backbones import Backbone
-from warmstart.core import Run
+from warmstart.core import Run, UsageError
 from warmstart.data import View
 from warmstart.models import EncoderModel, Head
 
@@ -33,7 +33,8 @@ class Probe(Strategy):
         l2: Strength of the penalty on standardised features, or `auto` by cross-validation.
         head: `linear`, or `mlp` for one hidden layer (trained by AdamW, early stop on validation).
         depth: `last`, `auto` (the layer with the lowest cross-validated loss, since data far from
-            the pretraining domain is often served by earlier layers), or a number of layers.
+            the pretraining domain is often served by earlier layers), or a number of layers, from
+            0 to as many as the backbone has.
         hidden: Width of the hidden layer of an `mlp` head.
     """
 
@@ -43,16 +44,30 @@ class Probe(Strategy):
     uses_features: ClassVar[bool] = True
     l2: PositiveFloat | Literal["auto"] = "auto"
     head: Literal["linear", "mlp"] = "linear"
-    depth: Literal["last", "auto"] | int = "last"
-    hidden: int = 256
+    depth: Literal["last", "auto"] | NonNegativeInt = "last"
+    hidden: PositiveInt = 256
 
     @property
     def runs_once(self) -> bool:
         """A convex head has one answer; an `mlp` head depends on its start."""
         return self.head == "linear"
 
+    def check(self, backbone: Backbone, view: View) -> None:
+        """A backbone has so many layers and no more.
+
+        Raises:
+            UsageError: When `depth` is beyond them.
+        """
+        layers = backbone.card.layers
+        if isinstance(self.depth, int) and layers is not None and self.depth > layers:
+            raise UsageError(
+                f"probe.depth must be between 0 and {layers} for {backbone.name}, got "
+                f"{self.depth}. Use auto to let the data choose."
+            )
+
     def fit(self, backbone: Backbone, view: View, run: Run) -> Fitted:
         """Embed once and solve."""
+        self.check(backbone, view)
         l2 = None if self.l2 == "auto" else float(self.l2)
         depth, fits, values = self._choose_depth(backbone, view, l2)
         if self.head == "mlp":

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from importlib import metadata
 from typing import Any, TypeVar
 
-from warmstart.core import UsageError, nearest
+from warmstart.core import UsageError, nearest, progress
 
 from .base import Strategy
 
 __all__ = ["make", "names", "register", "strategy_class"]
 
+_log = logging.getLogger(__name__)
 S = TypeVar("S", bound=type[Strategy])
 _STRATEGIES: dict[str, type[Strategy]] = {}
+_broken: dict[str, str] = {}  # name -> why its package's strategy is not there
 _seen_entry_points = False
 
 
@@ -24,10 +27,17 @@ def register(cls: S) -> S:
         UsageError: When the name is taken by another class.
     """
     known = _STRATEGIES.get(cls.name)
-    if known is not None and known.__qualname__ != cls.__qualname__:
-        raise UsageError(f"strategy {cls.name!r} is already registered by {known.__module__}.")
+    if known is not None and _place(known) != _place(cls):
+        raise UsageError(
+            f"strategy {cls.name!r} is already registered by {'.'.join(_place(known))}; "
+            f"{'.'.join(_place(cls))} needs another name."
+        )
     _STRATEGIES[cls.name] = cls
     return cls
+
+
+def _place(cls: type) -> tuple[str, str]:
+    return cls.__module__, cls.__qualname__
 
 
 def _all() -> dict[str, type[Strategy]]:
@@ -35,8 +45,26 @@ def _all() -> dict[str, type[Strategy]]:
     if not _seen_entry_points:
         _seen_entry_points = True
         for point in metadata.entry_points(group="warmstart.strategies"):
-            register(point.load())
+            _take(point)
     return _STRATEGIES
+
+
+def _take(point: metadata.EntryPoint) -> None:
+    """Register what another package offers; where that fails, say so and go on without it."""
+    try:
+        found = point.load()
+        if not (isinstance(found, type) and issubclass(found, Strategy)):
+            raise TypeError(f"{point.value} is no subclass of warmstart.strategies.Strategy")
+        register(found)
+    except Exception as error:
+        package = point.dist.name if point.dist is not None else point.module
+        reason = (
+            f"strategy {point.name!r} of the package {package} cannot be used "
+            f"({type(error).__name__}: {error}). Update or remove that package."
+        )
+        _broken[point.name] = reason
+        _log.warning(reason)
+        progress.note(f"Left out: {reason}")
 
 
 def names() -> list[str]:
@@ -48,9 +76,12 @@ def strategy_class(name: str) -> type[Strategy]:
     """The class of that name.
 
     Raises:
-        UsageError: For an unknown name, with the nearest one.
+        UsageError: For an unknown name, with the nearest one, or one whose package is broken, with
+            the reason.
     """
     if name not in _all():
+        if name in _broken:
+            raise UsageError(_broken[name])
         raise UsageError(f"There is no strategy {name!r}.{nearest(name, _all())}")
     return _all()[name]
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -41,7 +40,6 @@ class Recipe:
     """How a classifier is trained, whatever it is made of.
 
     Attributes:
-        epochs: Passes at most; None to choose by the number of rows (`epochs_for`).
         batch_size: Rows a step.
         schedule: Name of the schedule.
         warmup: Share of the steps that the rate rises.
@@ -51,7 +49,6 @@ class Recipe:
         patience: Epochs without a better validation loss before it stops.
     """
 
-    epochs: int | None = None
     batch_size: int = 16
     schedule: Literal["linear", "cosine", "constant", "slanted-triangular", "one-cycle"] = "linear"
     warmup: float = 0.1
@@ -86,6 +83,7 @@ class Job:
         run: Folder, seed and limits.
         recipe: Everything else.
         name: Shown on the progress bar.
+        full_epochs: Passes over the training rows at most.
     """
 
     encoder: Any
@@ -97,7 +95,6 @@ class Job:
     recipe: Recipe
     name: str
     full_epochs: int
-    augment: Callable[..., Any] | None = None
 
     def __post_init__(self) -> None:
         self.table: RateTable = rate_table(
@@ -118,7 +115,6 @@ class Job:
             self.encoder.preprocess,
             batch_size=self.recipe.batch_size,
             streams=self.run.streams,
-            augment=self.augment,
             num_workers=default_workers(pick_device(self.run.device), self.view.train.modality),
         )
         optimizer = make_optimizer(self.table, weight_decay=self.recipe.weight_decay)
@@ -158,7 +154,7 @@ class Job:
         # Validation is forward only: a third of a step's work for each row.
         rows = len(self.view.validation)
         overhead = cost.seconds * rows / self.recipe.batch_size / 3
-        return Cost(cost.seconds, self.steps_per_epoch, self.full_epochs, overhead, cost.peak_bytes)
+        return Cost(cost.seconds, self.steps_per_epoch, self.full_epochs, overhead)
 
 
 def passes(history: History, job: Job) -> float:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import numpy as np
+from pydantic import BeforeValidator, Field, PositiveFloat
 from sklearn.linear_model import LogisticRegression
 
 from warmstart.backbones import Backbone
-from warmstart.core import NotApplicable, Run
+from warmstart.core import NotApplicable, Run, split_text
 from warmstart.data import View
 from warmstart.models import TfidfModel
 from warmstart.models.tfidf import new_vectorizer
@@ -25,7 +26,7 @@ class Tfidf(Strategy):
     """Words and word pairs weighted by TF-IDF, under logistic regression with C by 3 folds.
 
     Attributes:
-        strengths: Values of C (inverse regularisation) to choose from.
+        strengths: Values of C (inverse regularisation) to choose from; as text `1|10|100`.
     """
 
     name: ClassVar[str] = "tfidf"
@@ -33,7 +34,9 @@ class Tfidf(Strategy):
     role: ClassVar[Role] = "control"
     modalities: ClassVar[tuple[str, ...]] = ("text",)
     seeded: ClassVar[bool] = False
-    strengths: tuple[float, ...] = (1.0, 3.0, 10.0, 30.0, 100.0)
+    strengths: Annotated[
+        tuple[PositiveFloat, ...], Field(min_length=1), BeforeValidator(split_text)
+    ] = (1.0, 3.0, 10.0, 30.0, 100.0)
 
     def check(self, backbone: Backbone, view: View) -> None:
         """Only text has words."""

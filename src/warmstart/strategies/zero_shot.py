@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import numpy as np
 import torch
+from pydantic import AfterValidator, BeforeValidator
 
 from warmstart.backbones import Backbone, Encoder
-from warmstart.core import NotApplicable, Run
+from warmstart.core import NotApplicable, Run, split_text
 from warmstart.data import View
 from warmstart.models import EncoderModel, Head, NliModel
 
@@ -39,6 +40,15 @@ def _words(name: str) -> str:
     return spaced.strip().lower()
 
 
+def _has_place(template: str) -> str:
+    if "{}" not in template:
+        raise ValueError("must have {} where the class name goes")
+    return template
+
+
+Template = Annotated[str, AfterValidator(_has_place)]
+
+
 @register
 class ZeroShot(Strategy):
     """Cosine similarity to the class names' embeddings, or entailment by an NLI model.
@@ -53,6 +63,7 @@ class ZeroShot(Strategy):
 
     Attributes:
         templates: Sentences with `{}` for the class name; the embeddings of all are averaged.
+            As text they are divided by `|`: `{}|a text about {}`.
         nli: Folder or hub id of an NLI model, text only.
         hypothesis: The NLI hypothesis with `{}` for the class name.
     """
@@ -60,10 +71,14 @@ class ZeroShot(Strategy):
     name: ClassVar[str] = "zero-shot"
     title: ClassVar[str] = "Zero-shot"
     seeded: ClassVar[bool] = False
-    uses_features: ClassVar[bool] = True
-    templates: tuple[str, ...] | None = None
+    templates: Annotated[tuple[Template, ...] | None, BeforeValidator(split_text)] = None
     nli: str | None = None
-    hypothesis: str = "This text is {}."
+    hypothesis: Template = "This text is {}."
+
+    @property
+    def uses_features(self) -> bool:  # type: ignore[override] # an NLI model reads for itself
+        """Whether it embeds rows with the backbone: not where an NLI model reads them."""
+        return self.nli is None
 
     def check(self, backbone: Backbone, view: View) -> None:
         """Names must speak, and images need an image-text model."""
@@ -79,18 +94,14 @@ class ZeroShot(Strategy):
             )
         if self.nli and view.train.modality != "text":
             raise NotApplicable("an NLI model reads text, the rows are images")
-        for template in (*(self.templates or ()), self.hypothesis):
-            if "{}" not in template:
-                raise NotApplicable(f"template {template!r} has no {{}} for the class name")
 
     def fit(self, backbone: Backbone, view: View, run: Run) -> Fitted:
         """Embed the class names; nothing is learned."""
         self.check(backbone, view)
         words = [_words(name) for name in view.label_names]
         if self.nli:
-            entailing = NliModel.open(
-                self.nli, view.label_names, [self.hypothesis.format(w) for w in words], run.device
-            )
+            hypotheses = [self.hypothesis.replace("{}", word) for word in words]
+            entailing = NliModel.open(self.nli, view.label_names, hypotheses, run.device)
             return Fitted(entailing, 0, values={"nli": self.nli, "hypothesis": self.hypothesis})
         image = view.train.modality == "image"
         templates = self.templates or (IMAGE_TEMPLATES if image else TEXT_TEMPLATES)
@@ -111,7 +122,7 @@ def _embed_names(
     encoder.eval()
     anchors = []
     for word in words:
-        prompts = [template.format(word) for template in templates]
+        prompts = [template.replace("{}", word) for template in templates]
         batch = {k: v.to(encoder.device) for k, v in encoder.preprocess(prompts).items()}
         vectors_PD = encoder(batch, pooling=pooling)
         mean_D = torch.nn.functional.normalize(vectors_PD, dim=-1).mean(dim=0)

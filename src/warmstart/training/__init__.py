@@ -7,7 +7,7 @@ from .examples import ExampleRows
 from .history import History
 from .loaders import Batch, FixedLoader, Loader, RowLoader, RowSource, default_workers
 from .loop import fit_loop
-from .measure import PeakMemory, StepCost, measure_steps
+from .measure import StepCost, measure_steps
 from .optimizers import (
     FROZEN,
     RateRow,
@@ -55,7 +55,6 @@ __all__ = [
     "History",
     "Loader",
     "LoopState",
-    "PeakMemory",
     "RateRow",
     "RateTable",
     "RowLoader",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
@@ -302,7 +303,7 @@ def _accelerator(
     distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
     AcceleratorState._reset_state(reset_partial_state=not distributed)
     GradientState._reset_state()
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), _placed_on(device, distributed):
         warnings.simplefilter("ignore")
         accelerator = Accelerator(
             cpu=device.type == "cpu",
@@ -315,6 +316,28 @@ def _accelerator(
     if accelerator.distributed_type == DistributedType.DEEPSPEED:
         raise UsageError("DeepSpeed is not supported. Use DDP or FSDP through accelerate launch.")
     return accelerator
+
+
+@contextmanager
+def _placed_on(device: torch.device, distributed: bool) -> Iterator[None]:
+    """Let Accelerate take the CUDA device of that number, where it would take the first one.
+
+    Processes that were launched together each have theirs from the launcher.
+    """
+    if distributed or device.type != "cuda" or device.index is None:
+        yield
+        return
+    torch.cuda.set_device(device)  # what Accelerate does with a device that it picked itself
+    name = "ACCELERATE_TORCH_DEVICE"
+    before = os.environ.get(name)
+    os.environ[name] = str(device)
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[name]
+        else:
+            os.environ[name] = before
 
 
 def _check_turns(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
@@ -51,7 +52,7 @@ class ExampleRows:
     until `cache_bytes` is used up. What is kept changes no result.
 
     Attributes:
-        parallel: Whether worker processes help (images).
+        parallel: Whether threads that prepare batches ahead help (images).
     """
 
     def __init__(
@@ -82,6 +83,7 @@ class ExampleRows:
         self._streams = streams
         self._augment = augment
         self._room = cache_bytes
+        self._lock = threading.Lock()  # batches are prepared by several threads
         self._kept: dict[int, dict[str, Tensor]] = {}
         self._lengths: list[int] | None = None
         self._padding: _Padding | None = None
@@ -133,9 +135,11 @@ class ExampleRows:
     def _keep(self, fresh: Mapping[int, dict[str, Tensor]]) -> None:
         for row, tensors in fresh.items():
             size = sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
-            if size <= self._room:
-                self._room -= size
-                self._kept[row] = {key: tensor.clone() for key, tensor in tensors.items()}
+            copied = {key: tensor.clone() for key, tensor in tensors.items()}
+            with self._lock:
+                if size <= self._room and row not in self._kept:
+                    self._room -= size
+                    self._kept[row] = copied
 
 
 class _Padding:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
-import signal
-import warnings
+from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
@@ -79,6 +79,7 @@ class RowSource(Protocol):
     """Rows that can be made into a batch."""
 
     parallel: bool
+    """Whether threads may call `batch` at once, and it helps."""
 
     def __len__(self) -> int:
         """Rows."""
@@ -141,8 +142,8 @@ class RowLoader:
             shuffle: False keeps the order of the source.
             bucket: Whether rows of similar length share a batch.
             drop_last: Whether an incomplete batch is left out.
-            num_workers: Processes that prepare batches; 0 prepares them in this process. Sources
-                whose rows are cached ready (text) always stay in this process.
+            num_workers: Threads that prepare batches ahead; 0 prepares each when it is asked for,
+                as sources whose rows are cached ready (text) always do.
         """
         if num_workers < 0:
             raise UsageError(f"num_workers must be at least 0, got {num_workers}. Usual: 0 to 8.")
@@ -154,7 +155,6 @@ class RowLoader:
         )  # fmt: skip
         self.fingerprint = self.order.fingerprint
         self._workers = num_workers if source.parallel else 0
-        self._streams = streams
 
     def __len__(self) -> int:
         return len(self.order)
@@ -166,30 +166,26 @@ class RowLoader:
             for rows in planned:
                 yield self.source.batch(rows.tolist(), epoch)
             return
-        with warnings.catch_warnings():  # torch warns of more workers than cores: the user's choice
-            warnings.simplefilter("ignore")
-            loader: torch.utils.data.DataLoader[Any] = torch.utils.data.DataLoader(
-                _Batches(self.source, planned, epoch),
-                batch_size=None,
-                num_workers=min(self._workers, len(planned)),
-                worker_init_fn=_start_worker,
-                generator=self._streams.torch("workers", epoch),
-            )
-            stream = iter(loader)
-        yield from stream
+        yield from self._ahead(planned, epoch)
 
+    def _ahead(self, planned: Sequence[np.ndarray], epoch: int) -> Iterator[Any]:
+        """The planned batches in order, prepared by threads while the device works.
 
-class _Batches(torch.utils.data.Dataset[Any]):
-    """The batches of one epoch as the items of a torch data set."""
-
-    def __init__(self, source: RowSource, planned: list[np.ndarray], epoch: int) -> None:
-        self._source, self._planned, self._epoch = source, planned, epoch
-
-    def __len__(self) -> int:
-        return len(self._planned)
-
-    def __getitem__(self, place: int) -> Any:
-        return self._source.batch(self._planned[place].tolist(), self._epoch)
+        Threads and not processes: decoding and resizing let go of Python's lock, rows that were
+        prepared once stay for the next epoch, and nothing is forked beside threads that run.
+        """
+        waiting: deque[Future[Any]] = deque()
+        with ThreadPoolExecutor(self._workers, thread_name_prefix="warmstart-rows") as pool:
+            try:
+                for rows in planned:
+                    waiting.append(pool.submit(self.source.batch, rows.tolist(), epoch))
+                    if len(waiting) > self._workers:
+                        yield waiting.popleft().result()
+                while waiting:
+                    yield waiting.popleft().result()
+            finally:
+                for future in waiting:
+                    future.cancel()
 
 
 def as_loader(value: Loader | Sequence[Any]) -> Loader:
@@ -220,10 +216,3 @@ def default_workers(device: torch.device, modality: str) -> int:
     if modality != "image" or device.type == "cpu":
         return 0
     return max(0, min(8, (os.cpu_count() or 1) - 1))
-
-
-def _start_worker(worker: int) -> None:
-    """Workers leave Ctrl-C to the main process and die by SIGTERM as usual."""
-    del worker
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)

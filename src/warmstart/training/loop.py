@@ -14,7 +14,7 @@ from typing import Any
 from torch import nn
 from torch.optim import Optimizer
 
-from warmstart.core import Run, UsageError, progress
+from warmstart.core import Run, UsageError, progress, tells_out_of_memory
 
 from .checkpoints import Checkpoints
 from .engine import Engine
@@ -31,6 +31,7 @@ from .trackers import check_trackers
 __all__ = ["fit_loop"]
 
 
+@tells_out_of_memory("Training")
 def fit_loop(
     *,
     step: StepFunction,
@@ -90,6 +91,8 @@ def fit_loop(
         UsageError: For settings that cannot work.
         RunError: When a checkpoint belongs to other settings or every one is damaged.
         Interrupted: After Ctrl-C or SIGTERM, with a checkpoint written if `checkpoints` is given.
+        Diverged: When a loss is infinite or not a number.
+        OutOfMemory: When a step does not fit into memory.
     """
     _check(name, epochs, accumulate, log_every, evaluate_every)
     engine = Engine(

@@ -5,19 +5,15 @@ from __future__ import annotations
 import copy
 import gc
 import statistics
-import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from types import TracebackType
 from typing import Any
 
-import psutil
-import torch
 from torch import nn
 from torch.optim import Optimizer
 
-from warmstart.core import Run, synchronize
+from warmstart.core import Meter, Run, synchronize, tells_out_of_memory
 
 from .engine import Engine
 from .feed import Feed
@@ -25,7 +21,7 @@ from .interruption import private_random_state, seed_all
 from .loaders import Loader
 from .state import LoopState, StepFunction
 
-__all__ = ["PeakMemory", "StepCost", "measure_steps"]
+__all__ = ["StepCost", "measure_steps"]
 
 
 @dataclass(frozen=True)
@@ -46,51 +42,7 @@ class StepCost:
     steps_per_epoch: int
 
 
-class PeakMemory:
-    """Most memory in use inside the context, in bytes.
-
-    On CUDA the most that torch had allocated; elsewhere the process's resident set, looked at
-    every few milliseconds.
-    """
-
-    def __init__(self, device: torch.device, interval: float = 0.005) -> None:
-        self.bytes = 0
-        self._device = device
-        self._interval = interval
-        self._ended = threading.Event()
-        self._process = psutil.Process()
-        self._watcher: threading.Thread | None = None
-
-    def __enter__(self) -> PeakMemory:
-        if self._device.type == "cuda":
-            torch.cuda.reset_peak_memory_stats(self._device)
-            return self
-        self._look()
-        self._watcher = threading.Thread(target=self._watch, daemon=True)
-        self._watcher.start()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        if self._watcher is None:
-            self.bytes = int(torch.cuda.max_memory_allocated(self._device))
-            return
-        self._ended.set()
-        self._watcher.join()
-        self._look()
-
-    def _watch(self) -> None:
-        while not self._ended.wait(self._interval):
-            self._look()
-
-    def _look(self) -> None:
-        self.bytes = max(self.bytes, int(self._process.memory_info().rss))
-
-
+@tells_out_of_memory("Measuring a step")
 def measure_steps(
     *,
     step: StepFunction,
@@ -109,6 +61,9 @@ def measure_steps(
     """Take a few real steps on a deep copy; the given modules and optimisers stay as they are.
 
     The arguments are those of `fit_loop`. The step function must call `state.modules`.
+
+    Raises:
+        OutOfMemory: When a step does not fit into memory.
     """
     named = {"main": optimizers} if isinstance(optimizers, Optimizer) else dict(optimizers)
     # One deepcopy call, so that the copied optimisers hold the copied parameters.
@@ -128,10 +83,10 @@ def measure_steps(
             reduce_call=engine.reduce,
         )  # fmt: skip
         engine.set_training()
-        with PeakMemory(engine.device) as peak:
+        with Meter(engine.device) as meter:
             times = _timed(engine, feed, step, state, steps)
         engine.close()
-    cost = StepCost(statistics.median(times[1:] or times), peak.bytes, len(times), feed.steps)
+    cost = StepCost(statistics.median(times[1:] or times), meter.peak_bytes, len(times), feed.steps)
     del copied, moved, engine, state
     gc.collect()
     return cost

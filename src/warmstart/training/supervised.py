@@ -177,7 +177,7 @@ def classification_loaders(
         batch_size: Training rows a batch.
         streams: Source of order and augmentation.
         augment: For training images.
-        num_workers: Processes that prepare images.
+        num_workers: Threads that prepare images ahead.
         bucket: Whether rows of similar length share a batch.
         evaluation_batch_size: Validation rows a batch; twice `batch_size` when None.
     """

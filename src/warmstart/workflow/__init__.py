@@ -3,18 +3,29 @@
 from warmstart.backbones import backbone
 from warmstart.data import read, sample
 
-from .apply import Predictions, evaluate, predict, write_predictions
+from .apply import (
+    Evaluation,
+    Predictions,
+    check_predictions_path,
+    evaluate,
+    predict,
+    write_predictions,
+)
 from .compare import DEFAULT_ARMS, compare, fit
-from .embed import embed, write_features
+from .embed import check_features_path, embed, write_features
 from .info import info
 from .plan import plan
 from .runs import FinishedRun, open_run
+from .seen import write_seen
 
 __all__ = [
     "DEFAULT_ARMS",
+    "Evaluation",
     "FinishedRun",
     "Predictions",
     "backbone",
+    "check_features_path",
+    "check_predictions_path",
     "compare",
     "embed",
     "evaluate",
@@ -27,4 +38,5 @@ __all__ = [
     "sample",
     "write_features",
     "write_predictions",
+    "write_seen",
 ]

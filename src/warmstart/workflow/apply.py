@@ -6,14 +6,26 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from warmstart.core import Config, DataError, progress
-from warmstart.data import Dataset, read
+from warmstart.core import Config, DataError, UsageError, pick_device, progress
+from warmstart.data import Dataset
 from warmstart.evaluation import Scores, primary_metric, score
 from warmstart.models import Prediction
 
+from .prepare import as_dataset, refuse_reading
 from .runs import FinishedRun, open_run
+from .seen import count_seen
 
-__all__ = ["Predictions", "evaluate", "predict", "write_predictions"]
+__all__ = [
+    "Evaluation",
+    "Predictions",
+    "check_predictions_path",
+    "evaluate",
+    "inert",
+    "predict",
+    "write_predictions",
+]
+
+_ENDINGS = (".csv", ".jsonl", ".json", ".parquet")
 
 
 class Predictions(Config):
@@ -30,27 +42,67 @@ class Predictions(Config):
     answers: tuple[Prediction, ...]
 
 
-def _as_run(run: FinishedRun | str | Path) -> FinishedRun:
-    return run if isinstance(run, FinishedRun) else open_run(run)
+class Evaluation(Scores):
+    """The scores of a run on other rows, and how many of those rows it had seen.
+
+    Attributes:
+        seen_in_training: Rows whose content stands among the run's training rows; None where
+            the run keeps no record of them.
+        seen_in_validation: Rows whose content stands among its validation rows, by which it was
+            chosen; None as above.
+    """
+
+    seen_in_training: int | None = None
+    seen_in_validation: int | None = None
+
+    @property
+    def caution(self) -> str | None:
+        """What to keep in mind about rows that the run has seen, in a sentence."""
+        if self.seen_in_training is None or self.seen_in_validation is None:
+            return (
+                "Warning: this run keeps no record of its training rows, so whether these rows "
+                "are new to it cannot be told."
+            )
+        if not self.seen_in_training and not self.seen_in_validation:
+            return None
+        return (
+            f"Warning: of {self.n} rows the run was trained on {self.seen_in_training} and chosen "
+            f"on {self.seen_in_validation} (rows of equal content): the scores flatter it."
+        )
 
 
-def predict(run: FinishedRun | str | Path, data: Any, **reading: Any) -> Predictions:
+def _as_run(run: FinishedRun | str | Path, device: str) -> FinishedRun:
+    """The run with its model where it was asked for; `auto` leaves an opened run as it is."""
+    if device != "auto":
+        pick_device(device)  # an unknown one is told before anything is read
+    if not isinstance(run, FinishedRun):
+        return open_run(run, device=device)
+    return run if device in {"auto", run.device} else FinishedRun(run.folder, device)
+
+
+def predict(
+    run: FinishedRun | str | Path, data: Any, *, device: str = "auto", **reading: Any
+) -> Predictions:
     """Classify the rows of a file, a folder or a list.
 
     Args:
         run: A finished run or its folder.
         data: A path (labels are not needed), a Dataset, or a list of texts or image paths.
-        **reading: Passed to `read`: text=, image=, skip_bad=, ...
+        device: Where the model is put: `auto`, `cpu`, `cuda`, `mps`.
+        **reading: Passed to `read`: text=, image=, skip_bad=, limit=, ...; of these a Dataset
+            takes limit= alone, a list none.
 
     Raises:
         DataError: When the rows are of another modality than the model's, or cannot be read.
+        UsageError: For an option that cannot apply to such data, or an unknown device.
     """
-    opened = _as_run(run)
+    opened = _as_run(run, device)
     if isinstance(data, list | tuple):
+        refuse_reading(reading, "a list of inputs")
         answers = opened.predict(list(data))
         ids = tuple(str(i) for i in range(len(answers)))
         return Predictions(ids=ids, inputs=tuple(str(x) for x in data), answers=tuple(answers))
-    dataset = data if isinstance(data, Dataset) else read(data, need_label=False, **reading)
+    dataset = as_dataset(data, need_label=False, **reading)
     _check_modality(opened, dataset)
     dataset = dataset.without_labels()
     proba_NC = opened.model.proba(dataset)
@@ -80,8 +132,9 @@ def evaluate(
     *,
     metric: str | None = None,
     group: str | None = None,
+    device: str = "auto",
     **reading: Any,
-) -> Scores:
+) -> Evaluation:
     """Score a finished run on labelled rows that it has not seen.
 
     Args:
@@ -89,35 +142,48 @@ def evaluate(
         data: A path or a Dataset with labels that the model knows.
         metric: Primary metric; chosen by the rows' balance otherwise.
         group: Column by which accuracy is shown.
-        **reading: Passed to `read`.
+        device: Where the model is put: `auto`, `cpu`, `cuda`, `mps`.
+        **reading: Passed to `read`; of these a Dataset takes limit= alone.
+
+    Returns:
+        The scores, with the counts of rows that the run was trained or chosen on: rows are the
+        same when their content is, whatever their ids and files.
 
     Raises:
         DataError: For a label that the model does not know.
+        UsageError: For an option that cannot apply to such data, or an unknown device.
     """
-    opened = _as_run(run)
-    dataset = data if isinstance(data, Dataset) else read(data, **reading)
+    opened = _as_run(run, device)
+    dataset = as_dataset(data, **reading)
     _check_modality(opened, dataset)
     dataset = dataset.relabel(opened.model.label_names)
-    seen = _training_ids(opened) & set(dataset.ids)
-    if seen:
-        progress.note(
-            f"{len(seen)} of {len(dataset)} rows are rows that the run was trained on: the scores "
-            "flatter it."
-        )
     proba_NC = opened.model.proba(dataset.without_labels())
-    return score(
+    scores = score(
         proba_NC,
         dataset.labels_N,
         opened.model.label_names,
         primary=metric or primary_metric(dataset.labels_N),
         groups=dataset.column(group) if group else None,
     )
+    seen = count_seen(opened.folder, dataset)
+    found = Evaluation(
+        **dict(scores),
+        seen_in_training=seen.train if seen else None,
+        seen_in_validation=seen.validation if seen else None,
+    )
+    if found.caution:
+        progress.note(found.caution)
+    return found
 
 
-def _training_ids(run: FinishedRun) -> set[str]:
-    from .results import split_of
+def check_predictions_path(path: Path) -> None:
+    """Refuse an ending that `write_predictions` does not know; to be asked before the work.
 
-    return set(split_of(run.folder).train)
+    Raises:
+        UsageError: Naming the endings that it knows.
+    """
+    if path.suffix.lower() not in _ENDINGS:
+        raise UsageError(f"{path} must end in {', '.join(_ENDINGS[:-1])} or {_ENDINGS[-1]}.")
 
 
 def write_predictions(predictions: Predictions, path: Path) -> None:
@@ -126,7 +192,7 @@ def write_predictions(predictions: Predictions, path: Path) -> None:
     In CSV a text that a spreadsheet would take for a formula gets a quote before it.
 
     Raises:
-        DataError: For another ending.
+        UsageError: For another ending.
     """
     import csv
     import io
@@ -137,6 +203,7 @@ def write_predictions(predictions: Predictions, path: Path) -> None:
 
     from warmstart.core import write_atomic
 
+    check_predictions_path(path)
     kind = path.suffix.lower()
     rows = zip(predictions.ids, predictions.inputs, predictions.answers, strict=True)
     if kind == ".csv":
@@ -155,7 +222,7 @@ def write_predictions(predictions: Predictions, path: Path) -> None:
         ]
         text = "".join(json.dumps(v, ensure_ascii=False) + "\n" for v in values)
         write_atomic(path, text if kind == ".jsonl" else json.dumps(values, ensure_ascii=False))
-    elif kind == ".parquet":
+    else:
         columns: dict[str, Sequence[Any]] = {
             "id": predictions.ids,
             "input": predictions.inputs,
@@ -165,8 +232,6 @@ def write_predictions(predictions: Predictions, path: Path) -> None:
         sink = pa.BufferOutputStream()
         pq.write_table(pa.table({k: list(v) for k, v in columns.items()}), sink)
         write_atomic(path, sink.getvalue().to_pybytes())
-    else:
-        raise DataError(f"{path} must end in .csv, .jsonl, .json or .parquet.")
 
 
 def inert(text: str) -> str:

@@ -7,23 +7,27 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from warmstart.backbones import Backbone
-from warmstart.core import DataError, NotApplicable, UsageError, fingerprint
-from warmstart.data import Audit, Dataset
-from warmstart.evaluation import primary_metric
+from warmstart.core import DataError, NotApplicable, UsageError, fingerprint, nearest
+from warmstart.data import Audit
+from warmstart.evaluation import METRICS, metric_names, primary_metric
 from warmstart.planning import (
     Arm,
     Comparison,
+    Embedding,
     Prices,
     Task,
+    elapsed_clock,
     parse_arms,
     parse_duration,
     plan_by_tree,
     run_comparison,
-    timed,
 )
 from warmstart.strategies import Strategy, make, speaking_names
 
+from .embedding import embed_all
 from .folders import default_folder, run_folder
 from .prepare import Prepared, Source, prepare, settle_size
 from .results import comparison_json, write_run
@@ -56,6 +60,7 @@ def compare(
     prices: Prices | None = None,
     device: str = "auto",
     trackers: Sequence[str] = (),
+    allow_bin: bool = False,
     command: str | None = None,
     show_audit: _Show | None = None,
     **reading: Any,
@@ -81,6 +86,7 @@ def compare(
         prices: What the machine costs.
         device: `auto`, `cpu`, `cuda`, `mps`.
         trackers: Experiment trackers to report to.
+        allow_bin: Whether a backbone's pickled weights may be read (with weights_only).
         command: The command line, for the report.
         show_audit: Called with the audit before any training.
         **reading: Passed to `read`: text=, label=, image=, split_column=, skip_bad=, ...
@@ -97,7 +103,8 @@ def compare(
     seconds = float("inf") if str(budget) == "none" else parse_duration(budget)
     prepared = prepare(
         data, backbone=backbone, limit=limit, image_size=image_size,
-        max_length=max_length, device=device, group=group, **reading,
+        max_length=max_length, device=device, group=group, allow_bin=allow_bin,
+        trackers=trackers, **reading,
     )  # fmt: skip
     modality = prepared.dataset.modality
     arms = parse_arms(strategies or DEFAULT_ARMS[modality])
@@ -129,6 +136,7 @@ def fit(
     replace: bool = False,
     device: str = "auto",
     trackers: Sequence[str] = (),
+    allow_bin: bool = False,
     command: str | None = None,
     show_audit: _Show | None = None,
     **reading: Any,
@@ -151,6 +159,7 @@ def fit(
         replace: Whether a run of that name may be replaced.
         device: `auto`, `cpu`, `cuda`, `mps`.
         trackers: Experiment trackers to report to.
+        allow_bin: Whether a backbone's pickled weights may be read (with weights_only).
         command: The command line, for the report.
         show_audit: Called with the audit before any training.
         **reading: Passed to `read`.
@@ -161,12 +170,12 @@ def fit(
     started = time.monotonic()
     prepared = prepare(
         data, backbone=backbone, limit=limit, image_size=image_size, max_length=max_length,
-        device=device, group=group, shots=shots, **reading,
+        device=device, group=group, shots=shots, allow_bin=allow_bin,
+        trackers=trackers, **reading,
     )  # fmt: skip
     if strategy is None:
         plan = plan_by_tree(
-            prepared.dataset,
-            labels=len(prepared.split.train),
+            prepared.split.view(prepared.dataset).train,
             names_speak=_names_can_speak(prepared),
         )
         strategy = plan.strategy
@@ -240,26 +249,31 @@ def _run(
 ) -> FinishedRun:
     """The common course of both verbs, from the folder to the report."""
     final = Path(out) if out else default_folder(verb, prepared.dataset.source, settings)
-    with run_folder(final, settings, replace=replace) as folder:
+    view = prepared.split.view(prepared.dataset)
+    primary = _primary(metric, view.train.labels_N, view.n_classes)
+    with (
+        run_folder(final, settings, replace=replace) as folder,
+        elapsed_clock(folder, started) as begun,
+    ):
         if sizes_open:
             prepared = settle_size(prepared, folder, task_settings["budget"])
-        vectors_ND, embedding = None, 0.0
+        audited = prepared.audit()
+        _refuse_problems(audited)
+        embedding = Embedding()
         if any(arm.strategy.uses_features for arm in arms):
-            vectors_ND, embedding = timed(prepared.embed, task_settings["device"])
-        audited = prepared.audit(vectors_ND)
+            vectors_ND, embedding = embed_all(prepared, folder, task_settings["device"])
+            audited = prepared.audit(vectors_ND)
         if show_audit:
             show_audit(audited)
-        if audited.problems:
-            raise DataError(" ".join(found.message for found in audited.problems))
-        view = prepared.split.view(prepared.dataset)
+        _refuse_problems(audited)
         task = Task(
             backbone=prepared.backbone,
             view=view,
-            test=_test_rows(prepared),
+            test=prepared.split.test_rows(prepared.dataset),
             folder=folder,
-            primary=metric or primary_metric(view.train.labels_N),
-            started=started,
-            embedding_seconds=embedding,
+            primary=primary,
+            started=begun,
+            embedding=embedding,
             **task_settings,
         )
         comparison: Comparison = run_comparison(arms, task, substitute=substitute)
@@ -272,8 +286,23 @@ def _run(
     return open_run(final)
 
 
-def _test_rows(prepared: Prepared) -> Dataset:
-    return prepared.split.test_rows(prepared.dataset)
+def _primary(metric: str | None, labels_N: np.ndarray, classes: int) -> str:
+    """The metric that decides: the user's, checked before any work, or the data's.
+
+    Raises:
+        UsageError: For an unknown metric, or one that cannot decide.
+    """
+    if metric is None:
+        return primary_metric(labels_N)
+    usable = [name for name in metric_names(classes) if METRICS[name].higher_is_better]
+    if metric not in usable:
+        raise UsageError(f"metric {metric!r} cannot decide.{nearest(metric, usable)}")
+    return metric
+
+
+def _refuse_problems(audited: Audit) -> None:
+    if audited.problems:
+        raise DataError(" ".join(found.message for found in audited.problems))
 
 
 def _refuse_empty(comparison: Comparison) -> None:

@@ -13,7 +13,7 @@ from filelock import FileLock, Timeout
 
 from warmstart.core import RunError, UsageError, finish_folder, progress, read_json, write_json
 
-__all__ = ["default_folder", "partial_of", "run_folder"]
+__all__ = ["SETTINGS_FILE", "default_folder", "lock_of", "partial_of", "run_folder"]
 
 SETTINGS_FILE = "settings.json"
 
@@ -51,15 +51,10 @@ def run_folder(
     Raises:
         RunError: When the name is taken, or another process is writing there.
     """
-    if final.exists() and not replace:
-        raise RunError(f"{final} exists already. Name another folder with --out, or --replace it.")
-    if final.exists() and not final.is_dir():
-        raise UsageError(f"{final} is a file; a run needs a folder of its own.")
-    if final.exists() and any(final.iterdir()) and not (final / "manifest.json").is_file():
-        raise RunError(f"{final} holds other files than a run's; it will not be replaced.")
+    _check_free(final, replace)
     partial = partial_of(final)
-    partial.parent.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(partial.with_name(f".{partial.name}.lock"))
+    lock = FileLock(lock_of(final))
+    Path(lock.lock_file).parent.mkdir(parents=True, exist_ok=True)
     try:
         lock.acquire(timeout=0)
     except Timeout:
@@ -67,6 +62,7 @@ def run_folder(
             f"Another process is writing {partial}. Wait for it, or name another --out."
         ) from None
     try:
+        _check_free(final, replace)  # another process may have ended there meanwhile
         if partial.exists() and not _same(partial, settings):
             if not replace:
                 raise RunError(
@@ -83,7 +79,26 @@ def run_folder(
         finish_folder(partial, final, replace=replace, task_type="classify")
     finally:
         lock.release()
-        Path(lock.lock_file).unlink(missing_ok=True)
+
+
+def _check_free(final: Path, replace: bool) -> None:
+    """Refuse a name that is taken by something that may not be replaced."""
+    if final.exists() and not replace:
+        raise RunError(f"{final} exists already. Name another folder with --out, or --replace it.")
+    if final.exists() and not final.is_dir():
+        raise UsageError(f"{final} is a file; a run needs a folder of its own.")
+    if final.exists() and any(final.iterdir()) and not (final / "manifest.json").is_file():
+        raise RunError(f"{final} holds other files than a run's; it will not be replaced.")
+
+
+def lock_of(final: Path) -> Path:
+    """The file whose holder alone may write the run.
+
+    It stays when the run is done: a lock file that is removed while a second process has it open
+    leaves that one with a lock on a file that a third no longer finds, and both would write.
+    """
+    partial = partial_of(final)
+    return partial.parent / ".locks" / f"{partial.name}.lock"
 
 
 def partial_of(final: Path) -> Path:

@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import Any
 
 from warmstart._version import __version__
-from warmstart.backbones import FeatureCache
+from warmstart.backbones import DEFAULT_SOURCES, FeatureCache
 from warmstart.backbones import backbone as open_backbone
-from warmstart.core import BackboneError, describe_machine
+from warmstart.core import BackboneError, RunError, describe_machine, nearest
 from warmstart.data import SAMPLES, audit, read, split
-from warmstart.strategies import names, strategy_class
+from warmstart.strategies import Strategy, names, strategy_class
 
 from .folders import partial_of
 from .runs import open_run
@@ -18,11 +18,20 @@ from .runs import open_run
 __all__ = ["info"]
 
 
-def info(target: str | Path | None = None) -> dict[str, Any]:
+def info(target: str | Path | None = None, *, allow_bin: bool = False) -> dict[str, Any]:
     """Describe a run folder, a backbone or data; without a target, this installation.
+
+    Args:
+        target: A run folder, what names a backbone, or data.
+        allow_bin: Whether a backbone may have pickled weights.
 
     Returns:
         A dictionary whose `kind` is `run`, `backbone`, `data` or `installation`.
+
+    Raises:
+        RunError: For a damaged run, or a path into a folder that holds nothing of that name.
+        BackboneError: For a backbone that cannot be read.
+        DataError: For data that cannot be read.
     """
     if target is None:
         return _installation()
@@ -30,8 +39,9 @@ def info(target: str | Path | None = None) -> dict[str, Any]:
     if (path / "results.json").is_file() or partial_of(path).is_dir():
         return {"kind": "run", **open_run(path).results}
     if (path / "config.json").is_file() or not path.exists():
+        _refuse_typo(path)
         try:
-            return _backbone(str(target))
+            return _backbone(str(target), allow_bin)
         except BackboneError as error:
             if path.exists():
                 raise
@@ -41,22 +51,51 @@ def info(target: str | Path | None = None) -> dict[str, Any]:
     return _data(path)
 
 
+def _refuse_typo(path: Path) -> None:
+    """`runs/typo` beside `runs/reviews` is a slip, though it could be read as a hub id."""
+    parent = path.parent
+    if path.exists() or path.suffix or parent == Path() or not parent.is_dir():
+        return
+    if path.as_posix() in DEFAULT_SOURCES.values() or _is_downloaded(path.as_posix()):
+        return
+    there = [entry.name for entry in parent.iterdir() if not entry.name.startswith(".")]
+    raise RunError(
+        f"{path} does not exist: the folder {parent} holds no run, data or backbone of that name."
+        f"{nearest(path.name, there)} If {path} is meant as a hub id, ask from another folder."
+    )
+
+
+def _is_downloaded(hub_id: str) -> bool:
+    """Whether the hub's cache on this machine holds a model of that id."""
+    from huggingface_hub import try_to_load_from_cache
+    from huggingface_hub.errors import HFValidationError
+
+    try:
+        return isinstance(try_to_load_from_cache(hub_id, "config.json"), str)
+    except HFValidationError:
+        return False
+
+
 def _installation() -> dict[str, Any]:
     cache = FeatureCache()
     return {
         "kind": "installation",
         "warmstart": __version__,
         "machine": describe_machine(),
-        "strategies": {
-            name: (strategy_class(name).__doc__ or "").strip().splitlines()[0] for name in names()
-        },
+        "strategies": {name: _first_line(strategy_class(name)) for name in names()},
         "samples": {name: sample.description for name, sample in SAMPLES.items()},
         "cache": {"folder": str(cache.root), "bytes": cache.size_bytes()},
     }
 
 
-def _backbone(source: str) -> dict[str, Any]:
-    found = open_backbone(source)
+def _first_line(strategy: type[Strategy]) -> str:
+    """The first line of its docstring, or its title."""
+    text = (strategy.__doc__ or "").strip()
+    return text.splitlines()[0] if text else strategy.title
+
+
+def _backbone(source: str, allow_bin: bool) -> dict[str, Any]:
+    found = open_backbone(source, allow_bin=allow_bin)
     encoder = found.load()
     groups = [
         {"group": name, "parameters": sum(p.numel() for _, p in encoder.groups.parameters(name))}

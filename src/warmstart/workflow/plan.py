@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from warmstart.backbones import Backbone
-from warmstart.data import Dataset, read, split
+from warmstart.data import split
 from warmstart.planning import Distance, Plan, parse_duration, plan_by_tree
 from warmstart.strategies import speaking_names
 
-from .prepare import Source, as_backbone
+from .prepare import Source, as_backbone, as_dataset
 
 __all__ = ["plan"]
 
@@ -23,6 +23,7 @@ def plan(
     distance: Distance = "unknown",
     budget: str | float | None = None,
     group: str | None = None,
+    allow_bin: bool = False,
     **reading: Any,
 ) -> Plan:
     """Recommend a strategy by the decision tree, and say which rule spoke.
@@ -33,21 +34,24 @@ def plan(
         distance: How far the data is from the backbone's pretraining data, where you know it.
         budget: Time for training: `15m`.
         group: Column that the split keeps whole.
-        **reading: Passed to `read`.
+        allow_bin: Whether the backbone that is named may have pickled weights.
+        **reading: Passed to `read`; of these a Dataset takes limit= alone.
     """
-    dataset = data if isinstance(data, Dataset) else read(data, group=group, **reading)
+    dataset = as_dataset(data, group=group, **reading)
     parts = split(dataset, group=group)
     speak = speaking_names(dataset.label_names)
     if dataset.modality == "image":
-        aligned = backbone is not None and (as_backbone(backbone, "image").modality == "image-text")
+        aligned = (
+            backbone is not None
+            and as_backbone(backbone, "image", allow_bin=allow_bin).modality == "image-text"
+        )
         speak = speak and aligned
     return plan_by_tree(
-        dataset,
-        labels=len(parts.train),
+        parts.view(dataset).train,
         names_speak=speak,
         distance=distance,
         budget_seconds=parse_duration(budget) if budget is not None else None,
-        options=_options({"backbone": backbone, "group": group, **reading}),
+        options=_options({"backbone": backbone, "allow_bin": allow_bin, "group": group, **reading}),
     )
 
 

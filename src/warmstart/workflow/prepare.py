@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -11,11 +11,21 @@ import numpy as np
 
 from warmstart.backbones import Backbone, FeatureCache
 from warmstart.backbones import backbone as open_backbone
-from warmstart.core import DataError, progress, read_json, write_json
+from warmstart.core import DataError, UsageError, pick_device, progress, read_json, write_json
 from warmstart.data import Audit, Dataset, Modality, Split, audit, read, split
+from warmstart.data.limit import limit_rows
 from warmstart.planning import fit_input_size
+from warmstart.training import check_trackers
 
-__all__ = ["Prepared", "Source", "as_backbone", "prepare", "settle_size"]
+__all__ = [
+    "Prepared",
+    "Source",
+    "as_backbone",
+    "as_dataset",
+    "prepare",
+    "refuse_reading",
+    "settle_size",
+]
 
 _SIZE_FILE = "input_size.json"
 
@@ -51,16 +61,70 @@ class Prepared:
         return audit(rows, self.split, group=self.split.group, vectors_ND=vectors_ND)
 
 
+def as_dataset(
+    data: Source, *, group: str | None = None, need_label: bool = True, **reading: Any
+) -> Dataset:
+    """A Dataset from anything that `read` takes; one that is read already is only limited.
+
+    Args:
+        data: Anything that `read` takes, or a Dataset.
+        group: Column whose values must be present.
+        need_label: Whether rows must have labels.
+        **reading: Passed to `read`. A Dataset takes limit= (and the seed= of that draw) alone.
+
+    Raises:
+        DataError: When the rows cannot be read.
+        UsageError: For options that a Dataset cannot take, naming them.
+    """
+    if not isinstance(data, Dataset):
+        return read(data, group=group, need_label=need_label, **reading)
+    limit, seed = reading.pop("limit", None), reading.pop("seed", 0)
+    refuse_reading(reading, f"the Dataset {data.source}, which is read already")
+    if group is not None:
+        data.column(group)  # a column that is not there is told with the nearest name
+    return data if limit is None else limit_rows(data, limit, seed)
+
+
+def refuse_reading(reading: Mapping[str, Any], what: str) -> None:
+    """Refuse options of `read` where nothing is read.
+
+    Args:
+        reading: Options as they were given; None and False ask for nothing.
+        what: What they cannot apply to.
+
+    Raises:
+        UsageError: Naming the options.
+    """
+    given = [f"{name}=" for name, value in reading.items() if value not in (None, False)]
+    if given:
+        raise UsageError(
+            f"{', '.join(given)} cannot apply to {what}. Give a path instead, or pass the option "
+            "to `read`."
+        )
+
+
 def as_backbone(
     source: Backbone | str | Path | None,
     modality: Modality,
     settings: Mapping[str, Any] | None = None,
+    *,
+    allow_bin: bool = False,
 ) -> Backbone:
-    """A backbone with the feature cache in place, from whatever names one."""
+    """A backbone with the feature cache in place, from whatever names one.
+
+    Args:
+        source: A backbone, what names one, or None for the modality's default.
+        modality: What it must read.
+        settings: For `Backbone.with_settings`; None values leave a setting as it is.
+        allow_bin: Whether a backbone that is named may have pickled weights; they are read with
+            weights_only.
+    """
     found = (
         source
         if isinstance(source, Backbone)
-        else open_backbone(None if source is None else str(source), modality=modality)
+        else open_backbone(
+            None if source is None else str(source), modality=modality, allow_bin=allow_bin
+        )
     )
     given = {k: v for k, v in (settings or {}).items() if v is not None}
     if found.cache is None:
@@ -78,6 +142,8 @@ def prepare(
     group: str | None = None,
     shots: int | None = None,
     split_seed: int = 0,
+    allow_bin: bool = False,
+    trackers: Sequence[str] = (),
     **reading: Any,
 ) -> Prepared:
     """Read the data and open the backbone; settle the split.
@@ -87,21 +153,27 @@ def prepare(
         backbone: A backbone or what names one; the default for the data's modality otherwise.
         image_size: Pixels on a side; the backbone's own otherwise.
         max_length: Tokens; the backbone's own otherwise.
-        device: Where to compute.
+        device: Where to compute; checked before anything is read.
         group: Column that must not be divided between parts.
         shots: Training rows a class, for few-shot work.
         split_seed: Seed of the split, which training seeds do not change.
-        **reading: Passed to `data.read`.
+        allow_bin: Whether the backbone that is named may have pickled weights.
+        trackers: Experiment trackers that will be reported to; checked before anything is read.
+        **reading: Passed to `data.read`; of these a Dataset takes limit= alone.
 
     Raises:
         DataError: When the rows cannot be read, or only one class is there.
+        UsageError: For an unknown tracker or device, or options that a Dataset cannot take.
     """
-    dataset = data if isinstance(data, Dataset) else read(data, group=group, **reading)
+    check_trackers(trackers)
+    if device != "auto":
+        pick_device(device)
+    dataset = as_dataset(data, group=group, **reading)
     if len(dataset.label_names) < 2:
         raise DataError(f"{dataset.source} has one class only; there is nothing to tell apart.")
     parts = split(dataset, group=group, shots=shots, seed=split_seed)
     wanted = {"image_size": image_size, "max_length": max_length, "device": device}
-    found = as_backbone(backbone, dataset.modality, wanted)
+    found = as_backbone(backbone, dataset.modality, wanted, allow_bin=allow_bin)
     progress.note(
         f"{len(parts.train)} training, {len(parts.validation)} validation and {len(parts.test)} "
         f"test rows in {len(dataset.label_names)} classes; backbone {found.name}."

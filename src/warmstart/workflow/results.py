@@ -14,11 +14,12 @@ import pyarrow.parquet as pq
 
 from warmstart._version import __version__
 from warmstart.core import FORMAT_VERSION, describe_machine, write_json
-from warmstart.data import Audit, Dataset, Split
+from warmstart.data import Audit, Dataset
 from warmstart.planning import ArmResult, Comparison, Task, arm_json
 from warmstart.reporting import model_card, write_report
 
 from .prepare import Prepared
+from .seen import write_seen
 
 __all__ = ["comparison_json", "write_run"]
 
@@ -61,7 +62,7 @@ def comparison_json(
         },
         "audit": audited.to_dict(),
         "settings": dict(settings) | {"primary": task.primary},
-        "embedding_seconds": task.embedding_seconds,
+        "embedding": task.embedding.model_dump(mode="json"),
         "arms": [arm_json(result, task) for result in comparison.arms],
         "pairs": [pair.model_dump(mode="json") for pair in comparison.pairs],
         "verdict": comparison.verdict.model_dump(mode="json"),
@@ -81,6 +82,19 @@ def write_run(
 
     The kept model moves to `model/`; the other arms' models are removed unless asked for.
     """
+    _write_predictions(folder / "predictions.parquet", comparison, prepared)
+    _merge_logs(folder, comparison.arms)
+    prepared.split.save(folder / "split.json")
+    write_seen(folder, prepared)
+    write_json(folder / "results.json", results)
+    write_report(results, folder / "report.html")
+    card = model_card(results, name=name, folder=str(name))
+    (folder / "README.md").write_text(card, encoding="utf-8")
+    _settle_models(folder, comparison, keep_models=keep_models)
+
+
+def _settle_models(folder: Path, comparison: Comparison, *, keep_models: bool) -> None:
+    """Move the kept model to `model/`; last of all, since a run may be resumed until then."""
     best = comparison.verdict.best
     for result in comparison.arms:
         own = folder / "arms" / result.arm.folder_name / "model"
@@ -91,13 +105,6 @@ def write_run(
             shutil.copytree(own, target) if keep_models else own.rename(target)
         elif own.is_dir() and not keep_models:
             shutil.rmtree(own)
-    _write_predictions(folder / "predictions.parquet", comparison, prepared)
-    _merge_logs(folder, comparison.arms)
-    prepared.split.save(folder / "split.json")
-    write_json(folder / "results.json", results)
-    write_report(results, folder / "report.html")
-    card = model_card(results, name=name, folder=str(name))
-    (folder / "README.md").write_text(card, encoding="utf-8")
 
 
 def _write_predictions(path: Path, comparison: Comparison, prepared: Prepared) -> None:
@@ -145,8 +152,3 @@ def _merge_logs(folder: Path, arms: Sequence[ArmResult]) -> None:
                     values = {"arm": result.name, "seed": seed.seed, **json.loads(line)}
                     lines.append(json.dumps(values, ensure_ascii=False))
     (folder / "metrics.jsonl").write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
-
-
-def split_of(folder: Path) -> Split:
-    """The split that a finished run used."""
-    return Split.load(folder / "split.json")

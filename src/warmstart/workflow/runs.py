@@ -22,9 +22,11 @@ class FinishedRun:
 
     Attributes:
         folder: Where it lies.
+        device: Where the model is put: `auto`, `cpu`, `cuda`, `mps`.
     """
 
     folder: Path
+    device: str = "auto"
 
     @cached_property
     def results(self) -> dict[str, Any]:
@@ -63,7 +65,7 @@ class FinishedRun:
         """The kept model, loaded on first use."""
         if not (self.folder / "model").is_dir():
             raise RunError(f"{self.folder} kept no model: no arm ended within its budget.")
-        return load_model(self.folder / "model")
+        return load_model(self.folder / "model", device=self.device)
 
     def predict(self, inputs: Sequence[Any] | str) -> list[Prediction]:
         """Classify texts, or images given as paths or PIL images."""
@@ -80,8 +82,12 @@ class FinishedRun:
         )
 
 
-def open_run(folder: str | Path) -> FinishedRun:
+def open_run(folder: str | Path, *, device: str = "auto") -> FinishedRun:
     """Read a run folder after checking every file against its manifest.
+
+    Args:
+        folder: The run's folder.
+        device: Where its model is put on first use: `auto`, `cpu`, `cuda`, `mps`.
 
     Raises:
         RunError: When it is unfinished, damaged, or no run at all.
@@ -93,4 +99,4 @@ def open_run(folder: str | Path) -> FinishedRun:
     if not folder.is_dir():
         raise RunError(f"{folder} does not exist. Name a run folder, such as runs/fit-reviews.")
     verify_manifest(folder)
-    return FinishedRun(folder)
+    return FinishedRun(folder, device)

@@ -1,0 +1,167 @@
+"""What the arms of a comparison share, and what each of them gave."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from warmstart.backbones import Backbone
+from warmstart.core import Config, RunError, WarmstartError, read_json, write_json
+from warmstart.data import Dataset, View
+from warmstart.evaluation import Scores, measure
+from warmstart.strategies import Cost
+
+from .arms import Arm, SeedResult, Status
+from .meter import Prices
+from .verdict import Pair, Verdict
+
+__all__ = ["ArmResult", "Comparison", "Embedding", "Task", "elapsed_clock"]
+
+_CLOCK = "clock.json"
+
+
+class Embedding(Config):
+    """What it took to embed all rows with the untouched backbone, for all arms together.
+
+    Attributes:
+        seconds: Wall time; where the vectors lay in the cache, what a timed sample promises.
+        peak_bytes: Peak memory meanwhile.
+        from_cache: Whether the vectors lay in the cache, so that the seconds are an estimate.
+    """
+
+    seconds: float = 0.0
+    peak_bytes: int = 0
+    from_cache: bool = False
+
+
+@dataclass(frozen=True)
+class Task:
+    """What every arm of a comparison shares.
+
+    Attributes:
+        backbone: Where adaptation starts.
+        view: Training and validation rows.
+        test: Test rows, with labels; arms get them without.
+        folder: Where arms keep their results while the comparison runs.
+        primary: The metric that decides; higher is better.
+        seeds: Training seeds for each seeded arm.
+        first_seed: The first of them; the others count up from it.
+        budget: Seconds for everything.
+        started: `time.monotonic()` at the start, less what earlier sessions took.
+        embedding: What the shared features took.
+        device: Device name.
+        prices: What the machine costs.
+        group: Column for accuracy by group.
+        trackers: Experiment trackers.
+    """
+
+    backbone: Backbone
+    view: View
+    test: Dataset
+    folder: Path
+    primary: str
+    seeds: int
+    budget: float
+    started: float
+    first_seed: int = 0
+    embedding: Embedding = field(default_factory=Embedding)
+    device: str = "auto"
+    prices: Prices = field(default_factory=Prices)
+    group: str | None = None
+    trackers: tuple[str, ...] = ()
+
+    @property
+    def left(self) -> float:
+        """Seconds that remain."""
+        return self.budget - (time.monotonic() - self.started)
+
+    @property
+    def limited(self) -> bool:
+        """Whether there is a budget."""
+        return self.budget < float("inf")
+
+    def validation_value(self, proba_MC: np.ndarray) -> float:
+        """The primary metric on the validation rows."""
+        labels_M = self.view.validation.labels_N
+        return measure(proba_MC, labels_M, [self.primary])[self.primary]
+
+
+@dataclass
+class ArmResult:
+    """An arm with everything that was measured of it."""
+
+    arm: Arm
+    status: Status
+    reason: str | None = None
+    error: WarmstartError | None = None
+    seeds: list[SeedResult] = field(default_factory=list)
+    validation: list[np.ndarray] = field(default_factory=list)
+    test: list[np.ndarray] = field(default_factory=list)
+    scores: Scores | None = None
+    validation_scores: Scores | None = None
+    cost: Cost | None = None
+
+    @property
+    def name(self) -> str:
+        """The arm's name."""
+        return self.arm.name
+
+    def add(self, found: tuple[SeedResult, np.ndarray, np.ndarray]) -> None:
+        """Take in one seed."""
+        result, validation_MC, test_NC = found
+        self.seeds.append(result)
+        self.validation.append(validation_MC)
+        self.test.append(test_NC)
+        order: list[Status] = ["done", "shortened", "cut"]
+        self.status = max((s.status for s in self.seeds), key=order.index)
+
+    def kept(self, task: Task) -> int:
+        """Position of the seed whose model is kept: best on validation, the first among equals."""
+        values = [task.validation_value(proba_MC) for proba_MC in self.validation]
+        return values.index(max(values))
+
+    def seconds(self, task: Task) -> float:
+        """Mean seconds of a seed, the shared embedding included where the arm stands on it."""
+        own = float(np.mean([s.seconds for s in self.seeds]))
+        return own + (task.embedding.seconds if self.arm.strategy.uses_features else 0.0)
+
+    def peak_bytes(self, task: Task) -> int:
+        """Peak memory of its seeds, and of the shared embedding where it stands on it."""
+        shared = task.embedding.peak_bytes if self.arm.strategy.uses_features else 0
+        return max(shared, *(s.peak_memory_bytes for s in self.seeds))
+
+
+@dataclass
+class Comparison:
+    """All arms, the pairs and the verdict."""
+
+    arms: list[ArmResult]
+    pairs: list[Pair]
+    verdict: Verdict
+
+
+@contextmanager
+def elapsed_clock(folder: Path, started: float) -> Iterator[float]:
+    """A start that counts the time of earlier sessions of the same run in.
+
+    Args:
+        folder: The run's folder while it is written.
+        started: `time.monotonic()` when this session began.
+
+    Yields:
+        The moment at which the work would have begun without interruption.
+    """
+    path = folder / _CLOCK
+    try:
+        before = float(read_json(path)["seconds"]) if path.is_file() else 0.0
+    except (RunError, KeyError, TypeError, ValueError):
+        before = 0.0
+    try:
+        yield started - before
+    finally:
+        write_json(path, {"seconds": before + time.monotonic() - started})
