@@ -22,7 +22,7 @@ from warmstart.training import Callback, Checkpoints
 Toy = Callable[..., SimpleNamespace]
 
 
-class Killed(Exception):  # noqa: N818
+class Killed(Exception):
     pass
 
 

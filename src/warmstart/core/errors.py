@@ -50,17 +50,17 @@ class RunError(WarmstartError):
     exit_code = 5
 
 
-class NotApplicable(WarmstartError):  # noqa: N818 - a fact about the task, not a mistake
+class NotApplicable(WarmstartError):
     """A strategy cannot work on this task; the message is the reason."""
 
     exit_code = 6
 
 
-class OutOfMemory(WarmstartError):  # noqa: N818
+class OutOfMemory(WarmstartError):
     """The work does not fit into the memory of the device or the machine."""
 
 
-class Interrupted(WarmstartError):  # noqa: N818
+class Interrupted(WarmstartError):
     """The work was stopped from outside and can be resumed.
 
     Attributes:

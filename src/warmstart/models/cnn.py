@@ -123,7 +123,7 @@ class CnnModel(Model):
         folder: Path,
         facts: dict[str, Any],
         device: str,
-        own: OwnCode | None = None,  # noqa: ARG003
+        own: OwnCode | None = None,
     ) -> CnnModel:
         """Read the network back."""
         target = pick_device(device)

@@ -150,7 +150,7 @@ class NliModel(Model):
         folder: Path,
         facts: dict[str, Any],
         device: str,
-        own: OwnCode | None = None,  # noqa: ARG003
+        own: OwnCode | None = None,
     ) -> NliModel:
         """Open the folder again."""
         return cls.open(str(folder), facts["label_names"], facts["hypotheses"], device)

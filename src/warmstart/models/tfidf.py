@@ -99,8 +99,8 @@ class TfidfModel(Model):
         cls,
         folder: Path,
         facts: dict[str, Any],
-        device: str,  # noqa: ARG003
-        own: OwnCode | None = None,  # noqa: ARG003
+        device: str,
+        own: OwnCode | None = None,
     ) -> TfidfModel:
         """Read the vocabulary and the weights back."""
         path = folder / "model.safetensors"

@@ -17,7 +17,7 @@ from warmstart.core import Streams
 __all__ = ["Pause", "Signals", "catch_signals", "private_random_state", "seed_all"]
 
 
-class Pause(Exception):  # noqa: N818
+class Pause(Exception):
     """Raised inside an evaluation that a signal cut short."""
 
 

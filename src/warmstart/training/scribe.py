@@ -17,7 +17,7 @@ from .state import LoopState
 __all__ = ["Diverged", "Scribe"]
 
 
-class Diverged(WarmstartError):  # noqa: N818
+class Diverged(WarmstartError):
     """A loss became infinite or not a number."""
 
 

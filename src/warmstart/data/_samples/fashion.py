@@ -80,7 +80,7 @@ def fashion_mnist() -> tuple[dict[str, Pictures], str]:
     raise DataError("Fashion-MNIST cannot be had here. " + " ".join(reasons))
 
 
-class _Unreached(Exception):  # noqa: N818 - a reason to try the next source
+class _Unreached(Exception):
     """This source is not here; the message, if any, says why."""
 
 
