@@ -141,7 +141,7 @@ def fit_logistic(
         labels_N: Class numbers in [0, classes), at least two different ones.
         classes: Number of classes C, also those without a row.
         ids: Row ids; rows are sorted by them so that the order of the data does not matter.
-        l2: Strength per row, or None to choose it from `grid` (5 folds below 2,000 rows, else 3).
+        l2: Strength per row, or None to choose it from `grid` (5 folds below 1,000 rows, else 3).
         grid: Strengths to try.
     """
     order = np.argsort(np.asarray(ids)) if ids is not None else np.arange(len(labels_N))
@@ -153,7 +153,7 @@ def fit_logistic(
     x_ND = (x_ND - mean_D) / scale_D / np.sqrt(x_ND.shape[1])
     losses: dict[float, float] = {}
     if l2 is None:
-        folds = min(5 if len(y_N) < 2000 else 3, len(y_N))
+        folds = min(5 if len(y_N) < 1000 else 3, len(y_N))
         losses = cross_validated_loss(x_ND, y_N, classes, grid, folds)
         l2 = min(losses, key=lambda k: (losses[k], -k))
     weight_CD, bias_C, _, converged = _solve(x_ND, y_N, classes, l2, None, 1e-6)
