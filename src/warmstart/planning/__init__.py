@@ -1,7 +1,7 @@
 """Deciding how much to adapt: the tree, the budget, the comparison and its verdict."""
 
 from .arms import Arm, SeedResult, parse_arms
-from .budget import divide, fit_input_size, parse_duration
+from .budget import divide, embedding_estimate, fit_input_size, parse_duration
 from .compare import run_comparison, timed
 from .meter import Prices
 from .outcome import arm_json, conclude
@@ -27,6 +27,7 @@ __all__ = [
     "conclude",
     "divide",
     "elapsed_clock",
+    "embedding_estimate",
     "fit_input_size",
     "judge",
     "parse_arms",

@@ -11,7 +11,7 @@ from warmstart.backbones import Backbone, Encoder, embed_inputs
 from warmstart.core import UsageError, WarmstartError, progress
 from warmstart.data import Dataset
 
-__all__ = ["divide", "fit_input_size", "parse_duration"]
+__all__ = ["divide", "embedding_estimate", "fit_input_size", "parse_duration"]
 
 _UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0}
 _IMAGE_SIZES = (192, 160, 128, 96, 64)
@@ -49,8 +49,7 @@ def fit_input_size(
         The backbone with its size set, and a sentence when the size is not the backbone's own.
     """
     text = dataset.modality == "text"
-    count = min(_TRIAL, len(dataset))
-    inputs = dataset.inputs([int(i * len(dataset) / count) for i in range(count)])
+    inputs = _spaced(dataset)
     encoder = backbone.load()
     own = _own_size(encoder, inputs, text)
     allowed = budget * _SHARE
@@ -88,6 +87,17 @@ def _own_size(encoder: Encoder, inputs: Sequence[Any], text: bool) -> int:
     if text:
         return max(encoder.lengths(inputs))
     return int(encoder.preprocess(inputs[:1])["pixel_values"].shape[-1])
+
+
+def embedding_estimate(backbone: Backbone, dataset: Dataset) -> float:
+    """Seconds that embedding every row anew would take, from a few evenly spaced ones."""
+    return _seconds_per_row(backbone.load(), _spaced(dataset)) * len(dataset)
+
+
+def _spaced(dataset: Dataset) -> list[Any]:
+    """Inputs of a few rows, evenly spaced over the data."""
+    count = min(_TRIAL, len(dataset))
+    return dataset.inputs([int(i * len(dataset) / count) for i in range(count)])
 
 
 def _seconds_per_row(encoder: Encoder, inputs: Sequence[Any]) -> float:

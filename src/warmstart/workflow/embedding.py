@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
 
 import numpy as np
 
-from warmstart.backbones import embed_inputs
 from warmstart.core import read_json, write_json
-from warmstart.planning import Embedding, timed
+from warmstart.planning import Embedding, embedding_estimate, timed
 
 from .prepare import Prepared
 
 __all__ = ["embed_all"]
 
 _FILE = "embedding.json"
-_SAMPLE = 16
 
 
 def embed_all(prepared: Prepared, folder: Path, device: str) -> tuple[np.ndarray, Embedding]:
@@ -35,22 +32,8 @@ def embed_all(prepared: Prepared, folder: Path, device: str) -> tuple[np.ndarray
     path = folder / _FILE
     if path.is_file():
         return vectors_ND, Embedding.parse(read_json(path), str(path))
-    expected = _expected_seconds(prepared)
+    expected = embedding_estimate(prepared.backbone, prepared.dataset)
     if measured.seconds < expected / 2:
         measured = Embedding(seconds=expected, peak_bytes=measured.peak_bytes, from_cache=True)
     write_json(path, measured.model_dump())
     return vectors_ND, measured
-
-
-def _expected_seconds(prepared: Prepared) -> float:
-    """Seconds for all rows, from the better of two passes over evenly spaced ones."""
-    dataset = prepared.dataset
-    count = min(_SAMPLE, len(dataset))
-    inputs = dataset.inputs([int(i * len(dataset) / count) for i in range(count)])
-    encoder = prepared.backbone.load()
-    times = []
-    for _ in range(2):
-        start = time.perf_counter()
-        embed_inputs(encoder, inputs)
-        times.append(time.perf_counter() - start)
-    return min(times) / count * len(dataset)
