@@ -88,6 +88,15 @@ def test_torn_and_temporary_folders_are_swept(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == [good.name]
 
 
+def test_a_second_process_sweeps_nothing(tmp_path: Path) -> None:
+    checkpoints.save(tmp_path, 1, {"x": 1})
+    being_written = [tmp_path / ".start.json.0badcafe.tmp", tmp_path / "step-00000002"]
+    being_written[0].write_text("{")
+    being_written[1].mkdir()
+    assert checkpoints.load_newest(tmp_path, tidy=False) is not None
+    assert all(path.exists() for path in being_written)
+
+
 def test_a_state_set_aside_comes_back(tmp_path: Path) -> None:
     good = checkpoints.save(tmp_path, 1, {"x": 1})
     good.rename(tmp_path / f".{good.name}.abcdefgh.old")  # killed between the two renames

@@ -82,9 +82,13 @@ def test_two_processes_equal_one(tmp_path: Path) -> None:
         )
         for rank in range(2)
     ]
-    for job in jobs:
-        _, errors = job.communicate(timeout=120)
-        assert job.returncode == 0, errors
+    try:
+        told = [job.communicate(timeout=120)[1] for job in jobs]
+    finally:
+        for job in jobs:
+            job.kill()
+            job.communicate()
+    assert [job.returncode for job in jobs] == [0, 0, 0], told
     one, two = (json.loads((tmp_path / name / "out.json").read_text()) for name in ("one", "two"))
     assert one["steps"] == two["steps"] == 12
     assert two["weights"] == pytest.approx(one["weights"], abs=1e-5)

@@ -112,24 +112,23 @@ def save(folder: Path, step: int, values: Mapping[str, Any], *, keep: int = 2) -
     return final
 
 
-def load_newest(folder: Path) -> Saved | None:
+def load_newest(folder: Path, *, tidy: bool = True) -> Saved | None:
     """The newest checkpoint that is whole, or None where none was ever finished.
 
-    What killed saves left is swept; an old state that was set aside comes back. A damaged
-    checkpoint is passed over with a note.
+    A damaged checkpoint is passed over with a note.
+
+    Args:
+        folder: Where the checkpoints of one fit lie.
+        tidy: First sweep what killed saves left, and bring an old state that was set aside
+            back. Of several processes only one may: it would take the others' files for torn.
 
     Raises:
         RunError: When there are checkpoints and every one is damaged.
     """
     if not folder.is_dir():
         return None
-    for left in [*folder.glob(".step-*.tmp"), *folder.glob(".step-*.old")]:
-        sweep(folder / left.name.split(".")[1])
-    for left in folder.glob(".start.json.*.tmp"):
-        left.unlink(missing_ok=True)
-    for left in folder.glob("step-*"):
-        if not (left / MANIFEST).exists():
-            shutil.rmtree(left, ignore_errors=True)
+    if tidy:
+        _tidy(folder)
     damage: list[str] = []
     for path in reversed(_finished(folder)):
         try:
@@ -146,6 +145,16 @@ def load_newest(folder: Path) -> Saved | None:
             "Delete the folder to start this fit again."
         )
     return None
+
+
+def _tidy(folder: Path) -> None:
+    for left in [*folder.glob(".step-*.tmp"), *folder.glob(".step-*.old")]:
+        sweep(folder / left.name.split(".")[1])
+    for left in folder.glob(".start.json.*.tmp"):
+        left.unlink(missing_ok=True)
+    for left in folder.glob("step-*"):
+        if not (left / MANIFEST).exists():
+            shutil.rmtree(left, ignore_errors=True)
 
 
 def pack(value: Any, tensors: dict[str, Tensor], path: str = "") -> Any:  # noqa: PLR0911

@@ -9,7 +9,7 @@ import torch
 
 from warmstart.core import Interrupted, RunError, fingerprint, progress, read_json, write_json
 
-from .checkpoints import Checkpoints, load_newest, save
+from .checkpoints import Checkpoints, Saved, load_newest, save
 from .engine import Engine
 from .feed import Feed
 from .interruption import Signals
@@ -67,7 +67,7 @@ class Keeper:
         if self._policy is None:
             return
         run, start = self._state.run, self.folder / "start.json"
-        saved = load_newest(self.folder)
+        saved = self._newest()
         if saved is None:
             if self._state.rank == 0:
                 # A first session that was killed before its first checkpoint left lines.
@@ -120,6 +120,19 @@ class Keeper:
         if self._state.rank == 0:
             save(self.folder, self._state.step, self._values(done), keep=self._policy.keep)
         self._policy.reset_clock()
+
+    def _newest(self) -> Saved | None:
+        # The main process tidies the folder before the others read it, and all have read it
+        # before it writes there again.
+        wait = self._engine.accelerator.wait_for_everyone
+        main = self._state.rank == 0
+        if not main:
+            wait()
+        saved = load_newest(self.folder, tidy=main)
+        if main:
+            wait()
+        wait()
+        return saved
 
     def _values(self, done: bool) -> dict[str, Any]:
         state, engine = self._state, self._engine
