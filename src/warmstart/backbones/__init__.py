@@ -5,7 +5,7 @@ from .cache import FeatureCache
 from .card import Card
 from .embedding import embed_inputs
 from .encoder import Encoder
-from .freezing import freeze, state_hash, unfreeze
+from .freezing import FrozenLedger, freeze, state_hash, unfreeze
 from .groups import LayerGroups
 from .sources import DEFAULT_SOURCES, packaged_names
 from .space import Features, Space
@@ -17,6 +17,7 @@ __all__ = [
     "Encoder",
     "FeatureCache",
     "Features",
+    "FrozenLedger",
     "LayerGroups",
     "Space",
     "backbone",

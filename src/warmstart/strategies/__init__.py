@@ -3,10 +3,13 @@
 from .base import Cost, Fitted, Strategy
 from .cnn import Cnn
 from .finetune import Finetune, Scratch
+from .lp_ft import ProbeThenFinetune
+from .partial import Partial
 from .probe import Probe
 from .prototypes import Prototypes
 from .registry import make, names, register, strategy_class
 from .tfidf import Tfidf
+from .unfreeze import Unfreeze
 from .zero_shot import ZeroShot, speaking_names
 
 __all__ = [
@@ -14,11 +17,14 @@ __all__ = [
     "Cost",
     "Finetune",
     "Fitted",
+    "Partial",
     "Probe",
+    "ProbeThenFinetune",
     "Prototypes",
     "Scratch",
     "Strategy",
     "Tfidf",
+    "Unfreeze",
     "ZeroShot",
     "make",
     "names",

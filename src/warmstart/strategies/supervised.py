@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from torch import nn
 
-from warmstart.backbones import Encoder
+from warmstart.backbones import Backbone, Encoder, FrozenLedger, freeze, unfreeze
 from warmstart.core import Run, pick_device
 from warmstart.data import View
 from warmstart.models import Head
@@ -46,7 +46,7 @@ class Recipe:
         weight_decay: Decoupled.
         clip: Largest gradient norm.
         label_smoothing: Share of the target spread over all classes.
-        patience: Epochs without a better validation loss before it stops.
+        patience: Epochs without a better validation loss before it stops; None to go on.
     """
 
     batch_size: int = 16
@@ -55,7 +55,7 @@ class Recipe:
     weight_decay: float = 0.01
     clip: float = 1.0
     label_smoothing: float = 0.0
-    patience: int = 3
+    patience: int | None = 3
 
 
 def epochs_for(rows: int, batch_size: int, *, steps: int, least: int, most: int) -> int:
@@ -84,6 +84,11 @@ class Job:
         recipe: Everything else.
         name: Shown on the progress bar.
         full_epochs: Passes over the training rows at most.
+        frozen: Layer groups of the encoder that do not move; whether they did is checked by hash.
+        stage: Name of its checkpoints where a fit has several stages.
+        keep_start: Whether the start counts as a candidate for the best weights.
+        backbone: Where the encoder came from, when its frozen groups may be computed once and
+            replayed; None runs them in every step.
     """
 
     encoder: Any
@@ -95,11 +100,21 @@ class Job:
     recipe: Recipe
     name: str
     full_epochs: int
+    frozen: tuple[str, ...] = ()
+    stage: str | None = None
+    keep_start: bool = False
+    backbone: Backbone | None = None
 
     def __post_init__(self) -> None:
         self.table: RateTable = rate_table(
-            self.groups, 1.0, rates=self.rates, module=nn.ModuleList([self.encoder, self.head])
+            self.groups,
+            1.0,
+            rates=self.rates | dict.fromkeys(self.frozen, 0.0),
+            module=nn.ModuleList([self.encoder, self.head]),
         )
+        if isinstance(self.encoder, Encoder):
+            unfreeze(self.encoder, set(self.encoder.frozen) - set(self.frozen))
+            freeze(self.encoder, self.frozen)
         self._classifier = Classifier(self.encoder, self.head)
 
     @property
@@ -129,22 +144,31 @@ class Job:
         }
 
     def train(self) -> History:
-        """Run the loop; encoder and head hold the best weights afterwards."""
+        """Run the loop; encoder and head hold the best weights afterwards.
+
+        Raises:
+            RunError: When a frozen group moved.
+        """
         announce(self.table)
+        ledger = FrozenLedger(self.encoder, self.frozen) if self.frozen else None
         parts = self._parts()
         validation = parts.pop("validation")
         steps = self.full_epochs * self.steps_per_epoch
         if self.run.max_steps is not None:
             steps = min(steps, self.run.max_steps)
-        return fit_loop(
+        history = fit_loop(
             **parts,
             epochs=self.full_epochs,
             schedules=make_schedule(self.recipe.schedule, steps, self.recipe.warmup),
             evaluate=evaluation(validation, classes=len(self.view.label_names)),
+            evaluate_first=self.keep_start,
             callbacks=[EarlyStopping("validation_loss", patience=self.recipe.patience)],
             checkpoints=Checkpoints(),
-            name=self.name,
+            name=self.stage or self.name,
         )
+        if ledger is not None:
+            ledger.check()
+        return history
 
     def measure(self) -> Cost:
         """Time a few real steps on a copy."""
