@@ -1,6 +1,6 @@
 """Ways of adapting, under one contract."""
 
-from .base import Cost, Fitted, Strategy
+from .base import Cost, Fitted, Role, Strategy
 from .cnn import Cnn
 from .finetune import Finetune, Scratch
 from .lp_ft import ProbeThenFinetune
@@ -21,6 +21,7 @@ __all__ = [
     "Probe",
     "ProbeThenFinetune",
     "Prototypes",
+    "Role",
     "Scratch",
     "Strategy",
     "Tfidf",
