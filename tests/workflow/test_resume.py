@@ -97,7 +97,8 @@ def test_a_training_goes_on_from_its_checkpoint(
 
     def go(out: str) -> Any:
         return fit(table, strategy="finetune", controls="none",
-                   settings={"epochs": 3, "rate": 1e-3}, device="cpu", backbone=tiny_text, out=tmp_path / out)  # fmt: skip
+                   settings={"epochs": 3, "rate": 1e-3}, device="cpu", backbone=tiny_text,
+                   out=tmp_path / out)  # fmt: skip
 
     whole = go("whole")
     real = module.Scribe.step
