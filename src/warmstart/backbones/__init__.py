@@ -1,6 +1,7 @@
 """Pretrained models: where they come from, what they are, what they see in your rows."""
 
 from .backbone import Backbone, backbone
+from .blueprint import Blueprint, blueprint
 from .cache import FeatureCache
 from .card import Card
 from .embedding import embed_inputs
@@ -13,6 +14,7 @@ from .space import Features, Space
 __all__ = [
     "DEFAULT_SOURCES",
     "Backbone",
+    "Blueprint",
     "Card",
     "Encoder",
     "FeatureCache",
@@ -21,6 +23,7 @@ __all__ = [
     "LayerGroups",
     "Space",
     "backbone",
+    "blueprint",
     "embed_inputs",
     "freeze",
     "packaged_names",

@@ -151,12 +151,14 @@ def _run(
 def _deadline(granted: Allowance, seconds: float | None, task: Task) -> float | None:
     """When an arm is stopped: half as late again as its share, since clocks have moods.
 
-    An arm that could not be measured has all that is left.
+    Never later than the budget allows, less what predicting and saving take. An arm that could not
+    be measured has all of that.
     """
     if not task.limited:
         return None
     share = seconds if seconds is not None else granted.estimated
-    allowed = task.left if share is None else 1.5 * share
+    most = task.left * (1 - _RESERVE / 2)
+    allowed = most if share is None else min(1.5 * share, most)
     return time.monotonic() + max(allowed, 10.0)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import ClassVar, Literal
 
 from pydantic import Field, PositiveFloat, PositiveInt
+from torch import nn
 
 from warmstart.backbones import Backbone, Encoder
 from warmstart.core import Run
@@ -69,6 +70,12 @@ class Trained(Strategy):
     def _frozen(self, encoder: Encoder) -> tuple[str, ...]:
         """Layer groups that do not move."""
         return ()
+
+    def trains(self, encoder: Encoder) -> list[tuple[str, nn.Parameter]]:
+        """Everything in the groups that are not frozen."""
+        frozen = set(self._frozen(encoder))
+        names = [name for name in encoder.groups.names if name not in frozen]
+        return [item for name in names for item in encoder.groups.parameters(name)]
 
     def _start_head(self, backbone: Backbone, view: View, run: Run, shape: HeadShape) -> Head:
         """The head that training begins with."""
