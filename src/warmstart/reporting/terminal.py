@@ -236,7 +236,9 @@ def counting_view(counted: Json) -> RenderableType:
         shape = " x ".join(map(str, row["shape"]))
         fewer = f" ({row['base'] / row['each']:.0f} times fewer)" if row.get("base") else ""
         learned.add_row(
-            Text(fmt.clean(row["name"]).removesuffix(".weight")), Text(shape), Text(f"{row['each']:,}{fewer}"),
+            Text(fmt.clean(row["name"]).removesuffix(".weight")),
+            Text(shape),
+            Text(f"{row['each']:,}{fewer}"),
             Text(f"{row['count']:,}"), Text(f"{row['trained']:,}"),
         )  # fmt: skip
     for title, number, size in (
