@@ -12,6 +12,7 @@ from warmstart.evaluation import Paired, compare_arms, measure, score
 from .never_worse import Gap, against_controls
 from .task import ArmResult, Comparison, Task
 from .verdict import ArmFacts, Pair, Verdict, judge
+from .why import Evidence, explain
 
 __all__ = ["arm_json", "conclude"]
 
@@ -77,9 +78,33 @@ def _verdict(
         )
     skipped = {r.name: r.reason for r in results if r.status == "not applicable" and r.reason}
     verdict = judge(facts, pairs, metric=task.primary, skipped=skipped, asked=task.asked)
+    verdict = verdict.model_copy(update={"why": tuple(_why(verdict, facts, scored, pairs, task))})
     if task.asked not in {fact.name for fact in facts}:
         return verdict
     return _of_fit(verdict, facts, scored, task)
+
+
+def _why(
+    verdict: Verdict,
+    facts: Sequence[ArmFacts],
+    scored: Sequence[ArmResult],
+    pairs: Sequence[Pair],
+    task: Task,
+) -> list[str]:
+    if verdict.best is None:
+        return []
+    evidence = {
+        result.name: Evidence.of(
+            result.arm.strategy.name,
+            result.seeds[0].trainable_parameters,
+            len(task.view.train),
+            result.seeds[result.kept(task)].history,
+            shortened=result.status == "shortened",
+        )
+        for result in scored
+    }
+    judged = [fact for fact in facts if fact.status in {"done", "shortened"}]
+    return explain(judged, pairs, evidence, verdict.best)
 
 
 def _of_fit(

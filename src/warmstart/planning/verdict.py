@@ -77,6 +77,7 @@ class Verdict(Config):
         below_control: Arms significantly below another control: `{"arm", "control"}`.
         sentences: The verdict in words.
         next: What to try next.
+        why: Why one arm beat another, as far as the numbers tell.
         asked: The arm that a fit was asked for; None in a comparison.
     """
 
@@ -86,6 +87,7 @@ class Verdict(Config):
     below_control: tuple[dict[str, str], ...]
     sentences: tuple[str, ...]
     next: tuple[str, ...]
+    why: tuple[str, ...] = ()
     asked: str | None = None
 
 

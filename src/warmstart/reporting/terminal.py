@@ -140,6 +140,10 @@ def verdict_view(results: Json) -> RenderableType:
         Text.assemble((f"{kind.capitalize()}: ", "bold red"), sentence)
         for kind, sentence in view.verdict_flags(results)
     ]
+    reasons = [fmt.clean(reason) for reason in said.get("why") or []]
+    if reasons:
+        lines.append(Text("Why:", style="bold"))
+        lines += [_item(reason) for reason in reasons]
     steps = [fmt.clean(step) for step in said.get("next") or []]
     if steps:
         lines.append(Text("Next:", style="bold"))
