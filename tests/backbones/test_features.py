@@ -18,8 +18,8 @@ from warmstart.backbones import (
     FeatureCache,
     Space,
     backbone,
-    cache,
     embed_inputs,
+    rowstore,
 )
 from warmstart.backbones.rowstore import content_key
 from warmstart.core import RunError, UsageError, progress
@@ -263,7 +263,7 @@ def test_a_full_disk_is_said_and_survived(
     def full(*args: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(cache, "_append", full)
+    monkeypatch.setattr(rowstore, "_write", full)
     ear = Ear()
     with progress.use(ear):
         made = source.features(rows(TEXTS))

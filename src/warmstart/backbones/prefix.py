@@ -308,11 +308,12 @@ def verify_replay(
     same = plain_BD.shape == again_BD.shape
     scale = float(plain_BD.abs().max()) or 1.0
     error = float((plain_BD - again_BD).abs().max()) / scale if same else float("inf")
-    if not error <= _TOLERANCE[precision]:
+    allowed = _TOLERANCE[precision]
+    if not error <= allowed:
         raise ReplayError(
             f"{type(replay.module).__name__} gives other vectors from kept rows than from whole "
-            f"passes (they differ by {error:.1e} of the largest number, {_TOLERANCE[precision]:.0e} "
-            "is allowed): what its blocks make of a row depends on more than the row, or its "
+            f"passes (they differ by {error:.1e} of the largest number, {allowed:.0e} is "
+            "allowed): what its blocks make of a row depends on more than the row, or its "
             "weights are not those that made the kept rows."
         )
     return error

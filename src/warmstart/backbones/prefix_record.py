@@ -1,4 +1,4 @@
-"""Recording a frozen prefix: every distinct row once, kept as it comes, resumed where it stopped."""
+"""Recording a frozen prefix: each distinct row once, resumed where it stopped."""
 
 from __future__ import annotations
 

@@ -113,7 +113,7 @@ class RowStore:
         return np.memmap(self.data_path, dtype=dtype, mode="r", shape=(cells, *tail))
 
     def _append(
-        self, keys: Sequence[bytes], rows: Sequence[np.ndarray], layout: dict[str, Any]
+        self, keys: Sequence[bytes], rows: Sequence[np.ndarray] | np.ndarray, layout: dict[str, Any]
     ) -> None:
         """Add rows: cells first, flushed to disk, then their record.
 

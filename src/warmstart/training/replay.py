@@ -233,9 +233,7 @@ class _Setting:
     def keep(
         self, depth: int | Literal["all"], train: Dataset, validation: Dataset, streams: Streams
     ) -> tuple[Replay, list[Kept]] | None:
-        """Record; the module, and the kept rows of each view of the training rows, then of the
-        validation rows.
-        """
+        """Record; the module, and what was kept: each view of the training rows, the validation."""
         encoder = self.encoder
         if depth == ALL and self.views is None:
             return Replay(encoder, None), [self._vectors(data) for data in (train, validation)]
