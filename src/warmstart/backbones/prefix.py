@@ -365,8 +365,8 @@ class _Seen:
         finally:
             for handle in handles:
                 handle.remove()
-        skipped = {path: self.returned[path] for path in paths[: self._depth]}
-        self.returned = skipped | {path: self.returned[path] for path in beside if self._idle(path)}
+        wanted = [*paths[: self._depth], *(path for path in beside if self._idle(path))]
+        self.returned = {path: self.returned[path] for path in wanted if path in self.returned}
 
     def _before(self, index: int) -> Callable[..., None]:
         def hook(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
