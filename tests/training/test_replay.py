@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from tests.backbones.test_features import Ear
+from tests.backbones.tiny import IMAGE_FAMILIES, TEXT_FAMILIES, make_folder
 from torch import nn
 from torch.nn import functional
 
-from tests.backbones.tiny import IMAGE_FAMILIES, TEXT_FAMILIES, make_folder
 from warmstart.backbones import (
     Backbone,
     Encoder,
@@ -41,29 +41,10 @@ from warmstart.training import (
     measure_steps,
     rate_table,
 )
-from warmstart.training.replay import Replayed, ReplayRows, Views, replay
+from warmstart.training.replay import Replayed, ReplayRows, Views, replay_prefix
 
 FAMILIES = sorted({*TEXT_FAMILIES, *IMAGE_FAMILIES, "clip text"} - {"albert"})
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
-
-
-class Ear:
-    """Hears notes."""
-
-    def __init__(self) -> None:
-        self.notes: list[str] = []
-
-    @contextmanager
-    def task(self, description: str, total: int | None, unit: str) -> Iterator[Any]:
-        class Bar:
-            def advance(self, n: int = 1) -> None: ...
-
-            def describe(self, text: str) -> None: ...
-
-        yield Bar()
-
-    def note(self, message: str) -> None:
-        self.notes.append(message)
 
 
 @pytest.fixture(scope="session")
@@ -133,7 +114,7 @@ class Case:
 
     def replay(self, encoder: Encoder, **settings: Any) -> Replayed | None:
         with progress.use(self.ear):
-            return replay(
+            return replay_prefix(
                 self.backbone, encoder, self.train, self.held, batch_size=4, streams=Streams(3),
                 **settings,
             )  # fmt: skip

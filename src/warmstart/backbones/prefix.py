@@ -2,7 +2,7 @@
 
 A replayed pass is the network's own forward: skipped blocks stay in place and hand on placeholders
 of no cost in the structure that they returned when recorded, so masks and positions are still made
-by the network; the first block that trains takes the kept input instead of its placeholder.
+by the network. The last of them hands on what was kept.
 """
 
 from __future__ import annotations
@@ -35,7 +35,6 @@ __all__ = [
 ALL: Final = "all"
 PREFIX: Final = "prefix"
 _TOLERANCE = {"no": 1e-4, "fp16": 1e-2, "bf16": 5e-2}
-_HIDDEN = "hidden_states"
 Maker = Callable[["_Blank"], Any]
 
 
@@ -137,10 +136,12 @@ class PrefixCut:
         self._text = tokens is not None
         self._makers: dict[str, Maker] = {}
         for path, value in seen.returned.items():
-            maker = _maker(value, rows, tokens)
+            maker = _maker(value, rows, tokens, seen.hidden)
             if maker is None:
                 _refuse(encoder, f"{path} returns a {type(value).__name__}")
             self._makers[path] = maker
+        if not any(_holds(value, seen.hidden) for value in seen.returned.values()):
+            _refuse(encoder, f"something is computed between blocks {depth - 1} and {depth}")
         self._inputs = {} if self._text else {k: _maker(v, rows, None) for k, v in batch.items()}
         self._zeros: dict[tuple[torch.dtype, torch.device], Tensor] = {}
 
@@ -190,17 +191,13 @@ class PrefixCut:
         Yields:
             The inputs of the pass; for images placeholders of the right shape.
         """
-        blank = _Blank(len(kept), int(kept.shape[1]), kept.device, self._zeros)
+        blank = _Blank(kept, self._zeros)
         changed: list[tuple[nn.Module, Any]] = []
         try:
             for path, maker in self._makers.items():
                 module = encoder.module.get_submodule(path)
                 changed.append((module, module.__dict__.get("forward")))
                 module.__dict__["forward"] = _returning(maker(blank))
-            module = encoder.module.get_submodule(self._block)
-            own = module.forward
-            changed.append((module, module.__dict__.get("forward")))
-            module.__dict__["forward"] = _taking(own, kept)
             made = {name: maker(blank) for name, maker in self._inputs.items() if maker is not None}
             yield {**inputs, **made}
         finally:
@@ -303,8 +300,8 @@ def verify_replay(
     """
     device = replay.encoder.device
     with _evaluating(replay), torch.no_grad(), precision_context(device, precision):
-        plain_BD = replay({key: value.to(device) for key, value in fresh.items()}).double()
-        again_BD = replay({key: value.to(device) for key, value in kept.items()}).double()
+        plain_BD = replay({key: value.to(device) for key, value in fresh.items()}).float().cpu()
+        again_BD = replay({key: value.to(device) for key, value in kept.items()}).float().cpu()
     same = plain_BD.shape == again_BD.shape
     scale = float(plain_BD.abs().max()) or 1.0
     error = float((plain_BD - again_BD).abs().max()) / scale if same else float("inf")
@@ -398,17 +395,12 @@ class _Seen:
 
 
 class _Blank:
-    """Placeholders for one batch: one zero seen in any shape."""
+    """Placeholders for one batch: one zero seen in any shape. And what was kept."""
 
-    def __init__(
-        self,
-        rows: int,
-        tokens: int,
-        device: torch.device,
-        zeros: dict[tuple[torch.dtype, torch.device], Tensor],
-    ) -> None:
-        self._sizes = {-1: rows, -2: tokens}
-        self._device = device
+    def __init__(self, kept: Tensor, zeros: dict[tuple[torch.dtype, torch.device], Tensor]) -> None:
+        self.kept = kept
+        self._sizes = {-1: len(kept), -2: int(kept.shape[1])}
+        self._device = kept.device
         self._zeros = zeros
 
     def __call__(self, dims: tuple[int, ...], dtype: torch.dtype) -> Tensor:
@@ -420,8 +412,13 @@ class _Blank:
         return zero.expand([self._sizes.get(size, size) for size in dims])
 
 
-def _maker(value: Any, rows: int, tokens: int | None) -> Maker | None:
-    """How to build a value of the same structure for another batch; None where it is unknown."""
+def _maker(value: Any, rows: int, tokens: int | None, hidden: Tensor | None = None) -> Maker | None:
+    """How to build a value of the same structure for another batch; None where it is unknown.
+
+    In the place of `hidden` stands what was kept.
+    """
+    if value is hidden and hidden is not None:
+        return lambda blank: blank.kept
     if isinstance(value, Tensor):
         first = [-1 if i == 0 and size == rows else size for i, size in enumerate(value.shape)]
         dims = tuple(-2 if i == 1 and size == tokens else size for i, size in enumerate(first))
@@ -429,44 +426,46 @@ def _maker(value: Any, rows: int, tokens: int | None) -> Maker | None:
         return lambda blank: blank(dims, dtype)
     if value is None or isinstance(value, bool | int | float | str | torch.dtype | torch.device):
         return lambda _: value
-    parts: dict[Any, Any]
-    build: Callable[[dict[Any, Any]], Any]
-    kind: Any = type(value)
-    if dataclasses.is_dataclass(value):
-        parts = {f.name: getattr(value, f.name) for f in dataclasses.fields(value) if f.init}
-        build = lambda made: kind(**made)  # noqa: E731 - one of four forms of one thing
-    elif isinstance(value, dict):
-        parts, build = dict(value), kind
-    elif isinstance(value, tuple) and hasattr(value, "_fields"):
-        parts = dict(enumerate(value))
-        build = lambda made: kind(*made.values())  # noqa: E731
-    elif isinstance(value, tuple | list):
-        parts = dict(enumerate(value))
-        build = lambda made: kind(list(made.values()))  # noqa: E731
-    else:
+    parts = _parts(value)
+    if parts is None:
         return None
-    makers = {key: _maker(part, rows, tokens) for key, part in parts.items()}
+    makers = {key: _maker(part, rows, tokens, hidden) for key, part in parts.items()}
     known = {key: maker for key, maker in makers.items() if maker is not None}
     if len(known) < len(makers):
         return None
-    return lambda blank: build({key: maker(blank) for key, maker in known.items()})
+    kind: Any = type(value)
+    return lambda blank: _rebuilt(kind, {key: maker(blank) for key, maker in known.items()})
+
+
+def _parts(value: Any) -> dict[Any, Any] | None:
+    """What a tuple, list, dict or data class holds; None for anything else."""
+    if dataclasses.is_dataclass(value):
+        return {f.name: getattr(value, f.name) for f in dataclasses.fields(value) if f.init}
+    if isinstance(value, dict):
+        return dict(value)
+    return dict(enumerate(value)) if isinstance(value, tuple | list) else None
+
+
+def _rebuilt(kind: Any, parts: dict[Any, Any]) -> Any:
+    if hasattr(kind, "__dataclass_fields__"):
+        return kind(**parts)
+    if issubclass(kind, dict):
+        return kind(parts)
+    if hasattr(kind, "_fields"):
+        return kind(*parts.values())
+    return kind(list(parts.values()))
+
+
+def _holds(value: Any, hidden: Tensor) -> bool:
+    return value is hidden or any(_holds(part, hidden) for part in (_parts(value) or {}).values())
 
 
 def _returning(value: Any) -> Callable[..., Any]:
     return lambda *_, **__: value
 
 
-def _taking(own: Callable[..., Any], kept: Tensor) -> Callable[..., Any]:
-    def forward(*args: Any, **kwargs: Any) -> Any:
-        if args:
-            return own(kept, *args[1:], **kwargs)
-        return own(**{**kwargs, _HIDDEN: kept})
-
-    return forward
-
-
 def _hidden_of(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
-    return as_hidden(args[0] if args else kwargs.get(_HIDDEN))
+    return as_hidden(args[0] if args else kwargs.get("hidden_states"))
 
 
 @contextmanager

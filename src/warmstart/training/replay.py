@@ -30,7 +30,7 @@ from .engine import pick_precision
 from .examples import MASK, Augment, ExampleRows
 from .loaders import Batch, RowLoader
 
-__all__ = ["ReplayRows", "Replayed", "Views", "replay", "replay_loaders"]
+__all__ = ["ReplayRows", "Replayed", "Views", "replay_loaders", "replay_prefix"]
 
 _PROBED = 4
 
@@ -128,7 +128,7 @@ class ReplayRows:
         return Batch({PREFIX: kept.batch(rows)}, self._labels[places], places)
 
 
-def replay(
+def replay_prefix(
     backbone: Backbone,
     encoder: Encoder,
     train: Dataset,
