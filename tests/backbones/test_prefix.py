@@ -359,6 +359,29 @@ def test_what_cannot_be_rebuilt_is_refused() -> None:
         cut_at(own(network), 1)
 
 
+def test_a_block_that_tells_later_blocks_more_is_found() -> None:
+    """As in T5, where the first block makes the position bias of all others."""
+
+    class Telling(Own):
+        def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+            x = self.start(input_ids, attention_mask)
+            told = torch.zeros(())
+            for block in (self.one, self.two, self.three):
+                x, more = block(x, told)
+                told = more
+            return x
+
+    class TellingLayer(Layer):
+        def forward(self, hidden_states: Tensor, told: Tensor) -> Any:
+            made = super().forward(hidden_states + told)
+            return made, made.mean()
+
+    network = Telling()
+    network.one, network.two, network.three = TellingLayer(), TellingLayer(), TellingLayer()
+    with pytest.raises(ReplayError, match="gives other vectors"):
+        verify_replay(*prepared(own(network), 2))
+
+
 def test_text_without_one_position_a_token_is_refused() -> None:
     class Bag(Own):
         def start(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:

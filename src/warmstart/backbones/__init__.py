@@ -7,6 +7,7 @@ from .embedding import embed_inputs
 from .encoder import Encoder
 from .freezing import freeze, state_hash, unfreeze
 from .groups import LayerGroups
+from .prefix import Replay, frozen_depth, prefix_groups
 from .sources import DEFAULT_SOURCES, packaged_names
 from .space import Features, Space
 
@@ -18,11 +19,14 @@ __all__ = [
     "FeatureCache",
     "Features",
     "LayerGroups",
+    "Replay",
     "Space",
     "backbone",
     "embed_inputs",
     "freeze",
+    "frozen_depth",
     "packaged_names",
+    "prefix_groups",
     "state_hash",
     "unfreeze",
 ]

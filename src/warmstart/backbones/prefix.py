@@ -7,7 +7,6 @@ by the network. The last of them hands on what was kept.
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, Final, Literal, NoReturn, Self
@@ -19,6 +18,7 @@ from warmstart.core import BackboneError, UsageError
 
 from .encoder import Encoder
 from .pooling import as_hidden
+from .prefix_blank import Blank, Maker, holds, maker_of
 
 __all__ = [
     "ALL",
@@ -35,7 +35,6 @@ __all__ = [
 ALL: Final = "all"
 PREFIX: Final = "prefix"
 _TOLERANCE = {"no": 1e-4, "fp16": 1e-2, "bf16": 5e-2}
-Maker = Callable[["_Blank"], Any]
 
 
 class ReplayError(BackboneError):
@@ -136,13 +135,13 @@ class PrefixCut:
         self._text = tokens is not None
         self._makers: dict[str, Maker] = {}
         for path, value in seen.returned.items():
-            maker = _maker(value, rows, tokens, seen.hidden)
+            maker = maker_of(value, rows, tokens, seen.hidden)
             if maker is None:
                 _refuse(encoder, f"{path} returns a {type(value).__name__}")
             self._makers[path] = maker
-        if not any(_holds(value, seen.hidden) for value in seen.returned.values()):
+        if not any(holds(value, seen.hidden) for value in seen.returned.values()):
             _refuse(encoder, f"something is computed between blocks {depth - 1} and {depth}")
-        self._inputs = {} if self._text else {k: _maker(v, rows, None) for k, v in batch.items()}
+        self._inputs = {} if self._text else {k: maker_of(v, rows, None) for k, v in batch.items()}
         self._zeros: dict[tuple[torch.dtype, torch.device], Tensor] = {}
 
     @property
@@ -191,7 +190,7 @@ class PrefixCut:
         Yields:
             The inputs of the pass; for images placeholders of the right shape.
         """
-        blank = _Blank(kept, self._zeros)
+        blank = Blank(kept, self._zeros)
         changed: list[tuple[nn.Module, Any]] = []
         try:
             for path, maker in self._makers.items():
@@ -392,72 +391,6 @@ class _Seen:
         except UsageError:
             return False
         return made.shape == self._first.shape
-
-
-class _Blank:
-    """Placeholders for one batch: one zero seen in any shape. And what was kept."""
-
-    def __init__(self, kept: Tensor, zeros: dict[tuple[torch.dtype, torch.device], Tensor]) -> None:
-        self.kept = kept
-        self._sizes = {-1: len(kept), -2: int(kept.shape[1])}
-        self._device = kept.device
-        self._zeros = zeros
-
-    def __call__(self, dims: tuple[int, ...], dtype: torch.dtype) -> Tensor:
-        zero = self._zeros.get((dtype, self._device))
-        if zero is None:
-            with torch.inference_mode(False):  # it also serves passes that are differentiated
-                zero = torch.zeros((), dtype=dtype, device=self._device)
-            self._zeros[dtype, self._device] = zero
-        return zero.expand([self._sizes.get(size, size) for size in dims])
-
-
-def _maker(value: Any, rows: int, tokens: int | None, hidden: Tensor | None = None) -> Maker | None:
-    """How to build a value of the same structure for another batch; None where it is unknown.
-
-    In the place of `hidden` stands what was kept.
-    """
-    if value is hidden and hidden is not None:
-        return lambda blank: blank.kept
-    if isinstance(value, Tensor):
-        first = [-1 if i == 0 and size == rows else size for i, size in enumerate(value.shape)]
-        dims = tuple(-2 if i == 1 and size == tokens else size for i, size in enumerate(first))
-        dtype = value.dtype
-        return lambda blank: blank(dims, dtype)
-    if value is None or isinstance(value, bool | int | float | str | torch.dtype | torch.device):
-        return lambda _: value
-    parts = _parts(value)
-    if parts is None:
-        return None
-    makers = {key: _maker(part, rows, tokens, hidden) for key, part in parts.items()}
-    known = {key: maker for key, maker in makers.items() if maker is not None}
-    if len(known) < len(makers):
-        return None
-    kind: Any = type(value)
-    return lambda blank: _rebuilt(kind, {key: maker(blank) for key, maker in known.items()})
-
-
-def _parts(value: Any) -> dict[Any, Any] | None:
-    """What a tuple, list, dict or data class holds; None for anything else."""
-    if dataclasses.is_dataclass(value):
-        return {f.name: getattr(value, f.name) for f in dataclasses.fields(value) if f.init}
-    if isinstance(value, dict):
-        return dict(value)
-    return dict(enumerate(value)) if isinstance(value, tuple | list) else None
-
-
-def _rebuilt(kind: Any, parts: dict[Any, Any]) -> Any:
-    if hasattr(kind, "__dataclass_fields__"):
-        return kind(**parts)
-    if issubclass(kind, dict):
-        return kind(parts)
-    if hasattr(kind, "_fields"):
-        return kind(*parts.values())
-    return kind(list(parts.values()))
-
-
-def _holds(value: Any, hidden: Tensor) -> bool:
-    return value is hidden or any(_holds(part, hidden) for part in (_parts(value) or {}).values())
 
 
 def _returning(value: Any) -> Callable[..., Any]:
