@@ -28,7 +28,7 @@ class Blank:
         self._zeros = zeros
 
     def __call__(self, dims: tuple[int, ...], dtype: torch.dtype) -> Tensor:
-        """A zero seen as `dims`, where -1 stands for the rows and -2 for the tokens of the batch."""
+        """A zero seen as `dims`; -1 there stands for the rows, -2 for the tokens of the batch."""
         zero = self._zeros.get((dtype, self._device))
         if zero is None:
             with torch.inference_mode(False):  # it also serves passes that are differentiated
