@@ -8,6 +8,7 @@ from .embedding import embed_inputs
 from .encoder import Encoder
 from .freezing import FrozenLedger, freeze, state_hash, unfreeze
 from .groups import LayerGroups
+from .prefix import Replay, frozen_depth, prefix_groups
 from .sources import DEFAULT_SOURCES, packaged_names
 from .space import Features, Space
 
@@ -21,12 +22,15 @@ __all__ = [
     "Features",
     "FrozenLedger",
     "LayerGroups",
+    "Replay",
     "Space",
     "backbone",
     "blueprint",
     "embed_inputs",
     "freeze",
+    "frozen_depth",
     "packaged_names",
+    "prefix_groups",
     "state_hash",
     "unfreeze",
 ]
