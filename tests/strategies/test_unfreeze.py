@@ -203,3 +203,34 @@ def loss_of(scores_MC: np.ndarray, view: Any) -> float:
     truth_M = view.validation.labels_N
     chosen = np.maximum(scores_MC[np.arange(len(truth_M)), truth_M], 1e-300)
     return -float(np.log(chosen).mean())
+
+
+@pytest.mark.parametrize("settings", [{"stage_epochs": 1, "epochs": 2}, {"epochs": 2}])
+@pytest.mark.parametrize("modality", ["text", "image"])
+def test_replaying_the_prefix_changes_nothing(
+    settings: dict[str, Any], modality: str, request: Any, opened: Any,
+    make_run: Callable[..., Run], monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    from warmstart.strategies import supervised
+
+    view, test = request.getfixturevalue(f"{modality}_view")
+    source: Backbone = opened(
+        request.getfixturevalue({"text": "tiny_text", "image": "tiny_resnet"}[modality])
+    )
+    name = "unfreeze" if "stage_epochs" in settings else "partial"
+    off = make(name, {**settings, "prefix": "off"}).fit(source, view, make_run())
+    made: list[Any] = []
+    real = supervised.replay_prefix
+
+    def spy(*args: Any, **values: Any) -> Any:
+        made.append(real(*args, **values))
+        return made[-1]
+
+    monkeypatch.setattr(supervised, "replay_prefix", spy)
+    auto = make(name, settings).fit(source, view, make_run())
+    assert made
+    assert any(found is not None for found in made)
+    for mine, theirs in zip(auto.history, off.history, strict=True):
+        assert mine["train_loss"] == pytest.approx(theirs["train_loss"], abs=1e-5)
+        assert mine["validation_loss"] == pytest.approx(theirs["validation_loss"], abs=1e-5)
+    np.testing.assert_allclose(auto.model.proba(test), off.model.proba(test), atol=1e-4)

@@ -28,6 +28,7 @@ from warmstart.training import (
     make_schedule,
     measure_steps,
     rate_table,
+    replay_prefix,
 )
 
 from .base import Cost
@@ -115,27 +116,37 @@ class Job:
         if isinstance(self.encoder, Encoder):
             unfreeze(self.encoder, set(self.encoder.frozen) - set(self.frozen))
             freeze(self.encoder, self.frozen)
-        self._classifier = Classifier(self.encoder, self.head)
 
     @property
     def steps_per_epoch(self) -> int:
         """Optimiser steps that pass every training row once."""
         return math.ceil(len(self.view.train) / self.recipe.batch_size)
 
-    def _parts(self) -> dict[str, Any]:
+    def _parts(self, *, replay: bool) -> dict[str, Any]:
         """What the loop and the measurement both take."""
-        train, validation = classification_loaders(
-            self.view.train,
-            self.view.validation,
-            self.encoder.preprocess,
-            batch_size=self.recipe.batch_size,
-            streams=self.run.streams,
-            num_workers=default_workers(pick_device(self.run.device), self.view.train.modality),
-        )
+        device = pick_device(self.run.device)
+        settings: dict[str, Any] = {
+            "batch_size": self.recipe.batch_size,
+            "streams": self.run.streams,
+            "num_workers": default_workers(device, self.view.train.modality),
+        }
+        made = None
+        if replay and self.frozen and self.backbone is not None:
+            self.encoder.to(device)  # what is kept is made where it will train
+            made = replay_prefix(
+                self.backbone, self.encoder, self.view.train, self.view.validation, **settings
+            )
+        if made is not None:
+            encoder, train, validation = made.module, made.train, made.validation
+        else:
+            encoder = self.encoder
+            train, validation = classification_loaders(
+                self.view.train, self.view.validation, encoder.preprocess, **settings
+            )
         optimizer = make_optimizer(self.table, weight_decay=self.recipe.weight_decay)
         return {
             "step": classification_step(label_smoothing=self.recipe.label_smoothing),
-            "modules": {"model": self._classifier},
+            "modules": {"model": Classifier(encoder, self.head)},
             "optimizers": optimizer,
             "loaders": train,
             "run": self.run,
@@ -151,8 +162,9 @@ class Job:
         """
         announce(self.table)
         ledger = FrozenLedger(self.encoder, self.frozen) if self.frozen else None
-        parts = self._parts()
+        parts = self._parts(replay=True)
         validation = parts.pop("validation")
+        lean = bool(self.frozen)
         steps = self.full_epochs * self.steps_per_epoch
         if self.run.max_steps is not None:
             steps = min(steps, self.run.max_steps)
@@ -162,8 +174,10 @@ class Job:
             schedules=make_schedule(self.recipe.schedule, steps, self.recipe.warmup),
             evaluate=evaluation(validation, classes=len(self.view.label_names)),
             evaluate_first=self.keep_start,
-            callbacks=[EarlyStopping("validation_loss", patience=self.recipe.patience)],
-            checkpoints=Checkpoints(),
+            callbacks=[
+                EarlyStopping("validation_loss", patience=self.recipe.patience, skip_frozen=lean)
+            ],
+            checkpoints=Checkpoints(skip_frozen=lean),
             name=self.stage or self.name,
         )
         if ledger is not None:
@@ -171,8 +185,8 @@ class Job:
         return history
 
     def measure(self) -> Cost:
-        """Time a few real steps on a copy."""
-        parts = self._parts()
+        """Time a few real steps on a copy, with nothing replayed: an upper bound where it is."""
+        parts = self._parts(replay=False)
         del parts["validation"]
         cost = measure_steps(**parts)
         # Validation is forward only: a third of a step's work for each row.
