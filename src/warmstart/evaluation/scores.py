@@ -21,7 +21,7 @@ from .metrics import (
     outcomes,
     values_at,
 )
-from .resampling import percentile_interval, proportion_interval, resampled
+from .resampling import cluster_numbers, percentile_interval, proportion_interval, resampled
 
 __all__ = ["ClassScore", "ReliabilityBin", "Score", "Scores", "primary_metric", "score"]
 
@@ -136,6 +136,7 @@ def score(
     *,
     primary: str = "accuracy",
     groups: Iterable[object] | None = None,
+    clusters: Sequence[object] | None = None,
     seed: int = 0,
     resamples: int = 1000,
 ) -> Scores:
@@ -149,6 +150,8 @@ def score(
         label_names: C distinct names.
         primary: The metric that decides.
         groups: A value for each row, to get accuracy by group.
+        clusters: A value for each row where rows come in clusters (several of one author), which
+            the bootstrap then draws whole; often the same as `groups`.
         seed: Root seed of the resampling.
         resamples: Bootstrap samples. Time grows with N × resamples × S: about a second or two
             for 10,000 rows and 1,000 samples.
@@ -177,7 +180,13 @@ def score(
         n=len(truth),
         seeds=len(runs),
         invalid=sum(rows.invalid for rows in runs),
-        metrics=_with_intervals(runs, metric_names(n_classes), seed, resamples),
+        metrics=_with_intervals(
+            runs,
+            metric_names(n_classes),
+            seed,
+            resamples,
+            clusters_N=cluster_numbers(clusters, len(truth), "score"),
+        ),
         per_class=_per_class(runs, names),
         confusion=_confusion(runs).tolist(),
         reliability=tuple(_reliability(runs)),
@@ -191,19 +200,23 @@ def _with_intervals(
     seed: int,
     resamples: int,
     stream: Sequence[str] = (),
+    clusters_N: Ints | None = None,
 ) -> dict[str, Score]:
     n_rows = len(runs[0].truth_N)
     everything = np.arange(n_rows)[None]
     values = [values_at(rows, everything, names) for rows in runs]
-    drawn = resampled([runs], names, seed=seed, resamples=resamples, stream=stream)[0]
+    drawn = resampled(
+        [runs], names, seed=seed, resamples=resamples, stream=stream, clusters_N=clusters_N
+    )[0]
+    draws = n_rows if clusters_N is None else int(clusters_N.max()) + 1
     found = {}
     for name in names:
         value = float(np.mean([one[name][0] for one in values]))
         low: float | None = None
         high: float | None = None
-        if n_rows > 1 and name in _SHARES:
-            low, high = proportion_interval(drawn[name], value, n_rows)
-        elif n_rows > 1:
+        if draws > 1 and name in _SHARES:
+            low, high = proportion_interval(drawn[name], value, draws)
+        elif draws > 1:
             low, high = percentile_interval(drawn[name], value)
         found[name] = Score(value=value, low=low, high=high, n=n_rows)
     return found
