@@ -25,7 +25,7 @@ from warmstart.planning import (
     plan_by_tree,
     run_comparison,
 )
-from warmstart.strategies import Strategy, make, speaking_names
+from warmstart.strategies import Strategy, make, names, speaking_names, strategy_class
 
 from .embedding import embed_all
 from .folders import default_folder, run_folder
@@ -72,8 +72,8 @@ def compare(
     Args:
         data: Path, hub id, Dataset or Hugging Face datasets object.
         backbone: What to start from; the default for the modality otherwise.
-        strategies: Arms such as `probe` or `probe:depth=auto`; the four ways and the controls
-            otherwise.
+        strategies: Arms such as `probe` or `probe:depth=auto`, or `all` for every strategy that
+            reads this kind of row; the four ways and the controls otherwise.
         seeds: Training seeds for each seeded arm, as far as the budget allows; the split stays.
         budget: Time for everything: `15m`, `90s`, seconds, or `none`.
         limit: At most so many rows, drawn by class.
@@ -109,7 +109,7 @@ def compare(
         trackers=trackers, **reading,
     )  # fmt: skip
     modality = prepared.dataset.modality
-    arms = parse_arms(strategies or DEFAULT_ARMS[modality])
+    arms = parse_arms(_named(strategies, modality) or DEFAULT_ARMS[modality])
     settings = _settings(prepared, arms, seeds=seeds, budget=seconds, limit=limit, metric=metric)
     return _run(
         prepared, arms, settings, verb="compare", out=out, replace=replace, started=started,
@@ -200,6 +200,18 @@ def fit(
         metric=metric, keep_models=False, command=command, show_audit=show_audit,
         substitute=_untouched_stand_in if controls != "none" else None, sizes_open=False,
     )  # fmt: skip
+
+
+def _named(
+    strategies: Sequence[str | Strategy] | None, modality: str
+) -> Sequence[str | Strategy] | None:
+    """The arms as they were named, with `all` written out."""
+    if strategies is None or "all" not in strategies:
+        return strategies
+    every = [name for name in names() if modality in strategy_class(name).modalities]
+    told = [item for item in strategies if item != "all"]
+    plain = {item for item in told if isinstance(item, str)}
+    return [*told, *(name for name in every if name not in plain)]
 
 
 def _names_can_speak(prepared: Prepared) -> bool:
