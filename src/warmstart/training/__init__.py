@@ -4,21 +4,24 @@ from .callbacks import EarlyStopping
 from .checkpoints import Checkpoints
 from .engine import pick_precision, set_training
 from .examples import ExampleRows
+from .fisher import Fisher, estimate_fisher
 from .history import History
 from .loaders import Batch, FixedLoader, Loader, RowLoader, RowSource, default_workers
 from .loop import fit_loop
 from .measure import StepCost, measure_steps
+from .mixing import Mixture, draw_mixture
 from .optimizers import (
-    FROZEN,
     RateRow,
     RateTable,
-    Rule,
     announce,
     discriminative_rates,
     make_optimizer,
     rate_table,
 )
-from .order import BatchOrder
+from .order import BatchOrder, oversampled_counts
+from .penalties import Anchor, Penalty, elastic_weights, l2_sp
+from .plateau import ReduceOnPlateau
+from .rules import FROZEN, Rule, parse_rules
 from .schedules import (
     SCHEDULES,
     constant,
@@ -43,6 +46,7 @@ __all__ = [
     "FROZEN",
     "SCHEDULES",
     "TRACKERS",
+    "Anchor",
     "Batch",
     "BatchOrder",
     "Callback",
@@ -51,12 +55,16 @@ __all__ = [
     "Diverged",
     "EarlyStopping",
     "ExampleRows",
+    "Fisher",
     "FixedLoader",
     "History",
     "Loader",
     "LoopState",
+    "Mixture",
+    "Penalty",
     "RateRow",
     "RateTable",
+    "ReduceOnPlateau",
     "RowLoader",
     "RowSource",
     "Rule",
@@ -71,12 +79,18 @@ __all__ = [
     "constant",
     "default_workers",
     "discriminative_rates",
+    "draw_mixture",
+    "elastic_weights",
+    "estimate_fisher",
     "evaluation",
     "fit_loop",
+    "l2_sp",
     "make_optimizer",
     "make_schedule",
     "measure_steps",
     "one_cycle",
+    "oversampled_counts",
+    "parse_rules",
     "pick_precision",
     "rate_table",
     "set_training",
