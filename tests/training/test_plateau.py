@@ -19,7 +19,9 @@ Toy = Callable[..., SimpleNamespace]
 
 def optimizers() -> dict[str, torch.optim.Optimizer]:
     weights = [torch.nn.Parameter(torch.zeros(1)) for _ in range(2)]
-    groups = [{"params": [weight], "lr": rate} for weight, rate in zip(weights, (0.5, 2.0), strict=True)]  # noqa: E501
+    groups = [
+        {"params": [weight], "lr": rate} for weight, rate in zip(weights, (0.5, 2.0), strict=True)
+    ]
     return {"main": torch.optim.SGD(groups)}
 
 

@@ -80,7 +80,7 @@ class Crop(_Change):
         box = self.box(image.width, image.height, generator)
         width, height = box[2] - box[0], box[3] - box[1]
         side = self.size or max(1, round(math.sqrt(width * height)))
-        return image.resize((side, side), Image.Resampling.BICUBIC, box=box)
+        return image.crop(box).resize((side, side), Image.Resampling.BICUBIC)
 
     def box(
         self, width: int, height: int, generator: np.random.Generator
