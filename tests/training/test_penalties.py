@@ -271,7 +271,8 @@ def test_ewc_protects_what_the_old_task_leans_on(tmp_path: Path) -> None:
         )  # fmt: skip
         held, starts, _ = anchor.split(model)
         distance[strength] = sum(
-            float((fisher.values[n].unpack() * (held[n] - starts[n]) ** 2).sum()) for n in held
+            float((fisher.values[n].unpack() * (held[n].detach() - starts[n]) ** 2).sum())
+            for n in held
         )
     assert distance[1e5] < 0.1 * distance[0.0]
 

@@ -4,6 +4,7 @@ from .callbacks import EarlyStopping
 from .checkpoints import Checkpoints
 from .engine import pick_precision, set_training
 from .examples import ExampleRows
+from .finder import RateSweep, find_rates, read_sweep
 from .fisher import Fisher, estimate_fisher
 from .history import History
 from .loaders import Batch, FixedLoader, Loader, RowLoader, RowSource, default_workers
@@ -63,6 +64,7 @@ __all__ = [
     "Mixture",
     "Penalty",
     "RateRow",
+    "RateSweep",
     "RateTable",
     "ReduceOnPlateau",
     "RowLoader",
@@ -83,6 +85,7 @@ __all__ = [
     "elastic_weights",
     "estimate_fisher",
     "evaluation",
+    "find_rates",
     "fit_loop",
     "l2_sp",
     "make_optimizer",
@@ -93,6 +96,7 @@ __all__ = [
     "parse_rules",
     "pick_precision",
     "rate_table",
+    "read_sweep",
     "set_training",
     "slanted_triangular",
     "warmup_cosine",

@@ -54,7 +54,8 @@ class Mixture:
     def loss(self, loss_of: Callable[[Tensor], Tensor], labels_B: Tensor) -> Tensor:
         """Blend the losses of both labels of each pair by the same share.
 
-        `share · loss(y_i) + (1 - share) · loss(y_j)`; for cross-entropy this is the loss against the blended one-hot labels.
+        `share · loss(y_i) + (1 - share) · loss(y_j)`; for cross-entropy this is the loss
+        against the blended one-hot labels.
 
         Args:
             loss_of: From labels (B,) to a loss.
