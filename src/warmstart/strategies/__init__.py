@@ -3,25 +3,31 @@
 from .base import Cost, Fitted, Strategy
 from .cnn import Cnn
 from .finetune import Finetune, Scratch
+from .interpolate import SHARES, interpolate
 from .probe import Probe
 from .prototypes import Prototypes
 from .registry import make, names, register, strategy_class
+from .retain import OldTask, old_task
 from .tfidf import Tfidf
 from .zero_shot import ZeroShot, speaking_names
 
 __all__ = [
+    "SHARES",
     "Cnn",
     "Cost",
     "Finetune",
     "Fitted",
+    "OldTask",
     "Probe",
     "Prototypes",
     "Scratch",
     "Strategy",
     "Tfidf",
     "ZeroShot",
+    "interpolate",
     "make",
     "names",
+    "old_task",
     "register",
     "speaking_names",
     "strategy_class",

@@ -22,6 +22,7 @@ from .optimizers import (
 from .order import BatchOrder, oversampled_counts
 from .penalties import Anchor, Penalty, elastic_weights, l2_sp
 from .plateau import ReduceOnPlateau
+from .retention import RETAINED, Retained, WithinBudget
 from .rules import FROZEN, Rule, parse_rules
 from .schedules import (
     SCHEDULES,
@@ -45,6 +46,7 @@ from .trackers import TRACKERS, check_trackers
 
 __all__ = [
     "FROZEN",
+    "RETAINED",
     "SCHEDULES",
     "TRACKERS",
     "Anchor",
@@ -67,12 +69,14 @@ __all__ = [
     "RateSweep",
     "RateTable",
     "ReduceOnPlateau",
+    "Retained",
     "RowLoader",
     "RowSource",
     "Rule",
     "StepCost",
     "StepFunction",
     "StepOutput",
+    "WithinBudget",
     "announce",
     "balanced_weights",
     "check_trackers",

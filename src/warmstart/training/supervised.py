@@ -60,9 +60,14 @@ class Classifier(nn.Module):
             inputs: What the encoder takes.
             blend: Applied to the vectors (B, D) before the head, as mixup does.
         """
-        vectors_BD = self.encoder(inputs, **self._chosen)
+        vectors_BD = self.vectors(inputs)
         logits_BC: Tensor = self.head(vectors_BD if blend is None else blend(vectors_BD))
         return logits_BC
+
+    def vectors(self, inputs: dict[str, Tensor]) -> Tensor:
+        """What the head sees: vectors (B, D)."""
+        vectors_BD: Tensor = self.encoder(inputs, **self._chosen)
+        return vectors_BD
 
 
 def classification_step(
