@@ -5,13 +5,15 @@ from .cache import FeatureCache
 from .card import Card
 from .embedding import embed_inputs
 from .encoder import Encoder
+from .families import FAMILIES
 from .freezing import freeze, state_hash, unfreeze
-from .groups import LayerGroups
+from .groups import LayerGroups, find_groups, groups_of_family
 from .sources import DEFAULT_SOURCES, packaged_names
 from .space import Features, Space
 
 __all__ = [
     "DEFAULT_SOURCES",
+    "FAMILIES",
     "Backbone",
     "Card",
     "Encoder",
@@ -21,7 +23,9 @@ __all__ = [
     "Space",
     "backbone",
     "embed_inputs",
+    "find_groups",
     "freeze",
+    "groups_of_family",
     "packaged_names",
     "state_hash",
     "unfreeze",
