@@ -5,6 +5,7 @@ computed here.
 """
 
 from .card import model_card
+from .curves import interpolation_curve, rate_sweeps
 from .html import render_report, write_report
 from .plots import forest, learning_curves, reliability
 from .terminal import (
@@ -22,9 +23,11 @@ __all__ = [
     "audit_view",
     "comparison_view",
     "forest",
+    "interpolation_curve",
     "learning_curves",
     "model_card",
     "plan_view",
+    "rate_sweeps",
     "rates_view",
     "reliability",
     "render_report",
