@@ -39,7 +39,8 @@ model = Classifier(Encoder(), torch.nn.Linear(5, 2))
 train, held = classification_loaders(kit.ToyRows(rows=44), kit.ToyRows(rows=21, seed=1),
     kit.preprocess_vectors, batch_size=4, streams=Streams(0))
 penalty = l2_sp(Anchor(model), alpha=0.5, beta=0.5) if sys.argv[4] == "penalty" else None
-history = fit_loop(step=classification_step(penalty=penalty), modules={"model": model}, loaders=train,
+history = fit_loop(step=classification_step(penalty=penalty), modules={"model": model},
+    loaders=train,
     optimizers=torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=0.05),
     run=Run(root, device="cpu"), epochs=2, evaluate=evaluation(held, classes=2),
     accumulate=accumulate, clip=1.0, checkpoints=Checkpoints(every_steps=2))

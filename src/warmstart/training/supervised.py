@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -52,17 +53,23 @@ class Classifier(nn.Module):
         self._chosen = {key: value for key, value in chosen.items() if value is not None}
 
     def forward(
-        self, inputs: dict[str, Tensor], *, blend: Callable[[Tensor], Tensor] | None = None
-    ) -> Tensor:
-        """Logits (B, C).
+        self,
+        inputs: dict[str, Tensor],
+        *,
+        blend: Callable[[Tensor], Tensor] | None = None,
+        beside: Callable[[], Tensor] | None = None,
+    ) -> Any:
+        """Logits (B, C); with `beside`, logits and what it returns.
 
         Args:
             inputs: What the encoder takes.
             blend: Applied to the vectors (B, D) before the head, as mixup does.
+            beside: A term of the weights. Several processes must compute it within this pass:
+                they take weights that the pass does not reach for weights without a gradient.
         """
         vectors_BD = self.vectors(inputs)
         logits_BC: Tensor = self.head(vectors_BD if blend is None else blend(vectors_BD))
-        return logits_BC
+        return logits_BC if beside is None else (logits_BC, beside())
 
     def vectors(self, inputs: dict[str, Tensor]) -> Tensor:
         """What the head sees: vectors (B, D)."""
@@ -106,7 +113,8 @@ def classification_step(
 
     def step(batch: Batch, state: LoopState) -> StepOutput:
         mixture = draw_mixture(mixup, len(batch), batch.labels_B.device) if mixup else None
-        logits_BC = _logits(state.modules[module], batch, mixture, mix_at)
+        terms = None if penalty is None else (lambda: penalty(state))
+        logits_BC, term = _forward(state.modules[module], batch, mixture, mix_at, terms)
         used = None if weights is None else weights.to(logits_BC.device)
 
         def loss_of(labels_B: Tensor) -> Tensor:
@@ -118,21 +126,30 @@ def classification_step(
 
         loss = loss_of(batch.labels_B) if mixture is None else mixture.loss(loss_of, batch.labels_B)
         hits = (logits_BC.detach().argmax(dim=1) == batch.labels_B).float().mean()
-        if penalty is None:
+        if term is None:
             return StepOutput(loss, {"accuracy": hits})
-        return StepOutput({"task": loss, "penalty": penalty(state)}, {"accuracy": hits})
+        return StepOutput({"task": loss, "penalty": term}, {"accuracy": hits})
 
     return step
 
 
-def _logits(model: nn.Module, batch: Batch, mixture: Mixture | None, place: MixPlace) -> Tensor:
-    if mixture is None:
-        logits_BC: Tensor = model(batch.inputs)
-    elif mixes_inputs(place, batch.inputs):
-        logits_BC = model(mixture.inputs(batch.inputs))
-    else:
-        logits_BC = model(batch.inputs, blend=mixture.tensor)
-    return logits_BC
+def _forward(
+    model: nn.Module,
+    batch: Batch,
+    mixture: Mixture | None,
+    place: MixPlace,
+    term: Callable[[], Tensor] | None,
+) -> tuple[Tensor, Tensor | None]:
+    """Logits (B, C) of the rows or their blends, and the term of the weights."""
+    inputs = batch.inputs
+    settings: dict[str, Any] = {} if term is None else {"beside": term}
+    if mixture is not None:
+        if mixes_inputs(place, inputs):
+            inputs = mixture.inputs(inputs)
+        else:
+            settings["blend"] = mixture.tensor
+    found = model(inputs, **settings)
+    return (found, None) if term is None else found
 
 
 def balanced_weights(labels_N: np.ndarray, classes: int) -> np.ndarray:
