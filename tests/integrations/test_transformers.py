@@ -22,8 +22,6 @@ from warmstart.integrations.transformers import (
 )
 from warmstart.training import parse_rules
 
-pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
-
 
 def bert() -> Any:
     config = transformers.BertConfig(

@@ -77,7 +77,7 @@ def elastic_penalty(
     parts = []
     for w, w0, f in zip(weights, starts, fisher, strict=True):
         squared = (w.float() - w0.float()).square()
-        weighed = f.weigh(squared) if isinstance(f, PackedFisher) else (f.float() * squared).sum()
+        weighed = f.weigh(squared) if isinstance(f, PackedFisher) else _dot(f.float(), squared)
         parts.append(0.5 * strength * weighed)
     return _total(parts)
 
@@ -122,7 +122,7 @@ class PackedFisher:
             squared: Of the parameter's shape.
         """
         if len(self.tensors) == 1:
-            return (self.tensors[0].float().reshape(self.shape) * squared).sum()
+            return _dot(self.tensors[0].float(), squared)
         rows_O, columns_I = self.tensors
         flat_OI = squared.reshape(len(rows_O), len(columns_I))
         return (rows_O @ (flat_OI @ columns_I)) / rows_O.sum().clamp_min(_TINY)
@@ -168,7 +168,12 @@ def pack_fisher(values: Tensor, form: FisherForm = "bfloat16") -> PackedFisher:
 
 def _squared(weight: Tensor, start: Tensor | None) -> Tensor:
     moved = weight.float() if start is None else weight.float() - start.float()
-    return moved.square().sum()
+    return _dot(moved, moved)
+
+
+def _dot(one: Tensor, other: Tensor) -> Tensor:
+    """`Σ_i one_i · other_i`, without keeping the products."""
+    return torch.dot(one.reshape(-1), other.reshape(-1))
 
 
 def _total(parts: Sequence[Tensor]) -> Tensor:

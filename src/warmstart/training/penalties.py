@@ -55,6 +55,11 @@ class Anchor:
             raise UsageError(f'no parameter name starts with "{prefix}", so nothing is held.')
 
     @property
+    def names(self) -> tuple[str, ...]:
+        """The parameters that have a start."""
+        return tuple(self._values)
+
+    @property
     def bytes(self) -> int:
         """Memory of the copies."""
         return sum(
@@ -129,7 +134,7 @@ def elastic_weights(
         module: Name of the classifier in the loop's modules.
     """
     _check("strength", strength)
-    unknown = sorted(set(fisher.values) - set(anchor._values))
+    unknown = sorted(set(fisher.values) - set(anchor.names))
     if unknown:
         raise UsageError(
             f'the fisher information speaks of "{unknown[0]}", which the anchor does not hold. '
