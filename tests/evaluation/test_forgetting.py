@@ -46,6 +46,7 @@ def test_nothing_lost() -> None:
     same = measure_forgetting(proba([0, 1] * 50), proba([0, 1] * 50), TRUTH)
     assert (same.drop, same.low, same.high) == (0, 0, 0)
     assert not same.certain
+    assert "0.0 points lost" in same.sentence()
     assert same.within(0)
     better = measure_forgetting(proba([0] * 100), proba([0, 1] * 50), TRUTH)
     assert better.drop == -0.5
