@@ -5,6 +5,7 @@ from .cnn import CnnModel, SmallCnn
 from .encoder import EncoderModel
 from .formats import native_pooling, opens_with
 from .heads import Head, HeadShape
+from .interpolation import WeightPath, interpolate_head
 from .nli import NliModel
 from .tfidf import TfidfModel
 
@@ -20,6 +21,8 @@ __all__ = [
     "Prediction",
     "SmallCnn",
     "TfidfModel",
+    "WeightPath",
+    "interpolate_head",
     "load_model",
     "model_kind",
     "native_pooling",

@@ -5,6 +5,7 @@ computed here.
 """
 
 from .card import model_card
+from .curves import interpolation_curve, rate_sweeps
 from .html import render_report, write_report
 from .plots import forest, learning_curves, reliability
 from .terminal import (
@@ -24,9 +25,11 @@ __all__ = [
     "comparison_view",
     "counting_view",
     "forest",
+    "interpolation_curve",
     "learning_curves",
     "model_card",
     "plan_view",
+    "rate_sweeps",
     "rates_view",
     "reliability",
     "render_report",

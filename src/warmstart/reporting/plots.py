@@ -16,7 +16,7 @@ from warmstart.evaluation import METRICS
 from .format import clean, metric_title, metric_value, with_interval
 from .svg import ARM_COLORS, FAINT, INK, PAPER, figure, has_glyphs, style, to_svg
 
-__all__ = ["forest", "learning_curves", "reliability"]
+__all__ = ["forest", "learning_curves", "percent_axis", "reliability"]
 
 _WIDTH = 344
 
@@ -54,7 +54,7 @@ def learning_curves(arm: Mapping[str, Any], name: str = "curves", color: int = 0
             if shown is losses and len(losses) == 2:
                 axis.legend(loc="best", handlelength=2.2)
             _whole_epochs(axis, max(len(run) for run in runs))
-            _percent_axis(axis.yaxis, "" if shown is losses else _metric_of(shown[0]), 4)
+            percent_axis(axis.yaxis, "" if shown is losses else _metric_of(shown[0]), 4)
         axes[-1].set_xlabel("epoch")
         return to_svg(drawn, name, _curve_words(arm, runs, losses, scores))
 
@@ -90,7 +90,7 @@ def forest(
                 axis.axvline(row["value"], color=FAINT, linewidth=0.8, linestyle=(0, (2, 3)))
         axis.set_yticks([])
         axis.spines["left"].set_visible(False)
-        _percent_axis(axis.xaxis, metric, 5)
+        percent_axis(axis.xaxis, metric, 5)
         axis.set_xlabel(f"{metric_title(metric)}, 95 % interval")
         words = "; ".join(f"{row['label']} {with_interval(metric, row)}" for row in rows)
         alt = clean(f"{metric_title(metric)} with 95 % interval: {words}.")
@@ -131,8 +131,8 @@ def reliability(
         )
         axis.set_xlim(-0.03, 1.03)
         axis.set_ylim(-0.03, 1.03)
-        _percent_axis(axis.xaxis, "accuracy", 5)
-        _percent_axis(axis.yaxis, "accuracy", 5)
+        percent_axis(axis.xaxis, "accuracy", 5)
+        percent_axis(axis.yaxis, "accuracy", 5)
         axis.set_xlabel("stated confidence (larger dot: more rows)")
         axis.set_title("Measured accuracy")
         words = "; ".join(
@@ -195,7 +195,8 @@ def _interval(axis: Any, row: Mapping[str, Any], place: int, metric: str) -> Non
     axis.text(axis.get_xlim()[0], place - 0.34, words, va="center", ha="left", color=INK)
 
 
-def _percent_axis(axis: Any, metric: str, bins: int) -> None:
+def percent_axis(axis: Any, metric: str, bins: int) -> None:
+    """Few ticks, in per cent where the metric is a share."""
     from matplotlib.ticker import FuncFormatter, MaxNLocator
 
     shown = METRICS.get(metric)
