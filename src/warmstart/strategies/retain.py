@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal
 
 from warmstart.backbones import Backbone, Encoder
 from warmstart.core import Streams
 from warmstart.data import Dataset, View
-from warmstart.evaluation import Forgetting, measure_forgetting
+from warmstart.evaluation import Forgetting, measure, measure_forgetting
 from warmstart.models import EncoderModel, Head
 from warmstart.objectives import FisherForm
 from warmstart.training import (
@@ -44,6 +45,12 @@ class OldTask:
     backbone: Backbone
     head: Head
     view: View
+
+    @cached_property
+    def before(self) -> float:
+        """Accuracy on the old task's validation rows with the untouched backbone, in [0, 1]."""
+        rows = self.view.validation
+        return measure(self.model().proba(rows), rows.labels_N, ["accuracy"])["accuracy"]
 
     def watch(self, encoder: Encoder, streams: Streams, *, batch_size: int = 32) -> Retained:
         """What a fit evaluates beside its own validation rows.

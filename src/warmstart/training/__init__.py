@@ -35,7 +35,7 @@ from .schedules import (
     warmup_linear,
 )
 from .scribe import Diverged
-from .state import Callback, LoopState, StepFunction, StepOutput
+from .state import Callback, EvaluateFunction, LoopState, StepFunction, StepOutput
 from .supervised import (
     Classifier,
     balanced_weights,
@@ -58,6 +58,7 @@ __all__ = [
     "Classifier",
     "Diverged",
     "EarlyStopping",
+    "EvaluateFunction",
     "ExampleRows",
     "Fisher",
     "FixedLoader",
