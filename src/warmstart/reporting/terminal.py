@@ -140,6 +140,8 @@ def verdict_view(results: Json) -> RenderableType:
         Text.assemble((f"{kind.capitalize()}: ", "bold red"), sentence)
         for kind, sentence in view.verdict_flags(results)
     ]
+    if results.get("forgetting"):
+        lines.append(Text(fmt.clean(results["forgetting"]["sentence"])))
     reasons = [fmt.clean(reason) for reason in said.get("why") or []]
     if reasons:
         lines.append(Text("Why:", style="bold"))

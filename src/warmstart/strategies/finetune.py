@@ -11,6 +11,7 @@ from warmstart.core import Run, UsageError
 from warmstart.data import View
 
 from .registry import register
+from .retain import OldTask
 from .trained import Trained
 
 __all__ = ["Finetune", "Scratch"]
@@ -90,6 +91,9 @@ class Scratch(Trained):
                     f"scratch.{setting} would hold random weights to where they began. Leave it "
                     "out, or use finetune."
                 )
+
+    def _old_task(self, backbone: Backbone, view: View) -> OldTask | None:
+        return None  # random weights have nothing to forget
 
     def _random_seed(self, run: Run) -> int | None:
         return run.streams.seed("scratch")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace as replace_fields
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,7 +13,7 @@ import numpy as np
 from warmstart.backbones import Backbone
 from warmstart.core import DataError, NotApplicable, UsageError, fingerprint, nearest
 from warmstart.data import Audit
-from warmstart.evaluation import METRICS, metric_names, primary_metric
+from warmstart.evaluation import METRICS, Forgetting, metric_names, primary_metric
 from warmstart.planning import (
     Arm,
     Comparison,
@@ -31,6 +32,7 @@ from .embedding import embed_all
 from .folders import default_folder, run_folder
 from .prepare import Prepared, Source, prepare, settle_size
 from .results import comparison_json, write_run
+from .retained import OldRows, measure_retained, read_retained
 from .runs import FinishedRun, open_run
 
 __all__ = ["DEFAULT_ARMS", "compare", "fit"]
@@ -135,6 +137,8 @@ def fit(
     group: str | None = None,
     shots: int | None = None,
     controls: Controls = "cheap",
+    retain: Source | None = None,
+    max_forgetting: float | None = None,
     out: str | Path | None = None,
     replace: bool = False,
     device: str = "auto",
@@ -161,6 +165,10 @@ def fit(
         controls: What the result is judged against, on the same rows: `cheap` for the untouched
             model, the probe and, for text, TF-IDF; `full` for training from scratch as well;
             `none`. Where a control is better on the validation rows, its model is kept.
+        retain: Labelled rows of an old task; how well the backbone still serves them is tracked
+            each epoch and measured at the end.
+        max_forgetting: Points that the old task may lose: training stops beyond it, and the best
+            weights within it are kept.
         out: Folder for the run; `runs/fit-NAME` otherwise.
         replace: Whether a run of that name may be replaced.
         device: `auto`, `cpu`, `cuda`, `mps`.
@@ -189,16 +197,19 @@ def fit(
     if controls not in CONTROLS:
         raise UsageError(f"controls {controls!r} is unknown.{nearest(controls, CONTROLS)}")
     arms = _with_controls(parse_arms([chosen])[0], controls, prepared.dataset.modality)
+    old = read_retained(retain, prepared, max_forgetting)
     recorded = _settings(
-        prepared, arms, seeds=1, budget=float("inf"), limit=limit, metric=metric
-    ) | {"seed": seed}
+        prepared, arms, seeds=1, budget=float("inf"), limit=limit, metric=metric,
+        seed=seed, retain=old and old.dataset.fingerprint, max_forgetting=max_forgetting,
+    )  # fmt: skip
     return _run(
         prepared, arms, recorded, verb="fit", out=out, replace=replace, started=started,
         task_settings={"seeds": 1, "first_seed": seed, "budget": float("inf"),
                        "device": device, "group": group, "trackers": tuple(trackers),
-                       "asked": arms[0].name},
+                       "asked": arms[0].name, "max_forgetting": max_forgetting},
         metric=metric, keep_models=False, command=command, show_audit=show_audit,
         substitute=_untouched_stand_in if controls != "none" else None, sizes_open=False,
+        old=old,
     )  # fmt: skip
 
 
@@ -252,6 +263,7 @@ def _settings(
     budget: float,
     limit: int | None,
     metric: str | None,
+    **more: Any,
 ) -> dict[str, Any]:
     """What decides the result; a partial run is continued only under the same settings."""
     values = {
@@ -265,6 +277,7 @@ def _settings(
         "backbone": prepared.backbone.fingerprint,
         "dataset": prepared.dataset.fingerprint,
         "split": prepared.split.fingerprint,
+        **{name: value for name, value in more.items() if value is not None},
     }
     return values | {"fingerprint": fingerprint(values)}
 
@@ -285,10 +298,13 @@ def _run(
     show_audit: _Show | None,
     substitute: Callable[[Arm], Arm | None] | None,
     sizes_open: bool,
+    old: OldRows | None = None,
 ) -> FinishedRun:
     """The common course of both verbs, from the folder to the report."""
     final = Path(out) if out else default_folder(verb, prepared.dataset.source, settings)
     view = prepared.split.view(prepared.dataset)
+    if old is not None:
+        view = replace_fields(view, retain=old.view)
     primary = _primary(metric, view.train.labels_N, view.n_classes)
     with (
         run_folder(final, settings, replace=replace) as folder,
@@ -321,8 +337,22 @@ def _run(
             comparison, task, prepared, audited, settings=settings,
             command=command or f"warmstart {verb} {prepared.dataset.source}",
         )  # fmt: skip
+        if old is not None:
+            lost = measure_retained(folder, comparison, prepared, old, task.device)
+            results["forgetting"] = _forgetting_json(lost, old)
         write_run(folder, results, comparison, prepared, name=final.name, keep_models=keep_models)
     return open_run(final)
+
+
+def _forgetting_json(lost: Forgetting | None, old: OldRows) -> dict[str, Any]:
+    """What results.json says of the old task."""
+    if lost is None:
+        sentence = "The kept model has no encoder of the backbone, so nothing of it was forgotten."
+        return {"source": old.dataset.source, "budget": old.budget, "sentence": sentence}
+    return {
+        "source": old.dataset.source, "budget": old.budget, **lost.model_dump(mode="json"),
+        "sentence": lost.sentence(old.budget),
+    }  # fmt: skip
 
 
 def _primary(metric: str | None, labels_N: np.ndarray, classes: int) -> str:
