@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 PROBE = ("--strategy", "probe", "--controls", "none", "--out", "runs/a")
-COMMANDS = ["plan", "fit", "compare", "predict", "evaluate", "embed", "info", "sample"]
+COMMANDS = ["plan", "fit", "compare", "predict", "evaluate", "embed", "info", "rates", "sample"]
 
 
 @pytest.mark.parametrize("command", COMMANDS)

@@ -21,6 +21,7 @@ from .fit import fit
 from .info import info
 from .plan import plan
 from .predict import predict
+from .rates import rates
 from .sample import sample
 
 __all__ = ["app", "main"]
@@ -70,7 +71,7 @@ def _telling(command: Callable[..., None]) -> Callable[..., None]:
     return run
 
 
-_COMMANDS = (plan, fit, compare, predict, evaluate, embed, info, sample)
+_COMMANDS = (plan, fit, compare, predict, evaluate, embed, info, rates, sample)
 for _command in _COMMANDS:
     app.command(_command.__name__)(_telling(_command))
 

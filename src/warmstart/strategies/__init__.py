@@ -11,6 +11,7 @@ from .prototypes import Prototypes
 from .registry import make, names, register, strategy_class
 from .retain import OldTask, old_task
 from .tfidf import Tfidf
+from .trained import Trained
 from .unfreeze import Unfreeze
 from .zero_shot import ZeroShot, speaking_names
 
@@ -29,6 +30,7 @@ __all__ = [
     "Scratch",
     "Strategy",
     "Tfidf",
+    "Trained",
     "Unfreeze",
     "ZeroShot",
     "interpolate",

@@ -23,6 +23,7 @@ from warmstart.training import (
     History,
     LoopState,
     Penalty,
+    RateSweep,
     RateTable,
     ReduceOnPlateau,
     Rule,
@@ -34,6 +35,7 @@ from warmstart.training import (
     classification_step,
     default_workers,
     evaluation,
+    find_rates,
     fit_loop,
     l2_sp,
     make_optimizer,
@@ -257,6 +259,12 @@ class Job:
         rows = len(self.view.validation) + (len(self.old.view.validation) if self.old else 0)
         overhead = cost.seconds * rows / self.recipe.batch_size / 3
         return Cost(cost.seconds, self.steps_per_epoch, self.full_epochs, overhead)
+
+    def sweep(self, *, groups: bool, steps: int) -> tuple[RateSweep, ...]:
+        """Raise the rates on copies, with nothing replayed; see `training.find_rates`."""
+        parts = self._parts(replay=False)
+        del parts["validation"]
+        return find_rates(**parts, base=self.base, groups=groups, steps=steps)
 
     def _ledger(self) -> FrozenLedger | None:
         if not isinstance(self.encoder, Encoder):

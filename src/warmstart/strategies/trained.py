@@ -12,7 +12,7 @@ from warmstart.backbones import Backbone, Encoder
 from warmstart.core import Run, UsageError
 from warmstart.data import View, parse_augmentation
 from warmstart.models import EncoderModel, Head, HeadShape
-from warmstart.training import History, Rule, discriminative_rates, parse_rules
+from warmstart.training import History, RateSweep, Rule, discriminative_rates, parse_rules
 
 from .base import Cost, Fitted, Strategy
 from .interpolate import interpolate
@@ -184,6 +184,20 @@ class Trained(Strategy):
     def measure(self, backbone: Backbone, view: View, run: Run) -> Cost:
         """Time a few real steps."""
         return self._job(backbone, view, run).measure()
+
+    def find_rates(
+        self, backbone: Backbone, view: View, run: Run, *, groups: bool = False, steps: int = 100
+    ) -> tuple[RateSweep, ...]:
+        """Raise the rates step by step on a copy and see what the loss does.
+
+        Args:
+            backbone: The recipe to start from.
+            view: Training and validation rows.
+            run: Seed and device; nothing is logged.
+            groups: Also each layer group on its own.
+            steps: Steps of a sweep, at least 10.
+        """
+        return self._job(backbone, view, run).sweep(groups=groups, steps=steps)
 
     def fit(self, backbone: Backbone, view: View, run: Run) -> Fitted:
         """Train, with the weights of the best validation loss kept."""

@@ -15,6 +15,7 @@ from .compare import DEFAULT_ARMS, compare, fit
 from .embed import check_features_path, embed, write_features
 from .info import info
 from .plan import plan
+from .rates import check_plot_path, rates, write_rates
 from .runs import FinishedRun, open_run
 from .seen import write_seen
 
@@ -25,6 +26,7 @@ __all__ = [
     "Predictions",
     "backbone",
     "check_features_path",
+    "check_plot_path",
     "check_predictions_path",
     "compare",
     "embed",
@@ -34,9 +36,11 @@ __all__ = [
     "open_run",
     "plan",
     "predict",
+    "rates",
     "read",
     "sample",
     "write_features",
     "write_predictions",
+    "write_rates",
     "write_seen",
 ]
