@@ -21,6 +21,8 @@ SHORT: dict[str, dict[str, Any]] = {
     "finetune": {"epochs": 2},
     "scratch": {"epochs": 2},
     "cnn": {"epochs": 2, "image_size": 16},
+    "setfit": {"epochs": 1},
+    "maml": {"epochs": 2},
 }
 VARIANTS = [("probe", {"head": "mlp", "hidden": 8}), ("probe", {"depth": "auto"})]
 PLAIN = [(name, SHORT.get(name, {})) for name in names()]

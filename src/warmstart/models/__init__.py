@@ -5,6 +5,7 @@ from .cnn import CnnModel, SmallCnn
 from .encoder import EncoderModel
 from .formats import native_pooling, opens_with
 from .heads import Head, HeadShape
+from .neighbours import KnnModel, NeighbourHead, neighbours, vote
 from .nli import NliModel
 from .tfidf import TfidfModel
 
@@ -14,7 +15,9 @@ __all__ = [
     "EncoderModel",
     "Head",
     "HeadShape",
+    "KnnModel",
     "Model",
+    "NeighbourHead",
     "NliModel",
     "OwnCode",
     "Prediction",
@@ -23,5 +26,7 @@ __all__ = [
     "load_model",
     "model_kind",
     "native_pooling",
+    "neighbours",
     "opens_with",
+    "vote",
 ]
