@@ -22,7 +22,7 @@ SHORT: dict[str, dict[str, Any]] = {
     "scratch": {"epochs": 2},
     "cnn": {"epochs": 2, "image_size": 16},
     "setfit": {"epochs": 1},
-    "maml": {"epochs": 2},
+    "maml": {"epochs": 1, "tasks": 2},
 }
 VARIANTS = [("probe", {"head": "mlp", "hidden": 8}), ("probe", {"depth": "auto"})]
 PLAIN = [(name, SHORT.get(name, {})) for name in names()]

@@ -2,7 +2,15 @@
 
 from .metrics import METRICS, Metric, measure, metric_names
 from .paired import Paired, compare_arms
-from .scores import ClassScore, ReliabilityBin, Score, Scores, primary_metric, score
+from .scores import (
+    ClassScore,
+    ReliabilityBin,
+    Score,
+    Scores,
+    primary_metric,
+    score,
+    score_metric,
+)
 
 __all__ = [
     "METRICS",
@@ -17,4 +25,5 @@ __all__ = [
     "metric_names",
     "primary_metric",
     "score",
+    "score_metric",
 ]

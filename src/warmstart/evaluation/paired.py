@@ -59,6 +59,7 @@ def compare_arms(
     metric: str = "accuracy",
     seed: int = 0,
     resamples: int = 2000,
+    paired_seeds: bool = False,
 ) -> Paired:
     """Compare two arms on the same rows by the bootstrap of their difference.
 
@@ -73,6 +74,8 @@ def compare_arms(
         metric: What to compare.
         seed: Root seed of the resampling.
         resamples: Bootstrap samples.
+        paired_seeds: Whether run s of both arms had the same training rows: runs are then drawn
+            together. Both must have as many.
 
     Returns:
         The difference a minus b with its interval.
@@ -88,6 +91,11 @@ def compare_arms(
             "compare_arms needs both arms on the same rows and classes, got "
             f"{a_SNC.shape[1:]} and {b_SNC.shape[1:]} (rows, classes)."
         )
+    if paired_seeds and len(a_SNC) != len(b_SNC):
+        raise DataError(
+            "compare_arms: paired runs need as many of each arm, got "
+            f"{len(a_SNC)} and {len(b_SNC)}."
+        )
     n_classes = a_SNC.shape[2]
     truth = check_truth(truth_N, n_classes)
     check_proba(proba_a, len(truth), who="proba_a")
@@ -99,7 +107,9 @@ def compare_arms(
         for arm in arms
     )
     difference = value_a - value_b
-    drawn_a, drawn_b = resampled(arms, [metric], seed=seed, resamples=resamples, stream=["pair"])
+    drawn_a, drawn_b = resampled(
+        arms, [metric], seed=seed, resamples=resamples, stream=["pair"], paired_seeds=paired_seeds
+    )
     drawn_R = drawn_a[metric] - drawn_b[metric]
     drawn_R[np.abs(drawn_R) < 1e-12] = 0.0
     low, high = percentile_interval(drawn_R, difference)

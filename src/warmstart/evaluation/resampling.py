@@ -52,6 +52,7 @@ def resampled(
     seed: int,
     resamples: int,
     stream: Sequence[str] = (),
+    paired_seeds: bool = False,
 ) -> list[dict[str, Floats]]:
     """Metrics of each arm on resampled rows and seeds.
 
@@ -61,6 +62,8 @@ def resampled(
         seed: Root seed of the draws.
         resamples: R, at least 100.
         stream: Further name of the random stream.
+        paired_seeds: Whether run s of every arm had the same training rows, so that runs are drawn
+            together as rows are.
 
     Returns:
         For each arm, metric to its R values. Value r of every arm comes from the same rows.
@@ -84,7 +87,8 @@ def resampled(
                 parts[arm][number].append(values_at(rows, index_RN, wanted))
     found = []
     for arm, seeds in enumerate(arms):
-        weight_RS = _seed_weights(len(seeds), resamples, seed, str(arm), *stream)
+        drawn = "shared" if paired_seeds else str(arm)
+        weight_RS = _seed_weights(len(seeds), resamples, seed, drawn, *stream)
         by_name: dict[str, Floats] = {}
         for name in wanted:
             values_SR = np.stack(

@@ -5,11 +5,14 @@ from .budget import divide, embedding_estimate, fit_input_size, parse_duration
 from .compare import run_comparison, timed
 from .meter import Prices
 from .outcome import arm_json, conclude
+from .shot_results import shots_json
+from .shots import SHOTS, ShotTask, parse_shots, run_shots, serve
 from .task import ArmResult, Comparison, Embedding, Task, elapsed_clock
 from .tree import Distance, Plan, Reason, plan_by_tree
 from .verdict import ArmFacts, Pair, Verdict, judge
 
 __all__ = [
+    "SHOTS",
     "Arm",
     "ArmFacts",
     "ArmResult",
@@ -21,6 +24,7 @@ __all__ = [
     "Prices",
     "Reason",
     "SeedResult",
+    "ShotTask",
     "Task",
     "Verdict",
     "arm_json",
@@ -32,7 +36,11 @@ __all__ = [
     "judge",
     "parse_arms",
     "parse_duration",
+    "parse_shots",
     "plan_by_tree",
     "run_comparison",
+    "run_shots",
+    "serve",
+    "shots_json",
     "timed",
 ]

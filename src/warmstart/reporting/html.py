@@ -15,7 +15,7 @@ from warmstart.core import write_atomic
 from warmstart.evaluation import METRICS
 
 from . import format as fmt
-from . import plots, view
+from . import plots, shots, view
 from .view import Json
 
 __all__ = ["render_report", "write_report"]
@@ -74,6 +74,7 @@ def _context(results: Json) -> dict[str, Any]:
         "flags": view.verdict_flags(results),
         "primary": fmt.metric_title(primary),
         "lower_is_better": primary in METRICS and not METRICS[primary].higher_is_better,
+        "shots": _shots(results),
         "columns": [column for column in columns if column[0] != "share"],
         "rows": rows,
         "notices": view.notices(results),
@@ -134,6 +135,17 @@ def _summary(results: Json) -> str:
     if seeds:
         parts.append(f"{seeds} seed" + ("s" if seeds != 1 else ""))
     return " · ".join(parts)
+
+
+def _shots(results: Json) -> dict[str, Any] | None:
+    """The k-shot table and its curve; None where there is none."""
+    table = shots.shot_rows(results)
+    if table is None:
+        return None
+    primary = view.primary_of(results)
+    found = results["shots"]
+    svg = plots.shot_curve(found.get("arms") or [], primary, found.get("k") or [])
+    return {**table, "curve": _markup(svg)}
 
 
 def _curves(results: Json) -> list[dict[str, Any]]:

@@ -91,6 +91,8 @@ class Strategy(Config, ABC):
 
     Asked of a strategy, not of its class: where settings decide, a property overrides it.
     """
+    learns: ClassVar[bool] = True
+    """Whether training rows change the result: not of what goes by the class names alone."""
     from_scratch: ClassVar[bool] = False
     """Whether losing to it is negative transfer."""
 

@@ -17,9 +17,11 @@ from .info import info
 from .plan import plan
 from .runs import FinishedRun, open_run
 from .seen import write_seen
+from .shots import DEFAULT_SHOT_ARMS, compare_shots
 
 __all__ = [
     "DEFAULT_ARMS",
+    "DEFAULT_SHOT_ARMS",
     "Evaluation",
     "FinishedRun",
     "Predictions",
@@ -27,6 +29,7 @@ __all__ = [
     "check_features_path",
     "check_predictions_path",
     "compare",
+    "compare_shots",
     "embed",
     "evaluate",
     "fit",

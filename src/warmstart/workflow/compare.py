@@ -32,6 +32,7 @@ from .folders import default_folder, run_folder
 from .prepare import Prepared, Source, prepare, settle_size
 from .results import comparison_json, write_run
 from .runs import FinishedRun, open_run
+from .shots import compare_shots
 
 __all__ = ["DEFAULT_ARMS", "compare", "fit"]
 
@@ -61,6 +62,8 @@ def compare(
     device: str = "auto",
     trackers: Sequence[str] = (),
     allow_bin: bool = False,
+    shots: str | int | Sequence[int] | None = None,
+    draws: int = 5,
     command: str | None = None,
     show_audit: _Show | None = None,
     **reading: Any,
@@ -87,6 +90,9 @@ def compare(
         device: `auto`, `cpu`, `cuda`, `mps`.
         trackers: Experiment trackers to report to.
         allow_bin: Whether a backbone's pickled weights may be read (with weights_only).
+        shots: Rows a class, such as `(1, 4, 16)`: the k-shot table instead (see `compare_shots`),
+            in which draws take the place of seeds.
+        draws: Draws of each number of shots.
         command: The command line, for the report.
         show_audit: Called with the audit before any training.
         **reading: Passed to `read`: text=, label=, image=, split_column=, skip_bad=, ...
@@ -97,6 +103,16 @@ def compare(
     Raises:
         WarmstartError: With a sentence that says what to do.
     """
+    if shots is not None:
+        if keep_models:
+            raise UsageError("keep_models does not go with shots: the k-shot table keeps no model.")
+        return compare_shots(
+            data, shots=shots, draws=draws, backbone=backbone, strategies=strategies,
+            budget=budget, limit=limit, image_size=image_size, max_length=max_length,
+            metric=metric, group=group, out=out, replace=replace, device=device,
+            trackers=trackers, allow_bin=allow_bin, command=command, show_audit=show_audit,
+            **reading,
+        )  # fmt: skip
     if seeds < 1:
         raise UsageError(f"seeds must be at least 1, got {seeds}. Typical values: 1 to 5.")
     started = time.monotonic()

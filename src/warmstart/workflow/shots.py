@@ -1,0 +1,218 @@
+"""`compare --shots`: what each arm makes of 1, 2, 4, ... labelled rows a class."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from warmstart.backbones import Backbone
+from warmstart.core import UsageError, fingerprint, progress, write_json
+from warmstart.data import Audit
+from warmstart.planning import (
+    Comparison,
+    Embedding,
+    ShotTask,
+    Task,
+    Verdict,
+    elapsed_clock,
+    parse_arms,
+    parse_duration,
+    parse_shots,
+    run_shots,
+    serve,
+    shots_json,
+)
+from warmstart.planning.shots import Cell
+from warmstart.reporting import shots_markdown, write_report
+from warmstart.strategies import Strategy
+
+from .embedding import embed_all
+from .folders import default_folder, run_folder
+from .prepare import Prepared, Source, prepare, settle_size
+from .results import comparison_json
+from .runs import FinishedRun, open_run
+
+__all__ = ["DEFAULT_SHOT_ARMS", "compare_shots"]
+
+DEFAULT_SHOT_ARMS = {
+    "text": ("zero-shot", "prototypes", "knn", "probe", "setfit"),
+    "image": ("zero-shot", "prototypes", "knn", "probe"),
+}
+
+
+def compare_shots(
+    data: Source,
+    *,
+    shots: str | int | Sequence[int],
+    draws: int = 5,
+    backbone: Backbone | str | Path | None = None,
+    strategies: Sequence[str | Strategy] | None = None,
+    budget: str | float = "15m",
+    limit: int | None = None,
+    image_size: int | None = None,
+    max_length: int | None = None,
+    metric: str | None = None,
+    group: str | None = None,
+    out: str | Path | None = None,
+    replace: bool = False,
+    device: str = "auto",
+    trackers: Sequence[str] = (),
+    allow_bin: bool = False,
+    command: str | None = None,
+    show_audit: Callable[[Audit], None] | None = None,
+    **reading: Any,
+) -> FinishedRun:
+    """The k-shot table: every arm on the same draws of k rows a class, on the same test rows.
+
+    Each draw takes k rows of every class from the training part, and at most as many from the
+    validation part; the smaller k of a draw are among its larger ones. Values are means over draws,
+    intervals resample draws and test rows. No model is kept. Interrupted, the same call goes on:
+    fits that ended are not repeated.
+
+    Args:
+        data: Path, hub id, Dataset or Hugging Face datasets object.
+        shots: Rows a class: `(1, 4, 16)`, or as text `1,4,16`. Those that the rarest class cannot
+            give are left out, and that is said.
+        draws: Draws of each number, 1 or more; with one, the interval knows test rows alone.
+        backbone: What to start from; the default for the modality otherwise.
+        strategies: Arms; zero-shot, prototypes, knn and probe (and setfit for text) otherwise.
+        budget: Time for everything; fits that would not end in time are left out and named.
+        limit: See `compare`.
+        image_size: See `compare`.
+        max_length: See `compare`.
+        metric: See `compare`.
+        group: See `compare`.
+        out: Folder for the run; `runs/shots-NAME` otherwise.
+        replace: Whether a run of that name may be replaced.
+        device: `auto`, `cpu`, `cuda`, `mps`.
+        trackers: Experiment trackers to report to.
+        allow_bin: Whether a backbone's pickled weights may be read (with weights_only).
+        command: The command line, for the report.
+        show_audit: Called with the audit before any training.
+        **reading: Passed to `read`.
+
+    Returns:
+        The finished run; `run.results["shots"]` is the table.
+
+    Raises:
+        UsageError: For settings that make no sense.
+        DataError: When no class can give the fewest shots.
+    """
+    from .compare import _primary, _refuse_problems, _settings  # which imports this module
+
+    wanted = parse_shots(shots)
+    if not 1 <= draws <= 1000:
+        raise UsageError(f"draws must be 1 to 1000, got {draws}. Usual: 5.")
+    started = time.monotonic()
+    seconds = float("inf") if str(budget) == "none" else parse_duration(budget)
+    prepared = prepare(
+        data, backbone=backbone, limit=limit, image_size=image_size, max_length=max_length,
+        device=device, group=group, allow_bin=allow_bin, trackers=trackers, **reading,
+    )  # fmt: skip
+    modality = prepared.dataset.modality
+    arms = parse_arms(strategies or DEFAULT_SHOT_ARMS[modality])
+    values = _settings(prepared, arms, seeds=1, budget=seconds, limit=limit, metric=metric)
+    values |= {"shots": list(wanted), "draws": draws}
+    settings = values | {"fingerprint": fingerprint(values)}
+    final = Path(out) if out else default_folder("shots", prepared.dataset.source, settings)
+    view = prepared.split.view(prepared.dataset)
+    primary = _primary(metric, view.train.labels_N, view.n_classes)
+    served, unserved = serve(view, wanted, draws, prepared.split.seed)
+    for one in unserved:
+        progress.note(f"k = {one.k} is left out: {one.reason}.")
+    size = image_size if modality == "image" else max_length
+    with (
+        run_folder(final, settings, replace=replace) as folder,
+        elapsed_clock(folder, started) as begun,
+    ):
+        if size is None:
+            prepared = settle_size(prepared, folder, seconds)
+        _refuse_problems(prepared.audit())
+        vectors_ND, embedding = embed_all(prepared, folder, device)
+        audited = prepared.audit(vectors_ND)
+        if show_audit:
+            show_audit(audited)
+        _refuse_problems(audited)
+        task = ShotTask(
+            backbone=prepared.backbone, view=view,
+            test=prepared.split.test_rows(prepared.dataset), folder=folder, primary=primary,
+            shots=served, draws=draws, budget=seconds, started=begun, seed=prepared.split.seed,
+            device=device, row_seconds=embedding.seconds / len(vectors_ND),
+            trackers=tuple(trackers),
+        )  # fmt: skip
+        cells = run_shots(arms, task)
+        table, verdict = shots_json(arms, cells, unserved, task)
+        results = _results(task, prepared, audited, embedding, settings, command, verdict)
+        _write(folder, results | {"shots": table}, cells, task, prepared, final.name)
+    return open_run(final)
+
+
+def _results(
+    task: ShotTask,
+    prepared: Prepared,
+    audited: Audit,
+    embedding: Embedding,
+    settings: dict[str, Any],
+    command: str | None,
+    verdict: Verdict,
+) -> dict[str, Any]:
+    """What a k-shot table shares with every other comparison."""
+    shared = Task(
+        backbone=task.backbone, view=task.view, test=task.test, folder=task.folder,
+        primary=task.primary, seeds=1, budget=task.budget, started=task.started,
+        embedding=embedding,
+    )  # fmt: skip
+    return comparison_json(
+        Comparison([], [], verdict), shared, prepared, audited, settings=settings,
+        command=command or f"warmstart compare {prepared.dataset.source} --shots "
+        f"{','.join(map(str, settings['shots']))} --draws {task.draws}",
+    )  # fmt: skip
+
+
+def _write(
+    folder: Path,
+    results: dict[str, Any],
+    cells: Sequence[Cell],
+    task: ShotTask,
+    prepared: Prepared,
+    name: str,
+) -> None:
+    """Everything that a finished folder holds; the cells go last, for they let a run resume."""
+    _write_predictions(folder / "predictions.parquet", cells, task)
+    prepared.split.save(folder / "split.json")
+    write_json(folder / "results.json", results)
+    write_report(results, folder / "report.html")
+    (folder / "README.md").write_text(shots_markdown(results, name=name), encoding="utf-8")
+    shutil.rmtree(folder / "cells", ignore_errors=True)
+
+
+def _write_predictions(path: Path, cells: Sequence[Cell], task: ShotTask) -> None:
+    """Every test row in every fit: id, arm, k, draw, truth, predicted class and its score."""
+    names = np.asarray(task.test.label_names, dtype=object)
+    truth = pa.array(names[task.test.labels_N].tolist(), pa.string())
+    ids, count = pa.array(task.test.ids, pa.string()), len(task.test)
+    schema = pa.schema(
+        [
+            ("id", pa.string()), ("arm", pa.string()), ("k", pa.int64()), ("draw", pa.int64()),
+            ("truth", pa.string()), ("predicted", pa.string()), ("score", pa.float64()),
+        ]
+    )  # fmt: skip
+    with pq.ParquetWriter(path, schema) as writer:
+        for cell in cells:
+            if not cell.counts:
+                continue
+            proba_NC = cell.proba(task)
+            columns = [
+                ids, pa.array([cell.arm.name] * count), pa.array([cell.k] * count, pa.int64()),
+                pa.array([cell.draw] * count, pa.int64()), truth,
+                pa.array(names[proba_NC.argmax(axis=1)].tolist(), pa.string()),
+                pa.array(proba_NC.max(axis=1), pa.float64()),
+            ]  # fmt: skip
+            writer.write_table(pa.table(columns, schema=schema))
