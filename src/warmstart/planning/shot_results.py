@@ -191,6 +191,12 @@ def _leader(scores: Mapping[str, Sequence[ShotScore]], k: int) -> str | None:
     return max(whole, key=lambda name: whole[name] or 0.0) if whole else None
 
 
+def _name(metric: str) -> str:
+    """A metric within a sentence: accuracy, macro F1."""
+    title = METRICS[metric].title
+    return title[0].lower() + title[1:]
+
+
 def _shown(metric: str, value: float) -> str:
     return f"{value * 100:.1f} %" if METRICS[metric].percent else f"{value:.3f}"
 
@@ -212,7 +218,7 @@ def _sentences(
 ) -> list[str]:
     """Who leads at each k and whether it is clear, what zero labels give, what is missing."""
     metric = task.primary
-    title = METRICS[metric].title.lower()
+    title = _name(metric)
     found: list[str] = []
     for k in task.shots:
         leader = _leader(scores, k)
@@ -220,9 +226,12 @@ def _sentences(
         if leader is None or here is None or here.value is None:
             continue
         rivals = [p for p in pairs if p.a == leader and p.k_a == k == p.k_b and p.b != leader]
-        level = [titles[p.b] for p in rivals if not p.significant]
-        words = f"With {_rows(k)} {titles[leader]} leads: {title} {_shown(metric, here.value)}"
-        if rivals and not level:
+        equal = [titles[p.b] for p in rivals if p.difference == 0]
+        level = [titles[p.b] for p in rivals if not p.significant and p.difference != 0]
+        who = _and([titles[leader], *equal])
+        leads = "lead" if equal else "leads"
+        words = f"With {_rows(k)} {who} {leads}: {title} {_shown(metric, here.value)}"
+        if rivals and not level and len(equal) < len(rivals):
             words += ", clearly above every other arm"
         elif level:
             words += f"; no clear difference to {_and(level)}"
@@ -254,7 +263,8 @@ def _still(
         if not rows or rows[0].k or rows[0].value is None:
             continue
         beaten = [p for p in pairs if p.b == name and p.significant and p.difference > 0]
-        shown = f"{titles[name]} without a label reaches {_shown(task.primary, rows[0].value)}"
+        reached = f"{_name(task.primary)} {_shown(task.primary, rows[0].value)}"
+        shown = f"{titles[name]} reaches {reached} without a label"
         if beaten:
             first = min(beaten, key=lambda p: p.k_a)
             found.append(
