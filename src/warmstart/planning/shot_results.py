@@ -11,7 +11,7 @@ from warmstart.core import Config
 from warmstart.evaluation import METRICS, compare_arms, measure, score_metric
 
 from .arms import Arm
-from .shots import Cell, ShotTask, Unserved
+from .shots import OUT_OF_TIME, Cell, ShotTask, Unserved
 from .verdict import Verdict
 
 __all__ = ["ShotPair", "ShotScore", "shots_json"]
@@ -238,17 +238,28 @@ def _sentences(
         found.append(words + ".")
     found += _still(scores, pairs, titles, task)
     found += [f"k = {one.k} is left out: {one.reason}." for one in unserved]
-    short = [
-        f"{titles[name]} at k = {one.k} ({one.draws} of {task.draws} draws: {one.reason})"
-        if one.k
-        else f"{titles[name]} ({one.reason})"
-        for name, rows in scores.items()
-        for one in rows
-        if one.reason
-    ]
-    if short:
-        found.append(f"Not in full: {'; '.join(short)}.")
+    found += _missing(scores, titles, task)
     return found or ["No cell ended, so there is nothing to say."]
+
+
+def _missing(
+    scores: Mapping[str, Sequence[ShotScore]], titles: Mapping[str, str], task: ShotTask
+) -> list[str]:
+    """A sentence for each arm and reason: at which k draws are missing, and how many."""
+    found = []
+    for name, rows in scores.items():
+        for reason in dict.fromkeys(one.reason for one in rows if one.reason):
+            short = [one for one in rows if one.reason == reason]
+            if not short[0].k:
+                found.append(f"{titles[name]} is left out: {reason}.")
+                continue
+            none = [str(one.k) for one in short if not one.draws]
+            some = [f"{one.draws} of {task.draws} draws at k = {one.k}"
+                    for one in short if one.draws]  # fmt: skip
+            parts = some + ([f"none at k = {_and(none)}"] if none else [])
+            cure = " A larger --budget or fewer --draws cures that." * (reason == OUT_OF_TIME)
+            found.append(f"{titles[name]} has {_and(parts)}: {reason}.{cure}")
+    return found
 
 
 def _still(

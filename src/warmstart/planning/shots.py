@@ -25,7 +25,6 @@ from warmstart.core import (
     Run,
     Streams,
     UsageError,
-    WarmstartError,
     progress,
 )
 from warmstart.data import Dataset, View
@@ -36,6 +35,7 @@ from warmstart.training import Diverged
 from .arms import Allowance, Arm, SeedResult, read_seed, run_seed
 
 __all__ = [
+    "OUT_OF_TIME",
     "SHOTS",
     "Cell",
     "ShotTask",
@@ -49,6 +49,7 @@ __all__ = [
 SHOTS = (1, 2, 4, 8, 16, 32)
 _MOST = 100_000
 _MARGIN = 1.2  # what a clock may add to what the last cell of that size took
+OUT_OF_TIME = "the budget ended"
 _LEAVES_OUT = (NotApplicable, DataError, BackboneError, Diverged, OutOfMemory)
 
 
@@ -220,10 +221,10 @@ class _Clock:
     taken: dict[tuple[str, int], float] = field(default_factory=dict)
 
     def expected(self, cell: Cell, view: View, task: ShotTask) -> float:
-        """Seconds that a cell will take; 0 where nothing is known."""
+        """Seconds that a cell will take: as the last of its size, else from a few real steps."""
         known = self.taken.get((cell.arm.name, cell.k))
-        if known is not None or _quick(cell.arm.strategy):
-            return _MARGIN * (known or 0.0)
+        if known is not None:
+            return _MARGIN * known
         run = Run(cell.folder(task), seed=cell.draw, device=task.device)
         cost = cell.arm.strategy.measure(task.backbone, view, run)
         rows = len(task.test) + len(view.validation)
@@ -239,9 +240,9 @@ def _quick(strategy: Strategy) -> bool:
 def run_shots(arms: Sequence[Arm], task: ShotTask) -> list[Cell]:
     """Fit every arm on every draw; finished cells of an earlier session are read back.
 
-    Arms that read no rows run once. Arms without training steps come next, then the others draw by
-    draw, so that a budget that ends early leaves whole draws. A cell that would not end in time is
-    left out and says so.
+    Arms that read no rows run once. Arms without training steps come next, their first draw
+    whatever the budget; then the others, draw by draw, so that a budget that ends early leaves
+    whole draws. A cell that would not end in time is left out and says so.
 
     Args:
         arms: What to compare.
@@ -251,8 +252,10 @@ def run_shots(arms: Sequence[Arm], task: ShotTask) -> list[Cell]:
     clock = _Clock()
     test = task.test.without_labels()
     names = ", ".join(arm.name for arm in arms)
-    progress.note(f"{len(cells)} fits: {names}; k = {', '.join(map(str, task.shots))} rows a "
-                  f"class, {task.draws} draws.")  # fmt: skip
+    progress.note(
+        f"{len(cells)} fits: {names}; k = {', '.join(map(str, task.shots))} rows a class, "
+        f"{task.draws} draw{'s' if task.draws != 1 else ''}."
+    )
     noted: set[tuple[str, str]] = set()
     with progress.task("k-shot fits", total=len(cells), unit="fits") as bar:
         for cell in cells:
@@ -295,24 +298,29 @@ def _run(cell: Cell, task: ShotTask, test: Dataset, clock: _Clock) -> None:
         try:
             cell.arm.strategy.check(task.backbone, view)
             with progress.muted():
-                expected = clock.expected(cell, view, task) if task.limited else 0.0
-                if task.limited and expected > task.left:
-                    cell.reason = (
-                        f"it would take about {expected:.0f} s and {max(0.0, task.left):.0f} s of "
-                        "the budget are left"
-                    )
+                if not _in_time(cell, view, task, clock):
+                    cell.reason = OUT_OF_TIME
                     return
                 found = run_seed(
                     cell.arm, task.backbone, view, test, _new_run(cell, task),
                     allowance=Allowance(), keep=lambda _: False,
                 )  # fmt: skip
         except _LEAVES_OUT as error:
-            cell.reason = _reason(error)
+            cell.reason = str(error).rstrip(".")
             return
         clock.taken[cell.arm.name, cell.k] = time.monotonic() - begin
     cell.result = found[0]
     if cell.result.status == "cut":
-        cell.reason = "the budget ended while it trained"
+        cell.reason = OUT_OF_TIME
+
+
+def _in_time(cell: Cell, view: View, task: ShotTask, clock: _Clock) -> bool:
+    """Whether a cell can be expected to end within the budget."""
+    if not task.limited:
+        return True
+    if _quick(cell.arm.strategy):
+        return task.left > 0 or cell.draw == 0
+    return task.left > 0 and clock.expected(cell, view, task) <= task.left
 
 
 def _new_run(cell: Cell, task: ShotTask) -> Run:
@@ -321,7 +329,3 @@ def _new_run(cell: Cell, task: ShotTask) -> Run:
         cell.folder(task), seed=cell.draw, deadline=deadline, device=task.device,
         trackers=task.trackers,
     )  # fmt: skip
-
-
-def _reason(error: WarmstartError) -> str:
-    return str(error).rstrip(".")

@@ -187,7 +187,7 @@ def shot_curve(
         words = "; ".join(
             f"{clean(arm.get('label') or arm.get('name'))}: "
             + ", ".join(
-                f"{one['k'] or 'no'} rows {metric_value(metric, one['value'])}" for one in points
+                f"{metric_value(metric, one['value'])} with {one['k'] or 'none'}" for one in points
             )
             for _, arm, points in shown
         )

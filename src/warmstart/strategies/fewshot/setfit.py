@@ -40,7 +40,7 @@ from .pairs import PairLoader
 
 __all__ = ["SetFit", "pair_step"]
 
-_STEPS, _MOST = 300, 20
+_STEPS, _MOST = 200, 20
 _ENOUGH = 2  # validation rows a class from which on they choose the head's penalty
 
 
@@ -63,7 +63,7 @@ class SetFit(Strategy):
         temperature: Of `supcon`, 0.01 to 10.
         rate: Rate of the last backbone group.
         factor: By how much each earlier group learns more slowly; 1 for one rate, as SetFit.
-        epochs: Passes, each with two pairs a row, or `auto`: about 300 steps, 1 to 20 passes.
+        epochs: Passes, each with two pairs a row, or `auto`: about 200 steps, 1 to 20 passes.
         batch_size: Pairs a step, 2 or more; each is two rows.
         schedule: After the warm-up.
         warmup: Share of the steps that the rate rises.
