@@ -192,3 +192,17 @@ def test_the_k_shot_table(call: Any, table: Path, tiny_text: Path, tmp_path: Pat
     assert "shots must be whole numbers from 1 to 100000" in refused.err
     assert call("info", "runs/a").code == 0
     assert call("predict", "runs/a", table).code == 5
+
+
+def test_embed_tells_episodes(call: Any, table: Path, tiny_text: Path) -> None:
+    words = ("embed", table, "--backbone", tiny_text, "--episodes")
+    told = document(call(*words, "2x5", "--json"))["episodes"]
+    assert (told["way"], told["shots"], told["episodes"]) == (2, 5, 600)
+    assert 0 <= told["low"] <= told["accuracy"] <= told["high"] <= 1
+    shown = call(*words, "2x5").out
+    assert f"2-way 5-shot, nearest class mean: {told['accuracy']:.1%} right" in shown
+    for wrong in ("5", "0x1", "1x5", "5y5", "2x0"):
+        assert call(*words, wrong).code == 2
+    few = call(*words, "3x1")
+    assert few.code == 3
+    assert "need 3 classes of 2 rows or more; 2 have that many" in few.err

@@ -73,12 +73,23 @@ def _of_block(
         numbers_R = torch.arange(start, start + part_BR.shape[1], device=part_BR.device)
         if skip_B is not None:
             part_BR = part_BR.masked_fill(numbers_R[None, :] == skip_B[:, None], float("-inf"))
+        near_BK = _highest(part_BR, min(k, part_BR.shape[1]))
         # What was found before stands first, so a stable sort keeps the lower numbers ahead.
-        both_BX = torch.cat([best_BK, part_BR], dim=1)
+        both_BX = torch.cat([best_BK, part_BR.gather(1, near_BK)], dim=1)
+        rows_BX = torch.cat([rows_BK, numbers_R[near_BK]], dim=1)
         order_BK = both_BX.sort(dim=1, descending=True, stable=True).indices[:, :k]
-        rows_BX = torch.cat([rows_BK, numbers_R.expand(len(part_BR), -1)], dim=1)
         best_BK, rows_BK = both_BX.gather(1, order_BK), rows_BX.gather(1, order_BK)
     return best_BK, rows_BK
+
+
+def _highest(values_BR: Tensor, k: int) -> Tensor:
+    """Columns (B, k) of the k highest values, in rising order; of equal ones the first."""
+    values_BK, columns_BK = values_BR.topk(k, dim=1)
+    tied = torch.nonzero((values_BR >= values_BK[:, -1:]).sum(dim=1) > k).flatten()
+    if len(tied):  # torch says not which of the equal values it takes
+        whole = values_BR[tied].sort(dim=1, descending=True, stable=True).indices
+        columns_BK[tied] = whole[:, :k]
+    return columns_BK.sort(dim=1).values
 
 
 def vote(cosine_QK: Tensor, labels_QK: Tensor, classes: int, temperature: float) -> Tensor:

@@ -13,6 +13,7 @@ from .apply import (
 )
 from .compare import DEFAULT_ARMS, compare, fit
 from .embed import check_features_path, embed, write_features
+from .episodes import episodes, parse_episodes
 from .info import info
 from .plan import plan
 from .runs import FinishedRun, open_run
@@ -31,10 +32,12 @@ __all__ = [
     "compare",
     "compare_shots",
     "embed",
+    "episodes",
     "evaluate",
     "fit",
     "info",
     "open_run",
+    "parse_episodes",
     "plan",
     "predict",
     "read",

@@ -50,16 +50,24 @@ def test_no_queries_have_no_neighbours() -> None:
 def test_memory_grows_with_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     """No product of all queries with all rows is ever made."""
     widest = 0
-    real = torch.Tensor.sort
+    real = torch.Tensor.topk
 
-    def sort(self: torch.Tensor, *args: Any, **options: Any) -> Any:
+    def topk(self: torch.Tensor, *args: Any, **options: Any) -> Any:
         nonlocal widest
         widest = max(widest, self.numel())
         return real(self, *args, **options)
 
-    monkeypatch.setattr(torch.Tensor, "sort", sort)
+    monkeypatch.setattr(torch.Tensor, "topk", topk)
     neighbours(unit(100, 4, 0), unit(200, 4, 1), 5, block=(10, 20))
-    assert widest <= 10 * (20 + 5)
+    assert widest == 10 * 20
+
+
+def test_of_equal_rows_the_first_are_taken() -> None:
+    rows = unit(1, 4, 0).expand(40, 4).clone()
+    rows[17] = -rows[17]
+    for block in ((2, 7), (256, 8192)):
+        _, found = neighbours(unit(3, 4, 0)[:1], rows, 20, block=block)
+        assert found[0].tolist() == [m for m in range(21) if m != 17]
 
 
 def test_vote_known_answers_and_slow_twin() -> None:

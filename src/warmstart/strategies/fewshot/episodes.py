@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 
@@ -32,7 +31,6 @@ __all__ = [
 
 Classify = Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]
 """(support vectors (S, D), their classes (S,) from 0, query vectors (Q, D)) -> classes (Q,)."""
-Head = Literal["prototypes", "knn", "logistic"]
 _Z = 1.959963984540054  # the normal distribution's 97.5 % point
 
 
@@ -129,7 +127,7 @@ def episode_scores(
     queries: int = 15,
     episodes: int = 600,
     seed: int = 0,
-    head: Head | Classify = "prototypes",
+    head: str | Classify = "prototypes",
 ) -> EpisodeScore:
     """Accuracy of a head on fixed vectors over random episodes, with its 95 % interval.
 
@@ -180,7 +178,7 @@ def evaluate_episodes(
     queries: int = 15,
     episodes: int = 600,
     seed: int = 0,
-    head: Head | Classify = "prototypes",
+    head: str | Classify = "prototypes",
 ) -> EpisodeScore:
     """`episode_scores` of a data set under a backbone, its vectors taken through the cache.
 
