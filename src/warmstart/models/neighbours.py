@@ -14,12 +14,11 @@ from torch import Tensor, nn
 from warmstart.core import RunError
 
 from .base import model_kind, read_tensors
-from .encoder import EncoderModel
+from .encoder import HEAD_FILE, EncoderModel
 from .heads import Head, HeadShape
 
 __all__ = ["KnnModel", "NeighbourHead", "neighbours", "vote"]
 
-FILE = "neighbours.safetensors"
 PRIOR = 0.1
 _QUERIES, _ROWS = 256, 8192
 
@@ -184,7 +183,7 @@ class KnnModel(EncoderModel):
             "vectors": self.head.rows_MD.cpu().contiguous(),
             "labels": self.head.labels_M.cpu().contiguous(),
         }
-        save_file(tensors, path.with_name(FILE))
+        save_file(tensors, path)
 
     @classmethod
     def _read_head(cls, folder: Path, facts: dict[str, Any], shape: HeadShape) -> Head:
@@ -193,7 +192,7 @@ class KnnModel(EncoderModel):
         Raises:
             RunError: When they do not fit what `warmstart.json` says of them.
         """
-        own, path = facts["neighbours"], folder / FILE
+        own, path = facts["neighbours"], folder / HEAD_FILE
         tensors = read_tensors(path)
         expected = {"vectors": (own["rows"], shape.dimension), "labels": (own["rows"],)}
         found = {key: tuple(value.shape) for key, value in tensors.items()}

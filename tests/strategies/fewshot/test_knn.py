@@ -178,14 +178,14 @@ def test_saved_rows_come_back_and_damage_is_told(
     np.testing.assert_allclose(logits.exp().numpy(), fitted.model.proba(test), atol=1e-5)
     from safetensors.torch import load_file, save_file
 
-    path = folder / "neighbours.safetensors"
+    path = folder / "head.safetensors"
     tensors = load_file(path)
     save_file({**tensors, "labels": tensors["labels"] + 5}, path)
-    with pytest.raises(RunError, match=r"neighbours\.safetensors does not fit"):
+    with pytest.raises(RunError, match=r"head\.safetensors does not fit"):
         load_model(folder)
     save_file({"vectors": tensors["vectors"][:3], "labels": tensors["labels"]}, path)
-    with pytest.raises(RunError, match=r"neighbours\.safetensors does not fit"):
+    with pytest.raises(RunError, match=r"head\.safetensors does not fit"):
         load_model(folder)
     path.unlink()
-    with pytest.raises(RunError, match=r"neighbours\.safetensors is missing"):
+    with pytest.raises(RunError, match=r"head\.safetensors is missing"):
         load_model(folder)
