@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from warmstart.backbones import embed_inputs
 from warmstart.core import RunError
 
 from .base import model_kind, read_tensors
@@ -211,8 +212,6 @@ class KnnModel(EncoderModel):
 
     def nearest(self, inputs: Sequence[Any]) -> tuple[np.ndarray, np.ndarray]:
         """Cosines (N, k) and training-row numbers (N, k) behind the answers to texts or images."""
-        from warmstart.backbones import embed_inputs
-
         vectors_ND = embed_inputs(self.encoder, inputs, depth=self.depth, pooling=self.pooling)
         head = self.head.to(self.encoder.device)
         vectors = torch.as_tensor(vectors_ND, device=head.rows_MD.device)

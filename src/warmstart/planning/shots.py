@@ -40,6 +40,7 @@ __all__ = [
     "Cell",
     "ShotTask",
     "Unserved",
+    "draw_seed",
     "draw_view",
     "parse_shots",
     "run_shots",
@@ -250,6 +251,7 @@ def run_shots(arms: Sequence[Arm], task: ShotTask) -> list[Cell]:
     """
     cells = _cells(arms, task)
     clock = _Clock()
+    views: dict[tuple[int, int], View] = {}
     test = task.test.without_labels()
     names = ", ".join(arm.name for arm in arms)
     progress.note(
@@ -260,7 +262,7 @@ def run_shots(arms: Sequence[Arm], task: ShotTask) -> list[Cell]:
     with progress.task("k-shot fits", total=len(cells), unit="fits") as bar:
         for cell in cells:
             bar.describe(_words(cell))
-            _run(cell, task, test, clock)
+            _run(cell, task, test, clock, views)
             if cell.reason and (cell.arm.name, cell.reason) not in noted:
                 noted.add((cell.arm.name, cell.reason))
                 progress.note(f"{_words(cell)} is left out: {cell.reason}.".replace("..", "."))
@@ -289,12 +291,17 @@ def _cells(arms: Sequence[Arm], task: ShotTask) -> list[Cell]:
     ]
 
 
-def _run(cell: Cell, task: ShotTask, test: Dataset, clock: _Clock) -> None:
+def _run(
+    cell: Cell, task: ShotTask, test: Dataset, clock: _Clock, views: dict[tuple[int, int], View]
+) -> None:
     """Take a cell from disk, or fit it if there is time."""
     found = read_seed(cell.folder(task))
     if found is None:
         begin = time.monotonic()
-        view = draw_view(task.view, cell.k or task.shots[0], draw_seed(task.seed, cell.draw))
+        where = cell.k or task.shots[0], cell.draw
+        if where not in views:
+            views[where] = draw_view(task.view, where[0], draw_seed(task.seed, cell.draw))
+        view = views[where]
         try:
             cell.arm.strategy.check(task.backbone, view)
             with progress.muted():

@@ -134,6 +134,9 @@ def _summary(results: Json) -> str:
     seeds = (results.get("settings") or {}).get("seeds")
     if seeds:
         parts.append(f"{seeds} seed" + ("s" if seeds != 1 else ""))
+    draws = (results.get("shots") or {}).get("draws")
+    if draws:
+        parts.append(f"{draws} draw" + ("s" if draws != 1 else ""))
     return " · ".join(parts)
 
 
@@ -332,7 +335,33 @@ def _machine(machine: Json) -> list[tuple[str, str]]:
     return pairs
 
 
+def _shot_glossary(results: Json) -> list[tuple[str, str]]:
+    primary = view.primary_of(results)
+    words = [(METRICS[primary].title, METRICS[primary].meaning)] if primary in METRICS else []
+    return [
+        *words,
+        (
+            "Rows a class",
+            "Labelled training rows of each class in one draw; the rows of a smaller number are "
+            "among those of a larger one. None: the arm reads the class names alone.",
+        ),
+        (
+            "95 % interval",
+            "From a bootstrap: the draws and the held-out rows are drawn again with replacement; "
+            "the middle 95 % of the results is shown. A few draws tell little of how draws vary.",
+        ),
+        (
+            "Difference",
+            "Two arms on the same draws and rows, resampled together. It is called clear when its "
+            "interval leaves 0 out. Where many pairs are compared, one in twenty is called clear "
+            "by chance.",
+        ),
+    ]
+
+
 def _glossary(results: Json) -> list[tuple[str, str]]:
+    if results.get("shots"):
+        return _shot_glossary(results)
     used = {
         name
         for arm in results.get("arms") or []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import shutil
 import time
 from collections.abc import Callable, Sequence
@@ -29,7 +30,7 @@ from warmstart.planning import (
     serve,
     shots_json,
 )
-from warmstart.planning.shots import Cell
+from warmstart.planning.shots import Cell, draw_seed, draw_view
 from warmstart.reporting import shots_markdown, write_report
 from warmstart.strategies import Strategy
 
@@ -119,12 +120,18 @@ def compare_shots(
     modality = prepared.dataset.modality
     arms = parse_arms(strategies or DEFAULT_SHOT_ARMS[modality])
     values = _settings(prepared, arms, seeds=1, budget=seconds, limit=limit, metric=metric)
+    del values["seeds"]
     values |= {"shots": list(wanted), "draws": draws}
     settings = values | {"fingerprint": fingerprint(values)}
     final = Path(out) if out else default_folder("shots", prepared.dataset.source, settings)
     view = prepared.split.view(prepared.dataset)
-    primary = _primary(metric, view.train.labels_N, view.n_classes)
-    served, unserved = serve(view, wanted, draws, prepared.split.seed)
+    grid = ShotTask(
+        backbone=prepared.backbone, view=view, test=prepared.split.test_rows(prepared.dataset),
+        folder=final, primary=_primary(metric, view.train.labels_N, view.n_classes), shots=wanted,
+        draws=draws, budget=seconds, started=started, seed=prepared.split.seed, device=device,
+        trackers=tuple(trackers),
+    )  # fmt: skip
+    served, unserved = serve(view, wanted, draws, grid.seed)
     for one in unserved:
         progress.note(f"k = {one.k} is left out: {one.reason}.")
     size = image_size if modality == "image" else max_length
@@ -132,26 +139,39 @@ def compare_shots(
         run_folder(final, settings, replace=replace) as folder,
         elapsed_clock(folder, started) as begun,
     ):
-        if size is None:
-            prepared = settle_size(prepared, folder, seconds)
-        _refuse_problems(prepared.audit())
-        vectors_ND, embedding = embed_all(prepared, folder, device)
-        audited = prepared.audit(vectors_ND)
+        audited = prepared.audit()
         if show_audit:
             show_audit(audited)
         _refuse_problems(audited)
-        task = ShotTask(
-            backbone=prepared.backbone, view=view,
-            test=prepared.split.test_rows(prepared.dataset), folder=folder, primary=primary,
-            shots=served, draws=draws, budget=seconds, started=begun, seed=prepared.split.seed,
-            device=device, row_seconds=embedding.seconds / len(vectors_ND),
-            trackers=tuple(trackers),
-        )  # fmt: skip
-        cells = run_shots(arms, task)
-        table, verdict = shots_json(arms, cells, unserved, task)
-        results = _results(task, prepared, audited, embedding, settings, command, verdict)
-        _write(folder, results | {"shots": table}, cells, task, prepared, final.name)
+        grid = dataclasses.replace(grid, folder=folder, started=begun, shots=served)
+        needed = _needed(prepared, grid)
+        if size is None:
+            needed = settle_size(needed, folder, seconds)
+        prepared = dataclasses.replace(prepared, backbone=needed.backbone, notes=needed.notes)
+        embedding = Embedding()
+        if any(arm.strategy.uses_features for arm in arms):
+            embedding = embed_all(needed, folder, device)[1]
+        grid = dataclasses.replace(
+            grid, backbone=needed.backbone, row_seconds=embedding.seconds / len(needed.dataset)
+        )
+        cells = run_shots(arms, grid)
+        table, verdict = shots_json(arms, cells, unserved, grid)
+        results = _results(grid, prepared, audited, embedding, settings, command, verdict)
+        _write(folder, results | {"shots": table}, cells, grid, prepared, final.name)
     return open_run(final)
+
+
+def _needed(prepared: Prepared, grid: ShotTask) -> Prepared:
+    """The test rows and those that some draw holds: no others are embedded."""
+    views = [draw_view(grid.view, max(grid.shots), draw_seed(grid.seed, d))
+             for d in range(grid.draws)]  # fmt: skip
+    train = sorted({row for view in views for row in view.train.ids})
+    validation = sorted({row for view in views for row in view.validation.ids})
+    parts = prepared.split.model_copy(
+        update={"train": tuple(train), "validation": tuple(validation)}
+    )
+    rows = prepared.dataset.take_ids([*train, *validation, *prepared.split.test])
+    return dataclasses.replace(prepared, dataset=rows, split=parts)
 
 
 def _results(

@@ -151,7 +151,6 @@ class Maml(Strategy):
             evaluate=job.evaluate if judged else None,
             callbacks=[EarlyStopping("validation_loss", patience=self.patience)] if judged else [],
             checkpoints=Checkpoints(),
-            mixed_precision="no",
             name=self.title,
         )
         taken, now, _ = job.best(job.learner)
@@ -195,6 +194,7 @@ class Maml(Strategy):
             "loaders": loader,
             "run": run,
             "clip": 1.0,
+            "mixed_precision": "no",  # the network is tiny, and its gradients are differentiated
         }
         return _Job(
             learner, table, parts, shape, way, shots, self.inner_steps,
