@@ -56,6 +56,12 @@ def test_the_terminal_shows_every_number(results: dict[str, Any]) -> None:
                   "tested on the same 126 rows"):  # fmt: skip
         assert words in text, words
     assert "30.1 %*" not in text
+    from warmstart.reporting import comparison_view
+
+    console = Console(file=io.StringIO(), width=80)
+    console.print(comparison_view(results))
+    assert console.file.getvalue() == text  # type: ignore[attr-defined]
+    assert "zero-shot 0.1 s, knn 0.1 s, setfit 0.1 s" in " ".join(text.split())
     results["shots"]["draws"] = 1
     assert "another draw may differ by more" in " ".join(printed(results).split())
 
@@ -68,6 +74,14 @@ def test_a_value_stands_in_its_own_line(results: dict[str, Any]) -> None:
     assert values == [["40.0 %", "–", "–"], ["–", "35.0 %", "30.1 %"], ["–", "55.1 %", "62.0 %"],
                       ["–", "70.0 %", "–"]]  # fmt: skip
     assert [p["words"] for p in table["pairs"]] == ["SetFit is better", "more rows help"]
+    assert [p["a"] for p in table["pairs"]] == [
+        "SetFit, k = 4",
+        "Nearest <b>neighbours</b>, k = 16",
+    ]
+    results["shots"]["pairs"][0]["b"] = "zero-shot"
+    again = shot_rows(results)
+    assert again is not None
+    assert again["pairs"][0]["b"] == "Zero-shot"
     assert shot_rows({"arms": []}) is None
 
 

@@ -103,7 +103,7 @@ def compare(
       warmstart compare reviews.csv --shots 1,4,16 --draws 5
     """
     from warmstart.planning import Prices
-    from warmstart.reporting import audit_view, comparison_view, shots_view
+    from warmstart.reporting import audit_view, comparison_view
     from warmstart.workflow import compare as verb
 
     run = verb(
@@ -133,7 +133,7 @@ def compare(
     if json:
         print_json({"folder": str(run.folder), **run.results})
         return
-    answer(shots_view(run.results) if shots else comparison_view(run.results))
+    answer(comparison_view(run.results))
     if run.best:
         answer(f"Model:  {run.folder / 'model'}")
     answer(f"Report: {run.report.resolve()}")

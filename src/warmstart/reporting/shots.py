@@ -116,6 +116,8 @@ def _cell(arm: Json, k: int, metric: str, draws: int, dash: str) -> dict[str, An
 def _pair(pair: Json, table: Json, metric: str) -> dict[str, Any]:
     titles = {arm.get("name"): arm.get("label") or arm.get("name") for arm in table["arms"]}
     a, b = (fmt.clean(titles.get(pair.get(key), pair.get(key))) for key in ("a", "b"))
+    still = {arm.get("name") for arm in table["arms"] if not arm.get("learns", True)}
+    at = [("" if pair.get(key) in still else f", k = {pair.get(f'k_{key}')}") for key in ("a", "b")]
     same = pair.get("a") == pair.get("b")
     significant = bool(pair.get("significant"))
     higher = a if (pair.get("difference") or 0) > 0 else b
@@ -123,8 +125,8 @@ def _pair(pair: Json, table: Json, metric: str) -> dict[str, Any]:
     if same and significant:
         words = "more rows help" if (pair.get("difference") or 0) > 0 else "more rows hurt"
     return {
-        "a": f"{a}, k = {pair.get('k_a')}",
-        "b": f"{b}, k = {pair.get('k_b')}",
+        "a": a + at[0],
+        "b": b + at[1],
         "difference": fmt.difference(metric, pair.get("difference")),
         "interval": f"{fmt.difference(metric, pair.get('low'))} to "
         f"{fmt.difference(metric, pair.get('high'))}",
@@ -145,4 +147,14 @@ def _notes(table: Json) -> list[str]:
     lines = [first]
     if table.get("validation"):
         lines.append(f"Validation: {fmt.clean(table['validation'])}")
+    times = [
+        f"{fmt.clean(arm.get('name'))} {fmt.seconds(fitted[-1]['seconds'])}"
+        for arm in table.get("arms") or []
+        if (fitted := [one for one in arm.get("cells") or [] if one.get("seconds") is not None])
+    ]
+    if times:
+        lines.append(
+            f"Mean time of a fit, at the largest k of each: {', '.join(times)}; the embedding that "
+            "arms share is not in it."
+        )
     return lines
