@@ -24,6 +24,8 @@ SHORT: dict[str, dict[str, Any]] = {
     "unfreeze": {"epochs": 2, "stage_epochs": 1, "groups_per_stage": 2},
     "scratch": {"epochs": 2},
     "cnn": {"epochs": 2, "image_size": 16},
+    "setfit": {"epochs": 1},
+    "maml": {"epochs": 1, "tasks": 2},
 }
 VARIANTS = [("probe", {"head": "mlp", "hidden": 8}), ("probe", {"depth": "auto"})]
 PLAIN = [(name, SHORT.get(name, {})) for name in names()]

@@ -14,7 +14,7 @@ from warmstart._version import __version__
 from warmstart.core import Interrupted, UsageError, WarmstartError
 
 from ._show import fail, notes_and_bars
-from .compare import compare
+from .compare import CompareCommand, compare
 from .embed import embed
 from .evaluate import evaluate
 from .fit import fit
@@ -73,7 +73,8 @@ def _telling(command: Callable[..., None]) -> Callable[..., None]:
 
 _COMMANDS = (plan, fit, compare, predict, evaluate, embed, info, rates, sample)
 for _command in _COMMANDS:
-    app.command(_command.__name__)(_telling(_command))
+    _class = CompareCommand if _command is compare else None
+    app.command(_command.__name__, cls=_class)(_telling(_command))
 
 
 def main() -> None:

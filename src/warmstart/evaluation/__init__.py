@@ -3,7 +3,15 @@
 from .forgetting import Forgetting, check_budget, measure_forgetting
 from .metrics import METRICS, Metric, measure, metric_names
 from .paired import Paired, compare_arms
-from .scores import ClassScore, ReliabilityBin, Score, Scores, primary_metric, score
+from .scores import (
+    ClassScore,
+    ReliabilityBin,
+    Score,
+    Scores,
+    primary_metric,
+    score,
+    score_metric,
+)
 
 __all__ = [
     "METRICS",
@@ -21,4 +29,5 @@ __all__ = [
     "metric_names",
     "primary_metric",
     "score",
+    "score_metric",
 ]

@@ -62,6 +62,7 @@ def compare_arms(
     clusters: Sequence[object] | None = None,
     seed: int = 0,
     resamples: int = 2000,
+    paired_seeds: bool = False,
 ) -> Paired:
     """Compare two arms on the same rows by the bootstrap of their difference.
 
@@ -77,6 +78,8 @@ def compare_arms(
         clusters: A value for each row where rows come in clusters, which are drawn whole.
         seed: Root seed of the resampling.
         resamples: Bootstrap samples.
+        paired_seeds: Whether run s of both arms had the same training rows: runs are then drawn
+            together. Both must have as many.
 
     Returns:
         The difference a minus b with its interval.
@@ -92,6 +95,11 @@ def compare_arms(
             "compare_arms needs both arms on the same rows and classes, got "
             f"{a_SNC.shape[1:]} and {b_SNC.shape[1:]} (rows, classes)."
         )
+    if paired_seeds and len(a_SNC) != len(b_SNC):
+        raise DataError(
+            "compare_arms: paired runs need as many of each arm, got "
+            f"{len(a_SNC)} and {len(b_SNC)}."
+        )
     n_classes = a_SNC.shape[2]
     truth = check_truth(truth_N, n_classes)
     check_proba(proba_a, len(truth), who="proba_a")
@@ -105,7 +113,13 @@ def compare_arms(
     difference = value_a - value_b
     clusters_N = cluster_numbers(clusters, len(truth), "compare_arms")
     drawn_a, drawn_b = resampled(
-        arms, [metric], seed=seed, resamples=resamples, stream=["pair"], clusters_N=clusters_N
+        arms,
+        [metric],
+        seed=seed,
+        resamples=resamples,
+        stream=["pair"],
+        paired_seeds=paired_seeds,
+        clusters_N=clusters_N,
     )
     drawn_R = drawn_a[metric] - drawn_b[metric]
     drawn_R[np.abs(drawn_R) < 1e-12] = 0.0

@@ -108,6 +108,7 @@ def resampled(
     resamples: int,
     stream: Sequence[str] = (),
     clusters_N: Ints | None = None,
+    paired_seeds: bool = False,
 ) -> list[dict[str, Floats]]:
     """Metrics of each arm on resampled rows and seeds.
 
@@ -118,6 +119,8 @@ def resampled(
         resamples: R, at least 100.
         stream: Further name of the random stream.
         clusters_N: Number of each row's cluster, where whole clusters are drawn.
+        paired_seeds: Whether run s of every arm had the same training rows, so that runs are drawn
+            together as rows are.
 
     Returns:
         For each arm, metric to its R values. Value r of every arm comes from the same rows.
@@ -144,7 +147,8 @@ def resampled(
                 parts[arm][number].append(values_at(rows, index_RN, wanted))
     found = []
     for arm, seeds in enumerate(arms):
-        weight_RS = _seed_weights(len(seeds), resamples, seed, str(arm), *stream)
+        drawn = "shared" if paired_seeds else str(arm)
+        weight_RS = _seed_weights(len(seeds), resamples, seed, drawn, *stream)
         by_name: dict[str, Floats] = {}
         for name in wanted:
             values_SR = np.stack(

@@ -23,7 +23,15 @@ from .metrics import (
 )
 from .resampling import cluster_numbers, percentile_interval, proportion_interval, resampled
 
-__all__ = ["ClassScore", "ReliabilityBin", "Score", "Scores", "primary_metric", "score"]
+__all__ = [
+    "ClassScore",
+    "ReliabilityBin",
+    "Score",
+    "Scores",
+    "primary_metric",
+    "score",
+    "score_metric",
+]
 
 _SHARES = ("accuracy", "top3_accuracy")
 
@@ -192,6 +200,30 @@ def score(
         reliability=tuple(_reliability(runs)),
         by_group=None if groups is None else _by_group(runs, list(groups), seed, resamples),
     )
+
+
+def score_metric(
+    proba_NC: Any, truth_N: Any, metric: str, *, seed: int = 0, resamples: int = 1000
+) -> Score:
+    """One metric of one arm with its bootstrap interval: `score` where nothing else is wanted.
+
+    Args:
+        proba_NC: As for `score`.
+        truth_N: True class numbers.
+        metric: Which.
+        seed: Root seed of the resampling.
+        resamples: Bootstrap samples.
+
+    Raises:
+        DataError: For probabilities and labels that do not fit one another.
+        UsageError: For an unknown metric or too few resamples.
+    """
+    n_classes = check_proba(proba_NC).shape[2]
+    truth = check_truth(truth_N, n_classes)
+    proba_SNC = check_proba(proba_NC, len(truth))
+    check_metrics([metric], n_classes, "score_metric.metric")
+    runs = [outcomes(one_NC, truth) for one_NC in proba_SNC]
+    return _with_intervals(runs, [metric], seed, resamples)[metric]
 
 
 def _with_intervals(

@@ -6,6 +6,7 @@ from .encoder import EncoderModel
 from .formats import native_pooling, opens_with
 from .heads import Head, HeadShape
 from .interpolation import WeightPath, interpolate_head
+from .neighbours import KnnModel, NeighbourHead, neighbours, vote
 from .nli import NliModel
 from .tfidf import TfidfModel
 
@@ -15,7 +16,9 @@ __all__ = [
     "EncoderModel",
     "Head",
     "HeadShape",
+    "KnnModel",
     "Model",
+    "NeighbourHead",
     "NliModel",
     "OwnCode",
     "Prediction",
@@ -26,5 +29,7 @@ __all__ = [
     "load_model",
     "model_kind",
     "native_pooling",
+    "neighbours",
     "opens_with",
+    "vote",
 ]

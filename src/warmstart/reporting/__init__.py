@@ -7,7 +7,8 @@ computed here.
 from .card import model_card
 from .curves import interpolation_curve, rate_sweeps
 from .html import render_report, write_report
-from .plots import forest, learning_curves, reliability
+from .plots import forest, learning_curves, reliability, shot_curve
+from .shots import shots_markdown, shots_view
 from .terminal import (
     ComparisonTable,
     audit_view,
@@ -34,6 +35,9 @@ __all__ = [
     "reliability",
     "render_report",
     "scores_view",
+    "shot_curve",
+    "shots_markdown",
+    "shots_view",
     "verdict_view",
     "write_report",
 ]

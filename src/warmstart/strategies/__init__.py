@@ -2,12 +2,12 @@
 
 from .base import Cost, Fitted, Role, Strategy
 from .cnn import Cnn
+from .fewshot import EpisodeScore, Knn, Maml, Prototypes, SetFit, episode_scores, evaluate_episodes
 from .finetune import Finetune, Scratch
 from .interpolate import SHARES, interpolate
 from .lp_ft import ProbeThenFinetune
 from .partial import Partial
 from .probe import Probe
-from .prototypes import Prototypes
 from .registry import make, names, register, strategy_class
 from .retain import OldTask, old_task
 from .tfidf import Tfidf
@@ -19,8 +19,11 @@ __all__ = [
     "SHARES",
     "Cnn",
     "Cost",
+    "EpisodeScore",
     "Finetune",
     "Fitted",
+    "Knn",
+    "Maml",
     "OldTask",
     "Partial",
     "Probe",
@@ -28,11 +31,14 @@ __all__ = [
     "Prototypes",
     "Role",
     "Scratch",
+    "SetFit",
     "Strategy",
     "Tfidf",
     "Trained",
     "Unfreeze",
     "ZeroShot",
+    "episode_scores",
+    "evaluate_episodes",
     "interpolate",
     "make",
     "names",
