@@ -190,12 +190,13 @@ def test_a_killed_fit_resumes_exactly(
     if not passed:
         return  # no steps, nothing to kill
     total, run = passed, make_run(seed=3)
-    passed, kill_at = 0, int(np.random.default_rng(len(name)).integers(1, total))
+    at = int(np.random.default_rng(len(name)).integers(1, total))
+    passed, kill_at = 0, at
     with pytest.raises(Killed):
         strategy.fit(backbone, view, run)
     passed, kill_at = 0, -1
     again = strategy.fit(backbone, view, Run(run.folder, seed=3, device="cpu"))
-    assert passed < total or total < 3 or not again.history
+    assert passed < total or at < 5, "a checkpoint lay on the way"
     np.testing.assert_array_equal(proba(again, test), whole)
 
 
