@@ -19,7 +19,7 @@ from .base import Model, OwnCode, fill, model_kind, read_tensors
 from .formats import MODULE_FILE, native_pooling, needs_code, opens_with, save_encoder
 from .heads import Head, HeadShape
 
-__all__ = ["EncoderModel"]
+__all__ = ["HEAD_FILE", "EncoderModel"]
 
 HEAD_FILE = "head.safetensors"
 

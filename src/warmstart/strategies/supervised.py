@@ -84,6 +84,7 @@ class Job:
         recipe: Everything else.
         name: Shown on the progress bar.
         full_epochs: Passes over the training rows at most.
+        skip_frozen: Whether checkpoints and the best weights leave out what no optimiser holds.
     """
 
     encoder: Any
@@ -95,6 +96,7 @@ class Job:
     recipe: Recipe
     name: str
     full_epochs: int
+    skip_frozen: bool = False
 
     def __post_init__(self) -> None:
         self.table: RateTable = rate_table(
@@ -141,8 +143,12 @@ class Job:
             epochs=self.full_epochs,
             schedules=make_schedule(self.recipe.schedule, steps, self.recipe.warmup),
             evaluate=evaluation(validation, classes=len(self.view.label_names)),
-            callbacks=[EarlyStopping("validation_loss", patience=self.recipe.patience)],
-            checkpoints=Checkpoints(),
+            callbacks=[
+                EarlyStopping(
+                    "validation_loss", patience=self.recipe.patience, skip_frozen=self.skip_frozen
+                )
+            ],
+            checkpoints=Checkpoints(skip_frozen=self.skip_frozen),
             name=self.name,
         )
 

@@ -1,0 +1,247 @@
+"""What all adapters share: a frozen base that is proved frozen, an adapter that is proved alive."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+from pydantic import Field, PositiveFloat
+
+from warmstart.backbones import Backbone, Encoder, embed_inputs
+from warmstart.core import NotApplicable, Run, RunError, UsageError, fingerprint, pick_device
+from warmstart.data import View
+from warmstart.models import AdaptedEncoder, AdaptedModel, Head, HeadShape
+from warmstart.training import History, discriminative_rates
+
+from ..base import Cost, Fitted
+from ..finetune import _Trained
+from ..supervised import Job, Recipe, epochs_for, passes, smaller_batches
+from .table import Adaptation, require
+
+__all__ = ["Adapting", "Attempt", "no_layers"]
+
+_PROBES = 8
+
+
+@dataclass
+class Attempt:
+    """One training of an adapter, ready to run.
+
+    Attributes:
+        backbone: The recipe of the base, with the settings that the adapter needs.
+        encoder: The base with its adapter.
+        head: On top of it.
+        job: Trains both.
+        frozen: Fingerprint of the base before training.
+        start: Fingerprint of the adapter before training.
+        probes: A few training inputs.
+        untouched_ND: What the base alone makes of them.
+    """
+
+    backbone: Backbone
+    encoder: AdaptedEncoder
+    head: Head
+    job: Job
+    frozen: str
+    start: str
+    probes: list[Any]
+    untouched_ND: np.ndarray
+
+
+class Adapting(_Trained):
+    """What every adapter shares: the base is frozen, adapter and head learn.
+
+    Attributes:
+        rate: Rate of the adapter in the last backbone group.
+        factor: By how much adapters in each earlier group learn more slowly; 1 for one rate.
+        head_multiplier: The head's rate in units of `rate`, 1 to 10.
+        dropout: Within the adapter where it has such a place, and before the head's layers, while
+            training; the base has none.
+        weight_decay: Decoupled, on matrices of the adapter and the head.
+    """
+
+    rate: PositiveFloat = 1e-3
+    factor: float = Field(1.0, ge=1)
+    dropout: float = Field(0.05, ge=0, lt=1)
+
+    _method: ClassVar[Adaptation]
+    _quantized: ClassVar[bool] = False
+
+    def check(self, backbone: Backbone, view: View) -> None:
+        """Refuse rows and families that this adapter does not work on.
+
+        Raises:
+            NotApplicable: With the reason and what works.
+        """
+        if view.train.modality not in self.modalities:
+            raise NotApplicable(
+                f"the rows are {view.train.modality}s, which have no tokens that learned ones "
+                "could stand before; lora, ia3 and adapter work on them"
+            )
+        require(backbone, self._method, explicit=self._explicit)
+
+    @property
+    def _explicit(self) -> bool:
+        """Whether the user names the layers."""
+        return False
+
+    def _with_room(self, backbone: Backbone, encoder: Encoder) -> Backbone:
+        """The recipe with settings that leave room for the adapter; the encoder gets them too."""
+        return backbone
+
+    @abstractmethod
+    def _attach(self, encoder: Encoder, backbone: Backbone, run: Run) -> AdaptedEncoder:
+        """Put the adapter into a fresh encoder."""
+
+    def _groups(self, encoder: AdaptedEncoder, head: Head) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Ordered parameter groups and their rates: frozen base, adapter by layer group, head."""
+        names = encoder.groups.names
+        layered = discriminative_rates(
+            [*names, "head"], self.rate, self.factor, self.head_multiplier
+        )
+        own = encoder.adapter_parameters()
+        base = {id(parameter) for _, parameter in encoder.base_parameters()}
+        groups: dict[str, list[Any]] = {}
+        rates: dict[str, float] = {}
+        beside = [(name, p) for name, p in own if name.startswith("prompt.")]
+        if beside:
+            groups["prompt adapter"], rates["prompt adapter"] = beside, self.rate
+        for name in names:
+            members = encoder.groups.parameters(name)
+            groups[name] = [(key, p) for key, p in members if id(p) in base]
+            rates[name] = 0.0
+            for title, part, faster in self._split([m for m in members if id(m[1]) not in base]):
+                groups[f"{name} {title}"] = part
+                rates[f"{name} {title}"] = layered[name] * faster
+        groups["head"] = [(f"head.{key}", p) for key, p in head.named_parameters()]
+        rates["head"] = layered["head"]
+        return groups, rates
+
+    def _split(self, members: list[Any]) -> list[tuple[str, list[Any], float]]:
+        """Parts of a group's adapter with their names and how many times faster they learn."""
+        return [("adapter", members, 1.0)]
+
+    def _recipe_of(self, view: View) -> Recipe:
+        recipe = Recipe(
+            batch_size=self.batch_size, schedule=self.schedule, warmup=self.warmup,
+            weight_decay=self.weight_decay, clip=self.clip,
+            label_smoothing=self.label_smoothing, patience=self.patience,
+        )  # fmt: skip
+        return smaller_batches(recipe, len(view.train))
+
+    def _attempt(self, backbone: Backbone, view: View, run: Run) -> Attempt:
+        """Everything of a training but the training."""
+        device = pick_device(run.device)
+        encoder = backbone.load(device="cpu" if self._quantized else str(device))
+        backbone = self._with_room(backbone, encoder)
+        probes = list(view.train.inputs(list(range(min(_PROBES, len(view.train))))))
+        if self._quantized:
+            from warmstart.models import quantize
+
+            quantize(encoder, device)
+        untouched_ND = embed_inputs(encoder, probes)
+        adapted = self._attach(encoder, backbone, run)
+        shape = HeadShape(
+            dimension=adapted.dimension,
+            classes=len(view.label_names),
+            hidden=self.hidden if self.head == "mlp" else None,
+            dropout=self.dropout,
+        )
+        head = Head(shape, run.streams)
+        groups, rates = self._groups(adapted, head)
+        recipe = self._recipe_of(view)
+        epochs = self.epochs
+        if epochs == "auto":
+            epochs = epochs_for(
+                len(view.train), recipe.batch_size,
+                steps=self._steps, least=self._least, most=self._most,
+            )  # fmt: skip
+        job = Job(
+            adapted, head, rates, groups, view, run, recipe, self.title, epochs, skip_frozen=True
+        )
+        return Attempt(
+            backbone, adapted, head, job, adapted.base_fingerprint(), _state(adapted), probes,
+            untouched_ND,
+        )  # fmt: skip
+
+    def measure(self, backbone: Backbone, view: View, run: Run) -> Cost:
+        """Time a few real steps."""
+        return self._attempt(backbone, view, run).job.measure()
+
+    def fit(self, backbone: Backbone, view: View, run: Run) -> Fitted:
+        """Train adapter and head on the frozen base; the best validation loss is kept.
+
+        Raises:
+            NotApplicable: As `check`.
+            RunError: When the base moved, or the adapter did nothing.
+        """
+        self.check(backbone, view)
+        attempt = self._attempt(backbone, view, run)
+        return self._finish(attempt, attempt.job.train(), view)
+
+    def _finish(self, attempt: Attempt, history: History, view: View) -> Fitted:
+        """Prove what must hold, and return the model."""
+        encoder, job = attempt.encoder.eval(), attempt.job
+        self._prove(attempt, history)
+        model = AdaptedModel(
+            attempt.backbone, attempt.head, view.label_names, encoder=encoder,
+            quantized=self._quantized,
+        )  # fmt: skip
+        own = sum(p.numel() for _, p in encoder.adapter_parameters())
+        values = {
+            "best_epoch": history.best_epoch,
+            "batch_size": job.recipe.batch_size,
+            "adapter_parameters": own,
+            **self._chosen(encoder),
+        }
+        return Fitted(
+            model,
+            job.table.trainable,
+            history=history.epochs,
+            rates=[dict(row) for row in job.table.to_rows()],
+            values=values,
+            stopped=history.stopped,
+            epochs=passes(history, job),
+            seconds=history.seconds,
+        )
+
+    def _chosen(self, encoder: AdaptedEncoder) -> dict[str, Any]:
+        """What of the adapter was decided on the way."""
+        return {}
+
+    def _prove(self, attempt: Attempt, history: History) -> None:
+        encoder = attempt.encoder
+        if encoder.base_fingerprint() != attempt.frozen:
+            raise RunError(
+                f"{self.name}: weights or buffers of the frozen base changed while training. "
+                "Something wrote to them (a hook, a layer with a state of its own, batch-norm "
+                "layers put in training mode); the result is not kept."
+            )
+        if not history.steps:
+            return
+        adapted_ND = embed_inputs(encoder, attempt.probes)
+        moved = _state(encoder) != attempt.start
+        if not moved or np.array_equal(adapted_ND, attempt.untouched_ND):
+            raise RunError(
+                f"{self.name}: after {history.steps} steps the adapter "
+                + ("is as it was at the start" if not moved else "changes no output of the base")
+                + ". Its layers have no part in the vectors that are used, or the rate is too "
+                "small. Name other layers, or raise the rate."
+            )
+
+
+def _state(encoder: AdaptedEncoder) -> str:
+    return fingerprint(
+        "adapter",
+        {name: p.detach().float().cpu().numpy() for name, p in encoder.adapter_parameters()},
+    )
+
+
+def no_layers(method: str, encoder: Encoder) -> UsageError:
+    """What is raised where the table's layers are not in this network."""
+    return UsageError(
+        f"{method} finds none of its layers in {type(encoder.module).__name__}. This transformers "
+        "may name them otherwise: give lora its targets by name."
+    )
