@@ -13,7 +13,7 @@ import pytest
 from warmstart.backbones import Backbone, state_hash
 from warmstart.core import NotApplicable, UsageError
 from warmstart.data import Dataset
-from warmstart.models import Model, load_model
+from warmstart.models import Model, load_model, missing_for_4bit
 from warmstart.strategies import Cost, Fitted, Strategy, make, names, strategy_class
 
 # Settings that make a fit short; a strategy without a line here is fitted with its defaults.
@@ -21,9 +21,16 @@ SHORT: dict[str, dict[str, Any]] = {
     "finetune": {"epochs": 2},
     "scratch": {"epochs": 2},
     "cnn": {"epochs": 2, "image_size": 16},
+    "lora": {"epochs": 2, "rank": 2},
+    "ia3": {"epochs": 2},
+    "prefix": {"epochs": 2, "tokens": 2},
+    "prompt": {"epochs": 2, "tokens": 2},
+    "ptuning": {"epochs": 2, "tokens": 2, "width": 8},
+    "adapter": {"epochs": 2, "width": 4},
 }
 VARIANTS = [("probe", {"head": "mlp", "hidden": 8}), ("probe", {"depth": "auto"})]
-PLAIN = [(name, SHORT.get(name, {})) for name in names()]
+ABSENT = {"qlora"} if missing_for_4bit() else set()  # what this machine cannot run
+PLAIN = [(name, SHORT.get(name, {})) for name in names() if name not in ABSENT]
 CASES = [
     pytest.param(name, settings, modality, id="-".join([name, *map(str, settings), modality]))
     for name, settings in PLAIN + VARIANTS

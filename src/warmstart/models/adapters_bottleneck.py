@@ -32,7 +32,10 @@ __all__ = [
 BOTTLENECK_FILE = "bottleneck.json"
 _TENSORS = "bottleneck.safetensors"
 _CHILD = "bottleneck"
-_NONLINEAR: dict[str, Callable[[Tensor], Tensor]] = {"gelu": nn.functional.gelu, "relu": nn.functional.relu}
+_NONLINEAR: dict[str, Callable[[Tensor], Tensor]] = {
+    "gelu": nn.functional.gelu,
+    "relu": nn.functional.relu,
+}
 
 
 class BottleneckShape(Config):

@@ -14,7 +14,7 @@ from warmstart.models import AdaptedEncoder, BottleneckShape, attach_bottlenecks
 
 from ..registry import register
 from .base import Adapting
-from .table import Adaptation, require
+from .table import Adaptation, places_of
 from .targets import within_blocks
 
 __all__ = ["Adapter"]
@@ -47,7 +47,7 @@ class Adapter(Adapting):
     _method: ClassVar[Adaptation] = "adapter"
 
     def _attach(self, encoder: Encoder, backbone: Backbone, run: Run) -> AdaptedEncoder:
-        places = require(backbone, self._method)
+        places = places_of(backbone)
         assert places is not None
         paths = within_blocks(encoder, places.behind) or list(encoder.groups.block_paths)
 

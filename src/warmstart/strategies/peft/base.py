@@ -18,7 +18,7 @@ from warmstart.training import History, discriminative_rates
 from ..base import Cost, Fitted
 from ..finetune import _Trained
 from ..supervised import Job, Recipe, epochs_for, passes, smaller_batches
-from .table import Adaptation, require
+from .table import Adaptation, family_of, require, works_on
 
 __all__ = ["Adapting", "Attempt", "no_layers"]
 
@@ -78,7 +78,7 @@ class Adapting(_Trained):
         if view.train.modality not in self.modalities:
             raise NotApplicable(
                 f"the rows are {view.train.modality}s, which have no tokens that learned ones "
-                "could stand before; lora, ia3 and adapter work on them"
+                f"could stand before{_instead(backbone)}"
             )
         require(backbone, self._method, explicit=self._explicit)
 
@@ -230,6 +230,11 @@ class Adapting(_Trained):
                 + ". Its layers have no part in the vectors that are used, or the rate is too "
                 "small. Name other layers, or raise the rate."
             )
+
+
+def _instead(backbone: Backbone) -> str:
+    family = family_of(backbone)
+    return "" if family is None else f". What works: {', '.join(works_on(family))}"
 
 
 def _state(encoder: AdaptedEncoder) -> str:

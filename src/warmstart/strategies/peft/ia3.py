@@ -15,7 +15,7 @@ from ..base import Fitted
 from ..registry import register
 from .base import Adapting, no_layers
 from .merging import merge_fitted
-from .table import Adaptation, require
+from .table import Adaptation, places_of
 from .targets import spell, within_blocks
 
 __all__ = ["Ia3"]
@@ -48,7 +48,7 @@ class Ia3(Adapting):
     def _attach(self, encoder: Encoder, backbone: Backbone, run: Run) -> AdaptedEncoder:
         from peft import IA3Config
 
-        places = require(backbone, self._method)
+        places = places_of(backbone)
         assert places is not None
         scale = within_blocks(encoder, places.scale)
         feed = within_blocks(encoder, places.feed)

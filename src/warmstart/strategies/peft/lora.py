@@ -17,7 +17,7 @@ from ..registry import register
 from .base import Adapting, no_layers
 from .merging import merge_fitted
 from .search import search_rank
-from .table import Adaptation, require
+from .table import Adaptation, places_of
 from .targets import layers_of, spell
 
 __all__ = ["Lora", "Qlora"]
@@ -71,8 +71,7 @@ class _LowRank(Adapting):
     def _config(self, encoder: Encoder, backbone: Backbone) -> Any:
         from peft import LoraConfig
 
-        places = require(backbone, self._method, explicit=self._explicit)
-        paths = layers_of(encoder, self.targets, places)
+        paths = layers_of(encoder, self.targets, places_of(backbone))
         if not paths:
             raise no_layers(self.name, encoder)
         rank = _FIRST_GUESS if self.rank == "auto" else self.rank

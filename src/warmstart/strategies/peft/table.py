@@ -7,7 +7,6 @@ alone and in a padded batch; those that are not fail.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -15,7 +14,7 @@ from warmstart.backbones import Backbone
 from warmstart.backbones.families import FAMILIES
 from warmstart.core import NotApplicable
 
-__all__ = ["PLACES", "Adaptation", "Places", "family_of", "require", "works_on"]
+__all__ = ["PLACES", "Adaptation", "Places", "family_of", "places_of", "require", "works_on"]
 
 Adaptation = Literal["lora", "qlora", "ia3", "prefix", "prompt", "ptuning", "adapter"]
 _ORDER: tuple[Adaptation, ...] = (
@@ -39,6 +38,7 @@ class Places:
         prefix: Whether keys and values of learned tokens can be given to the attention.
         prompt: Whether learned tokens can be put before the text's own.
         four_bit: Whether there are linear layers to bring to four bits.
+        wraps: Whether the network works with its layers inside PEFT's.
     """
 
     attend: tuple[str, ...]
@@ -48,6 +48,7 @@ class Places:
     prefix: bool = False
     prompt: bool = False
     four_bit: bool = True
+    wraps: bool = True
 
     def works(self) -> tuple[Adaptation, ...]:
         """The strategies that work."""
@@ -56,6 +57,8 @@ class Places:
             refused.add("prefix")
         if not self.prompt:
             refused |= {"prompt", "ptuning"}
+        if not self.wraps:
+            refused |= {"lora", "qlora", "ia3"}
         if not self.four_bit:
             refused.add("qlora")
         return tuple(name for name in _ORDER if name not in refused)
@@ -146,11 +149,11 @@ PLACES: dict[str, Places] = {
     ),
     "llama": _decoder(),
     "mistral": _decoder(),
-    "mobilenet_v1": Places(("convolution",), ("convolution",), four_bit=False),
+    "mobilenet_v1": Places(("convolution",), ("convolution",), four_bit=False, wraps=False),
     "mobilenet_v2": Places(
         ("expand_1x1.convolution", "reduce_1x1.convolution"),
         ("conv_3x3.convolution", "reduce_1x1.convolution"),
-        four_bit=False,
+        four_bit=False, wraps=False,
     ),
     "modernbert": Places(
         ("attn.Wqkv",), ("attn.Wqkv",), ("mlp.Wo",), ("attn.Wo", "mlp.Wo"), prompt=True
@@ -173,7 +176,10 @@ PLACES: dict[str, Places] = {
     "xlm-roberta": _bert(),
 }  # fmt: skip
 
+_SHAPES = "its padding reads sizes from convolutions, which PEFT's layers around them do not have"
 _WHY: dict[Adaptation, str] = {
+    "lora": _SHAPES,
+    "ia3": _SHAPES,
     "prefix": "its attention takes no keys and values from outside",
     "prompt": "it takes no embeddings in place of its input",
     "ptuning": "it takes no embeddings in place of its input",
@@ -192,16 +198,19 @@ def works_on(family: str) -> tuple[Adaptation, ...]:
     return PLACES[family].works()
 
 
-def require(backbone: Backbone, method: Adaptation, *, explicit: bool = False) -> Places | None:
-    """The backbone's places for a method.
+def places_of(backbone: Backbone) -> Places | None:
+    """The backbone's row; None for a network of one's own."""
+    family = family_of(backbone)
+    return None if family is None else PLACES[family]
+
+
+def require(backbone: Backbone, method: Adaptation, *, explicit: bool = False) -> None:
+    """Refuse a pair that does not work.
 
     Args:
         backbone: Asked for its family alone.
         method: The strategy's name.
         explicit: Whether the layers are named by the user, so that no table is needed.
-
-    Returns:
-        None where the table does not know the network and need not.
 
     Raises:
         NotApplicable: When the pair does not work, naming what does.
@@ -209,7 +218,7 @@ def require(backbone: Backbone, method: Adaptation, *, explicit: bool = False) -
     family = family_of(backbone)
     if family is None:
         if explicit:
-            return None
+            return
         raise NotApplicable(
             f"{backbone.name} is of no family that {method} is known to work on; lora works on any "
             "network with linear or convolution layers when it is told which: "
@@ -220,10 +229,5 @@ def require(backbone: Backbone, method: Adaptation, *, explicit: bool = False) -
         label = FAMILIES[family].label
         raise NotApplicable(
             f"{method} does not work on {label}: {_WHY[method]}. What works: "
-            f"{_listed(places.works())}"
+            f"{', '.join(places.works())}"
         )
-    return places
-
-
-def _listed(names: Iterable[str]) -> str:
-    return ", ".join(names)
