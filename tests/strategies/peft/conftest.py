@@ -65,7 +65,10 @@ def _lively(family: str) -> Any:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         further = _further().get(family)
-        model = further() if further else t.AutoModel.from_config(TINY.configs()[family])
+        config = TINY.configs().get(family)
+        if family == "efficientnet":
+            config.batch_norm_eps = 1e-5  # its tiny maps are so small that the usual one hides them
+        model = further() if further else t.AutoModel.from_config(config)
         TINY._spread(model)
         with torch.no_grad():
             for name, parameter in model.named_parameters():
