@@ -84,8 +84,8 @@ class Bottleneck(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """The same shape as `x`."""
         if x.ndim == 4:
-            return self._change(x.movedim(1, -1)).movedim(-1, 1) + x
-        return self._change(x) + x
+            return x + self._change(x.movedim(1, -1)).movedim(-1, 1)  # in the memory layout of x
+        return x + self._change(x)
 
     def _change(self, x: Tensor) -> Tensor:
         inner = _NONLINEAR[self._activation](self.down(x))

@@ -223,7 +223,7 @@ def test_what_cannot_be_merged_is_refused(
     lora, test = adapted("bert", "lora", {"rank": 2}, backbone, views, make_run(max_steps=1))
     with pytest.raises(UsageError, match="at least one input"):
         merge(lora, [])
-    with pytest.raises(RunError, match="merging changes logits by .* is refused"):
+    with pytest.raises(RunError, match=r"merging changes logits by .* is refused"):
         merge(lora, test.inputs(), tolerance=1e-12)
     lora.quantized = True
     with pytest.raises(NotApplicable, match="4-bit base cannot be merged exactly"):
