@@ -18,10 +18,10 @@ from warmstart.backbones import (
     FeatureCache,
     Space,
     backbone,
-    cache,
     embed_inputs,
+    rowstore,
 )
-from warmstart.backbones.cache import content_key
+from warmstart.backbones.rowstore import content_key
 from warmstart.core import RunError, UsageError, progress
 from warmstart.data import Dataset, from_inputs
 
@@ -263,7 +263,7 @@ def test_a_full_disk_is_said_and_survived(
     def full(*args: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(cache, "_append", full)
+    monkeypatch.setattr(rowstore, "_write", full)
     ear = Ear()
     with progress.use(ear):
         made = source.features(rows(TEXTS))
@@ -293,7 +293,7 @@ WRITER = """
 import sys
 import numpy as np
 from warmstart.backbones import FeatureCache, Space
-from warmstart.backbones.cache import content_key
+from warmstart.backbones.rowstore import content_key
 store = FeatureCache(sys.argv[1]).open(Space(backbone="b", modality="text", pooling="mean"))
 for i in range(int(sys.argv[2]), int(sys.argv[2]) + 30):
     store.append([content_key(f"{i:032x}")], np.full((1, 5), i, dtype=np.float32))
@@ -318,7 +318,7 @@ KILLED = """
 import os, sys
 import numpy as np
 from warmstart.backbones import FeatureCache, Space, cache
-from warmstart.backbones.cache import content_key
+from warmstart.backbones.rowstore import content_key
 store = FeatureCache(sys.argv[1]).open(Space(backbone="b", modality="text", pooling="mean"))
 steps = int(sys.argv[2])
 def step(real):

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+PROBE = ("--strategy", "probe", "--controls", "none", "--out", "runs/a")
 COMMANDS = ["plan", "fit", "compare", "predict", "evaluate", "embed", "info", "sample"]
 
 
@@ -51,7 +52,7 @@ def test_every_command_speaks_json(call: Any, table: Path, tiny_text: Path, tmp_
     backbone = ("--backbone", tiny_text)
     plan = document(call("plan", table, "--json"))
     assert plan["strategy"] == "zero-shot"
-    fitted = document(call("fit", table, *backbone, "--strategy", "probe", "--out", "runs/a",
+    fitted = document(call("fit", table, *backbone, *PROBE,
                            "--json"))  # fmt: skip
     assert fitted["folder"] == "runs/a"
     assert fitted["verdict"]["best"] == "probe"
@@ -81,7 +82,7 @@ def test_every_command_speaks_json(call: Any, table: Path, tiny_text: Path, tmp_
 
 
 def test_answers_for_people(call: Any, table: Path, tiny_text: Path, tmp_path: Path) -> None:
-    fitted = call("fit", table, "--backbone", tiny_text, "--strategy", "probe", "--out", "runs/a",
+    fitted = call("fit", table, "--backbone", tiny_text, *PROBE,
                   "--set", "l2=0.01")  # fmt: skip
     assert fitted.code == 0
     assert "Model:  runs/a/model" in fitted.out
@@ -103,7 +104,13 @@ def test_answers_for_people(call: Any, table: Path, tiny_text: Path, tmp_path: P
 def test_evaluate_warns_of_rows_that_the_run_has_seen(
     call: Any, table: Path, tiny_text: Path
 ) -> None:
-    call("fit", table, "--backbone", tiny_text, "--strategy", "probe", "--out", "runs/a")
+    call(
+        "fit",
+        table,
+        "--backbone",
+        tiny_text,
+        *PROBE,
+    )
     found = call("evaluate", "runs/a", table, "--device", "cpu")
     assert found.code == 0
     assert "Warning: of 60 rows the run was trained on 42 and chosen on 9" in found.err
@@ -119,7 +126,13 @@ def test_allow_bin_is_an_option_of_what_opens_a_backbone(call: Any) -> None:
 def test_predictions_are_written_inert(
     call: Any, table: Path, tiny_text: Path, tmp_path: Path
 ) -> None:
-    call("fit", table, "--backbone", tiny_text, "--strategy", "probe", "--out", "runs/a")
+    call(
+        "fit",
+        table,
+        "--backbone",
+        tiny_text,
+        *PROBE,
+    )
     (tmp_path / "new.csv").write_text('text\n=cmd|calc\n"@plum"\n[bold]an apple[/bold]\n')
     found = call("predict", "runs/a", "new.csv", "--out", "answers.csv")
     assert found.code == 0
@@ -138,7 +151,13 @@ def test_ctrl_c_leaves_a_run_that_goes_on(
     def interrupted(*_: Any) -> Any:
         raise KeyboardInterrupt
 
-    words = ("fit", table, "--backbone", tiny_text, "--strategy", "probe", "--out", "runs/a")
+    words = (
+        "fit",
+        table,
+        "--backbone",
+        tiny_text,
+        *PROBE,
+    )
     with monkeypatch.context() as patch:
         patch.setattr(Probe, "fit", interrupted)
         found = call(*words)

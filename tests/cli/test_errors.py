@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 
+PROBE = ("--strategy", "probe", "--controls", "none", "--out", "runs/a")
+
 ONE_CLASS = "text,label\n" + "".join(f"text {i},same\n" for i in range(20))
 RAGGED = "text,label\ngood,1\nbad,0,9\n"
 
@@ -125,7 +127,13 @@ def test_usage(call: Any, given: tuple[str, ...], message: str) -> None:
 def test_a_damaged_run_is_named(
     call: Any, table: Path, tiny_text: Path, tmp_path: Path, victim: str
 ) -> None:
-    call("fit", table, "--backbone", tiny_text, "--strategy", "probe", "--out", "runs/a")
+    call(
+        "fit",
+        table,
+        "--backbone",
+        tiny_text,
+        *PROBE,
+    )
     path = tmp_path / "runs/a" / victim
     raw = bytearray(path.read_bytes())
     raw[len(raw) // 2] ^= 1
@@ -140,7 +148,13 @@ def test_a_damaged_run_is_named(
 def test_an_answer_that_cannot_be_written(
     call: Any, table: Path, tiny_text: Path, tmp_path: Path
 ) -> None:
-    call("fit", table, "--backbone", tiny_text, "--strategy", "probe", "--out", "runs/a")
+    call(
+        "fit",
+        table,
+        "--backbone",
+        tiny_text,
+        *PROBE,
+    )
     (tmp_path / "taken.csv").mkdir()
     found = call("predict", "runs/a", table, "--out", "taken.csv")
     assert found.code == 1

@@ -19,6 +19,9 @@ from warmstart.strategies import Cost, Fitted, Strategy, make, names, strategy_c
 # Settings that make a fit short; a strategy without a line here is fitted with its defaults.
 SHORT: dict[str, dict[str, Any]] = {
     "finetune": {"epochs": 2},
+    "partial": {"epochs": 2},
+    "lp-ft": {"epochs": 2},
+    "unfreeze": {"epochs": 2, "stage_epochs": 1, "groups_per_stage": 2},
     "scratch": {"epochs": 2},
     "cnn": {"epochs": 2, "image_size": 16},
     "lora": {"epochs": 2, "rank": 2},
@@ -132,10 +135,85 @@ def test_measure_promises_steps_or_nothing(
     if cost is not None:
         assert isinstance(cost, Cost)
         assert cost.seconds_per_step > 0
-        assert cost.epochs == settings.get("epochs", cost.epochs)
+        assert cost.epochs >= settings.get("epochs", 0)  # with stages there are more
         fitted = make(name, settings).fit(backbone, view, make_run())
         assert fitted.epochs <= cost.epochs
         assert len(fitted.history) <= cost.epochs
+
+
+@pytest.mark.parametrize(("name", "settings"), PLAIN)
+def test_frozen_groups_are_bit_identical(
+    name: str, settings: dict[str, Any], case: Any, make_run: Any
+) -> None:
+    """What the table before training calls frozen is afterwards as it was in the backbone."""
+    backbone, view, _ = case(name, strategy_class(name).modalities[0])
+    fitted = make(name, settings).fit(backbone, view, make_run())
+    rows = [row for row in fitted.rates if row["group"] in backbone.group_names]
+    moving = {row["group"] for row in rows if not row["frozen"]}
+    frozen = {row["group"] for row in rows} - moving
+    if not rows:
+        return
+    encoder, untouched = fitted.model.encoder, backbone.load(device="cpu")
+    if frozen:
+        assert state_hash(encoder, frozen) == state_hash(untouched, frozen)
+    for group in moving:
+        assert state_hash(encoder, [group]) != state_hash(untouched, [group]), group
+
+
+class Killed(BaseException):
+    """Stands for a process that ends at once: nothing of the library catches it."""
+
+
+@pytest.mark.parametrize(("name", "settings"), PLAIN)
+def test_a_killed_fit_resumes_exactly(
+    name: str,
+    settings: dict[str, Any],
+    case: Any,
+    make_run: Any,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Killed at a random step, with the last checkpoint some steps before it, then continued."""
+    from warmstart.core import Run
+    from warmstart.training import Checkpoints
+    from warmstart.training.keeper import Keeper
+
+    backbone, view, test = case(name, strategy_class(name).modalities[0])
+    strategy = make(name, settings)
+    passed, kill_at = 0, -1
+    real = Keeper.boundary
+
+    def boundary(self: Keeper) -> None:
+        nonlocal passed
+        passed += 1
+        if passed == kill_at:
+            raise Killed
+        real(self)
+
+    monkeypatch.setattr(Keeper, "boundary", boundary)
+    monkeypatch.setattr(Checkpoints, "due", lambda _, step: step % 3 == 0)
+    whole = proba(strategy.fit(backbone, view, make_run(seed=3)), test)
+    if not passed:
+        return  # no steps, nothing to kill
+    total, run = passed, make_run(seed=3)
+    passed, kill_at = 0, int(np.random.default_rng(len(name)).integers(1, total))
+    with pytest.raises(Killed):
+        strategy.fit(backbone, view, run)
+    passed, kill_at = 0, -1
+    again = strategy.fit(backbone, view, Run(run.folder, seed=3, device="cpu"))
+    assert passed < total or total < 3 or not again.history
+    np.testing.assert_array_equal(proba(again, test), whole)
+
+
+@pytest.mark.parametrize("name", names())
+def test_settings_out_of_range_are_refused_with_the_range(name: str) -> None:
+    """Every bounded number says its bound; a number where a word belongs says the words."""
+    for setting, field in strategy_class(name).model_fields.items():
+        bounds = [item for item in field.metadata if hasattr(item, "ge") or hasattr(item, "gt")]
+        if not bounds:
+            continue
+        low = getattr(bounds[0], "ge", getattr(bounds[0], "gt", None))
+        with pytest.raises(UsageError, match=rf"{name}\.{setting}.*{low:g}.*got"):
+            make(name, {setting: low - 1})
 
 
 @pytest.mark.parametrize("name", names())

@@ -190,3 +190,20 @@ def test_a_feature_that_hardly_varies_is_not_blown_up() -> None:
     plain = fit_logistic(x_ND, y_N, 3, l2=1e-2 * 4 / 5)
     assert np.abs(raw_proba(fit, np.concatenate([x_ND, leak_N1], axis=1)).argmax(axis=1)
                   == raw_proba(plain, x_ND).argmax(axis=1)).mean() > 0.95  # fmt: skip
+
+
+def test_many_classes_are_solved_too() -> None:
+    """With 100 classes each entry of the gradient is small from the start; that is no end."""
+    rng = np.random.default_rng(0)
+    labels_N = np.repeat(np.arange(100), 8)
+    x_ND = rng.normal(size=(100, 200))[labels_N] + 2.0 * rng.normal(size=(len(labels_N), 200))
+    x_ND = standardised(x_ND)
+    grid = [10.0**e for e in (-1, -2, -3, -4, -5)]
+    found = cross_validated_loss(x_ND, labels_N, 100, grid, folds=4, held=1)
+    fold_N = stratified_folds(labels_N, 4)
+    learn_N, held_N = fold_N != 0, fold_N == 0
+    for l2, loss in found.items():
+        solver = LogisticRegression(C=1 / (l2 * learn_N.sum()), tol=1e-8, max_iter=5000)
+        proba_NC = solver.fit(x_ND[learn_N], labels_N[learn_N]).predict_proba(x_ND[held_N])
+        exact = -np.log(proba_NC[np.arange(held_N.sum()), labels_N[held_N]]).mean()
+        assert loss == pytest.approx(exact, rel=0.02), l2

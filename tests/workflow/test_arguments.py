@@ -20,7 +20,9 @@ def rows(table: Path) -> Dataset:
 
 @pytest.fixture
 def fitted(table: Path, tiny_text: Path, tmp_path: Path) -> FinishedRun:
-    return fit(table, backbone=tiny_text, strategy="probe", out=tmp_path / "fitted")
+    return fit(
+        table, backbone=tiny_text, strategy="probe", controls="none", out=tmp_path / "fitted"
+    )
 
 
 def test_limit_holds_for_a_dataset(
@@ -33,7 +35,9 @@ def test_limit_holds_for_a_dataset(
     assert evaluate(fitted, rows, limit=10).n == 10
     assert len(embed(rows, backbone=tiny_text, limit=10).ids) == 10
     assert plan(rows, limit=20).model_dump() != plan(rows).model_dump()
-    run = fit(rows, backbone=tiny_text, strategy="probe", limit=40, out=tmp_path / "fit")
+    run = fit(
+        rows, backbone=tiny_text, strategy="probe", controls="none", limit=40, out=tmp_path / "fit"
+    )
     assert run.results["data"]["rows"] == 40
     run = compare(rows, backbone=tiny_text, strategies=["probe"], limit=40, seeds=1,
                   out=tmp_path / "compare")  # fmt: skip
@@ -109,6 +113,8 @@ def test_pickled_weights_need_a_word(tiny_text: Path, table: Path, tmp_path: Pat
     new = embed(table, backbone=tiny_text)
     assert embed(table, backbone=old, allow_bin=True).vectors_ND == pytest.approx(new.vectors_ND)
     assert info(old, allow_bin=True)["kind"] == "backbone"
-    run = fit(table, backbone=old, allow_bin=True, strategy="probe", out=tmp_path / "run")
+    run = fit(
+        table, backbone=old, allow_bin=True, strategy="probe", controls="none", out=tmp_path / "run"
+    )
     assert run.best == "probe"
     assert not list(run.folder.rglob("*.bin"))

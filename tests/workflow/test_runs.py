@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+import torch
 
 import warmstart as ws
 from warmstart.core import DataError, NotApplicable, RunError, UsageError, verify_manifest
@@ -121,7 +122,7 @@ def test_report_and_card_are_whole(run: FinishedRun) -> None:
 
 
 def test_fit_predict_evaluate(table: Path, minilm: str, tmp_path: Path) -> None:
-    fitted = fit(table, backbone=minilm, out=tmp_path / "fit", strategy="probe")
+    fitted = fit(table, backbone=minilm, out=tmp_path / "fit", strategy="probe", controls="none")
     assert fitted.best == "probe"
     answers = fitted.predict(["a ripe plum and cherry", "the old truck and a tram"])
     assert [a.label for a in answers] == ["fruit", "vehicle"]
@@ -164,7 +165,7 @@ def test_images_by_a_resnet_and_a_vit(
     assert Path(found.inputs[0]).suffix == ".png"
     one = next((pictures / "red").glob("*.png"))
     assert run.predict([one])[0].label == predict(run, one).answers[0].label
-    vit = fit(pictures, backbone=tiny_vit, strategy="probe", out=tmp_path / "vit")
+    vit = fit(pictures, backbone=tiny_vit, strategy="probe", controls="none", out=tmp_path / "vit")
     assert evaluate(vit, pictures).main.value > 0.8
 
 
@@ -216,7 +217,7 @@ def test_models_are_asked_without_labels(
         return real(self, dataset)
 
     monkeypatch.setattr(EncoderModel, "proba", proba)
-    run = fit(table, backbone=tiny_text, strategy="probe", out=tmp_path / "run")
+    run = fit(table, backbone=tiny_text, strategy="probe", controls="none", out=tmp_path / "run")
     evaluate(run, table)
     assert len(asked) == 3
     assert all(asked)
@@ -228,12 +229,12 @@ def test_a_reason_is_the_error_where_the_only_arm_cannot_work(
     path = tmp_path / "numbers.csv"
     path.write_text("text,label\n" + "".join(f"row {i} of it,{i % 2}\n" for i in range(30)))
     with pytest.raises(NotApplicable, match="say nothing"):
-        fit(path, strategy="zero-shot", backbone=tiny_text, out=tmp_path / "run")
+        fit(path, strategy="zero-shot", controls="none", backbone=tiny_text, out=tmp_path / "run")
     with pytest.raises(UsageError, match=r"No arm could be run. zero-shot: .*tfidf|cnn"):
         compare(path, strategies=["zero-shot", "cnn"], backbone=tiny_text, out=tmp_path / "run2")
     assert plan(path).strategy == "prototypes"
-    named = fit(path, strategy="zero-shot", backbone=tiny_text, out=tmp_path / "run3",
-                label_names=["even", "odd"])  # fmt: skip
+    named = fit(path, strategy="zero-shot", controls="none", backbone=tiny_text,
+                out=tmp_path / "run3", label_names=["even", "odd"])  # fmt: skip
     assert set(named.predict("row 2")[0].scores) == {"even", "odd"}
 
 
@@ -281,7 +282,7 @@ def test_open_run_tells_what_is_wrong(run: FinishedRun, tmp_path: Path) -> None:
 def test_a_flipped_bit_is_noticed(
     table: Path, tiny_text: Path, tmp_path: Path, victim: str
 ) -> None:
-    run = fit(table, backbone=tiny_text, strategy="probe", out=tmp_path / "run")
+    run = fit(table, backbone=tiny_text, strategy="probe", controls="none", out=tmp_path / "run")
     path = run.folder / victim
     raw = bytearray(path.read_bytes())
     raw[len(raw) // 2] ^= 4
@@ -300,7 +301,88 @@ def test_seeds_and_metrics_are_checked(table: Path, tiny_text: Path) -> None:
 
 
 def test_shots_and_limit(table: Path, tiny_text: Path, tmp_path: Path) -> None:
-    run = fit(table, backbone=tiny_text, strategy="probe", shots=4, out=tmp_path / "shots")
+    run = fit(
+        table,
+        backbone=tiny_text,
+        strategy="probe",
+        controls="none",
+        shots=4,
+        out=tmp_path / "shots",
+    )
     assert run.results["data"]["split"]["train"] == 8
-    run = fit(table, backbone=tiny_text, strategy="probe", limit=40, out=tmp_path / "limit")
+    run = fit(
+        table,
+        backbone=tiny_text,
+        strategy="probe",
+        controls="none",
+        limit=40,
+        out=tmp_path / "limit",
+    )
     assert run.results["data"]["rows"] == 40
+
+
+class Worse(Probe):
+    """A probe whose head was turned round: it is wrong wherever the probe is right."""
+
+    name: ClassVar[str] = "worse"
+    title: ClassVar[str] = "Worse"
+
+    def fit(self, backbone: Any, view: View, run: Any) -> Fitted:
+        fitted = super().fit(backbone, view, run)
+        with torch.no_grad():
+            for parameter in fitted.model.head.parameters():  # type: ignore[attr-defined]
+                parameter.neg_()
+        return fitted
+
+
+def test_a_model_that_is_worse_than_a_control_is_not_kept(
+    table: Path, tiny_text: Path, tmp_path: Path
+) -> None:
+    run = fit(table, backbone=tiny_text, strategy=Worse(), out=tmp_path / "run")
+    names = [arm["name"] for arm in run.results["arms"]]
+    assert names == ["worse", "zero-shot", "probe", "tfidf"]
+    assert [arm["role"] for arm in run.results["arms"]] == ["arm", *["control"] * 3]
+    assert run.best != "worse"
+    assert run.verdict["asked"] == "worse"
+    first = run.verdict["sentences"][0]
+    assert first.startswith("Worse was asked for, but ")
+    assert "on the validation rows, by which the model is chosen" in first
+    assert any("backbone" in step for step in run.verdict["next"])
+    values = {arm["name"]: arm["validation"] for arm in run.results["arms"] if "validation" in arm}
+    assert values[run.best or ""] == max(values.values())
+    told = [p.label for p in run.predict(["a ripe plum", "a fast train"])]
+    assert set(told) <= set(run.model.label_names)
+    beaten = {item["control"] for item in run.verdict["below_control"] if item["arm"] == "worse"}
+    assert "probe" in beaten
+
+
+def test_the_model_that_was_asked_for_wins_where_validation_sees_no_difference(
+    table: Path, tiny_text: Path, tmp_path: Path
+) -> None:
+    class Same(Probe):
+        name: ClassVar[str] = "same"
+        title: ClassVar[str] = "The same"
+
+    run = fit(table, backbone=tiny_text, strategy=Same(), out=tmp_path / "run", controls="cheap")
+    values = {arm["name"]: arm["validation"] for arm in run.results["arms"] if "validation" in arm}
+    assert values["same"] == values["probe"]
+    if values["same"] == max(values.values()):
+        assert run.best == "same"
+        assert "against" in run.verdict["sentences"][0]
+
+
+def test_controls_are_chosen(table: Path, tiny_text: Path, pictures: Path, tiny_vit: Path,
+                             tmp_path: Path) -> None:  # fmt: skip
+    quick = {"epochs": 1}
+    full = fit(table, backbone=tiny_text, strategy="partial", settings=quick, controls="full",
+               out=tmp_path / "full")  # fmt: skip
+    assert [arm["name"] for arm in full.results["arms"]][1:] == [
+        "zero-shot", "probe", "tfidf", "scratch"
+    ]  # fmt: skip
+    none = fit(table, backbone=tiny_text, strategy="probe", controls="none", out=tmp_path / "none")
+    assert [arm["name"] for arm in none.results["arms"]] == ["probe"]
+    images = fit(pictures, backbone=tiny_vit, strategy="probe", out=tmp_path / "images")
+    scored = [arm["name"] for arm in images.results["arms"] if "scores" in arm]
+    assert scored == ["probe", "prototypes"]
+    with pytest.raises(UsageError, match="controls 'most' is unknown"):
+        fit(table, backbone=tiny_text, controls="most")  # type: ignore[arg-type]

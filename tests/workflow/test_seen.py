@@ -32,7 +32,7 @@ def notes() -> Iterator[list[str]]:
 
 @pytest.fixture
 def fitted(table: Path, tiny_text: Path, tmp_path: Path) -> FinishedRun:
-    return fit(table, backbone=tiny_text, strategy="probe", out=tmp_path / "run")
+    return fit(table, backbone=tiny_text, strategy="probe", controls="none", out=tmp_path / "run")
 
 
 def with_ids(path: Path, rows: list[str], ids: list[str]) -> Path:

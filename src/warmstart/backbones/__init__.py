@@ -1,28 +1,36 @@
 """Pretrained models: where they come from, what they are, what they see in your rows."""
 
 from .backbone import Backbone, backbone
+from .blueprint import Blueprint, blueprint
 from .cache import FeatureCache
 from .card import Card
 from .embedding import embed_inputs
 from .encoder import Encoder
-from .freezing import freeze, state_hash, unfreeze
+from .freezing import FrozenLedger, freeze, state_hash, unfreeze
 from .groups import LayerGroups
+from .prefix import Replay, frozen_depth, prefix_groups
 from .sources import DEFAULT_SOURCES, packaged_names
 from .space import Features, Space
 
 __all__ = [
     "DEFAULT_SOURCES",
     "Backbone",
+    "Blueprint",
     "Card",
     "Encoder",
     "FeatureCache",
     "Features",
+    "FrozenLedger",
     "LayerGroups",
+    "Replay",
     "Space",
     "backbone",
+    "blueprint",
     "embed_inputs",
     "freeze",
+    "frozen_depth",
     "packaged_names",
+    "prefix_groups",
     "state_hash",
     "unfreeze",
 ]

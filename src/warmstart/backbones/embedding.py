@@ -15,7 +15,7 @@ from warmstart.core import BackboneError
 
 from .encoder import Encoder
 
-__all__ = ["Job", "embed_inputs", "iterate_vectors"]
+__all__ = ["Job", "embed_inputs", "iterate_vectors", "prepared_batches"]
 
 _CHUNK = 4096
 _TOKENS_A_ROW = 64
@@ -89,7 +89,7 @@ def iterate_vectors(
     training = encoder.training
     encoder.eval()
     try:
-        for chosen, items in _batches(encoder, rows, fetch, job.batch_size):
+        for chosen, items in prepared_batches(encoder, rows, fetch, job.batch_size):
             batch = {k: v.to(encoder.device) for k, v in encoder.collate(items).items()}
             yield chosen, _vectors(encoder, batch, chosen, name, job)
     finally:
@@ -117,12 +117,17 @@ def _vectors(
     return found
 
 
-def _batches(
+def prepared_batches(
     encoder: Encoder,
     rows: Sequence[int],
     fetch: Callable[[Sequence[int]], Sequence[Any]],
     batch_size: int,
 ) -> Iterator[tuple[list[int], list[Any]]]:
+    """Rows and their prepared inputs, batch by batch, for `Encoder.collate`.
+
+    Texts of like length share a batch, within a budget of tokens; images are decoded ahead by
+    threads. The arguments are those of `iterate_vectors` and `Job`.
+    """
     if encoder.modality == "text":
         for start in range(0, len(rows), _CHUNK):
             chunk = rows[start : start + _CHUNK]

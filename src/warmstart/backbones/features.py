@@ -11,9 +11,10 @@ import numpy as np
 from warmstart.core import progress
 from warmstart.data import Dataset
 
-from .cache import FeatureCache, SpaceStore, content_key
+from .cache import FeatureCache, SpaceStore
 from .embedding import Job, iterate_vectors
 from .encoder import Encoder
+from .rowstore import content_key, human_size
 from .space import Features, Space
 
 __all__ = ["features_of"]
@@ -147,13 +148,15 @@ class _Work:
         )
         if not self.cache.room_for(size):
             progress.note(
-                f"The feature cache {self.cache.root} would grow by {_human(size)} beyond its "
-                f"limit of {_human(self.cache.limit_bytes)}, so these features stay in memory. "
+                f"The feature cache {self.cache.root} would grow by {human_size(size)} beyond its "
+                f"limit of {human_size(self.cache.limit_bytes)}, so these features stay in memory. "
                 "Delete old folders there, or set WARMSTART_CACHE_LIMIT (for example 40G)."
             )
             self.stores = {}
         else:
-            progress.note(f"Features of {count:,} rows take {_human(size)} in {self.cache.root}.")
+            progress.note(
+                f"Features of {count:,} rows take {human_size(size)} in {self.cache.root}."
+            )
 
     def _flush(self) -> None:
         self._flushed_at = time.monotonic()
@@ -178,11 +181,3 @@ class _Work:
 
     def _name(self, position: int) -> str:
         return repr(self.dataset.ids[self.rows[position]])
-
-
-def _human(size: float) -> str:
-    for unit in ("bytes", "KB", "MB"):
-        if size < 1000:
-            return f"{size:.0f} {unit}"
-        size /= 1000
-    return f"{size:.1f} GB"

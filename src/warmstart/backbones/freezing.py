@@ -8,10 +8,50 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
+from warmstart.core import RunError
+
 from .encoder import Encoder
 from .groups import LayerGroups
 
-__all__ = ["freeze", "state_hash", "unfreeze"]
+__all__ = ["FrozenLedger", "freeze", "state_hash", "unfreeze"]
+
+
+class FrozenLedger:
+    """Hashes of the frozen groups, taken before training and compared after it.
+
+    Attributes:
+        names: The groups that must not move.
+    """
+
+    def __init__(self, encoder: Encoder, names: Iterable[str] | None = None) -> None:
+        """Take the hashes.
+
+        Args:
+            encoder: Before training.
+            names: Groups that must not move; those that `freeze` froze when None.
+
+        Raises:
+            BackboneError: For a group that does not exist.
+        """
+        self.names = tuple(encoder.frozen if names is None else names)
+        self._encoder = encoder
+        self._before = {name: state_hash(encoder, [name]) for name in self.names}
+
+    def check(self) -> None:
+        """Make sure that nothing moved.
+
+        Raises:
+            RunError: Naming the groups whose weights, buffers or statistics changed.
+        """
+        moved = [
+            name for name in self.names if state_hash(self._encoder, [name]) != self._before[name]
+        ]
+        if moved:
+            raise RunError(
+                f"frozen layer groups changed while training: {', '.join(moved)}. Something wrote "
+                "to their weights or buffers (a hook, an optimiser of your own, batch-norm layers "
+                "put in training mode); the result is not what was asked for and is not kept."
+            )
 
 
 def freeze(encoder: Encoder, names: Iterable[str]) -> None:

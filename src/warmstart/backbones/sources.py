@@ -108,6 +108,39 @@ def resolve(
     return _from_hub(text, revision, allow_bin, is_default=source is None)
 
 
+def config_folder(source: str | Path) -> Path:
+    """The folder that holds config.json; of a hub id nothing else is fetched.
+
+    Raises:
+        BackboneError: When there is none.
+    """
+    folder = Path(str(source)).expanduser()
+    if folder.is_file() and folder.name == "config.json":
+        folder = folder.parent
+    if not folder.is_dir():
+        packaged = _from_package(str(source))
+        if packaged is not None:
+            folder = packaged.folder
+        elif _looks_like_hub_id(str(source)):
+            return _config_from_hub(str(source))
+        else:
+            raise BackboneError(
+                f"backbone {str(source)!r} is no folder here, no installed package with weights, "
+                f"and cannot be a hub id (`owner/name`).{nearest(str(source), packaged_names())}"
+            )
+    inner = folder / "0_Transformer"
+    return inner if not (folder / "config.json").is_file() and inner.is_dir() else folder
+
+
+def _config_from_hub(name: str) -> Path:
+    from huggingface_hub import hf_hub_download
+
+    try:
+        return Path(hf_hub_download(name, "config.json")).parent
+    except Exception as error:
+        raise BackboneError(_unreachable(name, None, error, is_default=False)) from error
+
+
 def packaged_names() -> list[str]:
     """Names that resolve to an installed package or an entry point, sorted."""
     names = [p.name for p in _PACKAGES if util.find_spec(p.module) is not None]

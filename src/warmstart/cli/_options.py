@@ -163,18 +163,27 @@ def reading(
     }
 
 
-def parse_settings(items: Sequence[str] | None) -> dict[str, str]:
-    """`--set key=value` options.
+def parse_settings(items: Sequence[str] | None) -> dict[str, Any]:
+    """`--set key=value` options; a value that begins with `[` or `{` is JSON.
 
     Raises:
-        UsageError: For an item without `=`.
+        UsageError: For an item without `=`, or a list or table that is no JSON.
     """
-    values = {}
+    import json
+
+    values: dict[str, Any] = {}
     for item in items or ():
         key, sign, value = item.partition("=")
         if not sign or not key:
             raise UsageError(f"--set takes key=value, got {item!r}.")
-        values[key.strip()] = value.strip()
+        value = value.strip()
+        try:
+            values[key.strip()] = json.loads(value) if value[:1] in ("[", "{") else value
+        except json.JSONDecodeError as error:
+            raise UsageError(
+                f"--set {key.strip()} is no JSON: {error}. Write a list as "
+                f'\'{key.strip()}=["a", "b"]\', in single quotes.'
+            ) from None
     return values
 
 

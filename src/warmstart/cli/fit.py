@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any, cast
 
 import typer
 
@@ -26,6 +26,14 @@ def fit(
     shots: Annotated[
         int | None, typer.Option("--shots", min=1, help="Training rows a class.")
     ] = None,
+    controls: Annotated[
+        str,
+        typer.Option(
+            "--controls",
+            help="What it must beat: cheap (untouched model, probe, TF-IDF), full (and training "
+            "from scratch), none.",
+        ),
+    ] = "cheap",
     backbone: o.Backbone = None,
     allow_bin: o.AllowBin = False,
     image_size: o.ImageSize = None,
@@ -45,7 +53,10 @@ def fit(
     tracker: o.Tracker = None,
     json: o.Json = False,
 ) -> None:
-    """Adapt a backbone by one strategy and write a run folder.
+    """Adapt a backbone by one strategy, see whether it was worth it, and write a run folder.
+
+    The untouched model, the probe and, for text, TF-IDF are fitted beside it on the same rows.
+    Where one of them is better on the validation rows, that model is kept and the run says so.
 
     Examples:
       warmstart fit reviews.csv
@@ -54,7 +65,7 @@ def fit(
 
       warmstart predict runs/reviews new.csv
     """
-    from warmstart.reporting import audit_view, scores_view
+    from warmstart.reporting import audit_view, comparison_view, scores_view
     from warmstart.workflow import fit as verb
 
     run = verb(
@@ -70,6 +81,7 @@ def fit(
         metric=metric,
         group=group,
         shots=shots,
+        controls=cast("Any", controls),
         out=out,
         replace=replace,
         device=device,
@@ -81,6 +93,9 @@ def fit(
     if json:
         print_json({"folder": str(run.folder), **run.results})
         return
+    if len(run.results["arms"]) > 1:
+        answer(comparison_view(run.results))
+        answer(f"The kept model, {run.arm()['label']}, on the test rows:")
     answer(scores_view(run.arm()["scores"]))
     answer(f"Model:  {run.folder / 'model'}")
     answer(f"Report: {run.report.resolve()}")

@@ -86,6 +86,10 @@ class Run:
         """Whether the deadline has passed."""
         return self.deadline is not None and time.monotonic() >= self.deadline
 
+    def again(self, **changes: Any) -> Run:
+        """A run in the same folder, with the same log; settings stay unless changed."""
+        return self.child("", **changes)
+
     def child(self, name: str, **changes: Any) -> Run:
         """A run in a folder below this one; settings stay unless changed."""
         settings: Mapping[str, Any] = {

@@ -3,6 +3,7 @@
 from .arms import Arm, SeedResult, parse_arms
 from .budget import divide, embedding_estimate, fit_input_size, parse_duration
 from .compare import run_comparison, timed
+from .counting import Counting, Memory, count_training, lora_parameters, memory
 from .meter import Prices
 from .outcome import arm_json, conclude
 from .task import ArmResult, Comparison, Embedding, Task, elapsed_clock
@@ -14,8 +15,10 @@ __all__ = [
     "ArmFacts",
     "ArmResult",
     "Comparison",
+    "Counting",
     "Distance",
     "Embedding",
+    "Memory",
     "Pair",
     "Plan",
     "Prices",
@@ -25,11 +28,14 @@ __all__ = [
     "Verdict",
     "arm_json",
     "conclude",
+    "count_training",
     "divide",
     "elapsed_clock",
     "embedding_estimate",
     "fit_input_size",
     "judge",
+    "lora_parameters",
+    "memory",
     "parse_arms",
     "parse_duration",
     "plan_by_tree",

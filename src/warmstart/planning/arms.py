@@ -28,7 +28,7 @@ from warmstart.core import (
 )
 from warmstart.data import Dataset, View
 from warmstart.models import Model
-from warmstart.strategies import Cost, Strategy, make
+from warmstart.strategies import Cost, Role, Strategy, make
 
 from .meter import folder_bytes, latency_ms
 
@@ -55,10 +55,17 @@ class Arm:
     Attributes:
         name: `probe`, or `probe:depth=auto` when settings differ from the defaults.
         strategy: The strategy itself.
+        control: Whether it only stands beside what was asked for.
     """
 
     name: str
     strategy: Strategy
+    control: bool = False
+
+    @property
+    def role(self) -> Role:
+        """`arm`, or `control`: by its kind, or since it stands beside another."""
+        return "control" if self.control else self.strategy.role
 
     @property
     def title(self) -> str:

@@ -55,6 +55,8 @@ def run_comparison(
             other = substitute(result.arm) if substitute else None
             if other is not None and other.name not in {r.name for r in results}:
                 results.insert(results.index(result) + 1, ArmResult(other, "done"))
+    if _asked_is_out(results, task):
+        return conclude(results, task)
     runnable = [r for r in results if r.status != "not applicable"]
     for result in runnable:
         result.cost = _measure(result, task) if task.limited else None
@@ -62,12 +64,19 @@ def run_comparison(
     slow = [r for r in runnable if r.cost is not None]
     for result in quick:
         _run(result, task, seed=task.first_seed)
+        if _asked_is_out(results, task):
+            return conclude(results, task)
     for position, result in enumerate(slow):
         wanted = {r.name: full_seconds(r.cost) for r in slow[position:]}
         share = divide(wanted, max(1.0, task.left * (1 - _RESERVE)))[result.name]
         _run(result, task, seed=task.first_seed, seconds=share)
     _more_seeds([*quick, *slow], task)
     return conclude(results, task)
+
+
+def _asked_is_out(results: Sequence[ArmResult], task: Task) -> bool:
+    """Whether the arm that a fit was asked for cannot be had: its controls are then no use."""
+    return any(result.name == task.asked and result.error is not None for result in results)
 
 
 def _measure(result: ArmResult, task: Task) -> Cost | None:
@@ -142,12 +151,14 @@ def _run(
 def _deadline(granted: Allowance, seconds: float | None, task: Task) -> float | None:
     """When an arm is stopped: half as late again as its share, since clocks have moods.
 
-    An arm that could not be measured has all that is left.
+    Never later than the budget allows, less what predicting and saving take. An arm that could not
+    be measured has all of that.
     """
     if not task.limited:
         return None
     share = seconds if seconds is not None else granted.estimated
-    allowed = task.left if share is None else 1.5 * share
+    most = task.left * (1 - _RESERVE / 2)
+    allowed = most if share is None else min(1.5 * share, most)
     return time.monotonic() + max(allowed, 10.0)
 
 

@@ -7,10 +7,12 @@ from typing import Any
 
 import numpy as np
 
-from warmstart.evaluation import compare_arms, measure, score
+from warmstart.evaluation import Paired, compare_arms, measure, score
 
+from .never_worse import Gap, against_controls
 from .task import ArmResult, Comparison, Task
 from .verdict import ArmFacts, Pair, Verdict, judge
+from .why import Evidence, explain
 
 __all__ = ["arm_json", "conclude"]
 
@@ -61,7 +63,7 @@ def _verdict(
             ArmFacts(
                 name=result.name,
                 title=result.arm.title,
-                role=result.arm.strategy.role,
+                role=result.arm.role,
                 status=result.status,
                 validation=result.validation_scores.main.value,
                 test=main.value,
@@ -75,7 +77,60 @@ def _verdict(
             )
         )
     skipped = {r.name: r.reason for r in results if r.status == "not applicable" and r.reason}
-    return judge(facts, pairs, metric=task.primary, skipped=skipped)
+    verdict = judge(facts, pairs, metric=task.primary, skipped=skipped, asked=task.asked)
+    verdict = verdict.model_copy(update={"why": tuple(_why(verdict, facts, scored, pairs, task))})
+    if task.asked not in {fact.name for fact in facts}:
+        return verdict
+    return _of_fit(verdict, facts, scored, task)
+
+
+def _why(
+    verdict: Verdict,
+    facts: Sequence[ArmFacts],
+    scored: Sequence[ArmResult],
+    pairs: Sequence[Pair],
+    task: Task,
+) -> list[str]:
+    if verdict.best is None:
+        return []
+    evidence = {
+        result.name: Evidence.of(
+            result.arm.strategy.name,
+            result.seeds[0].trainable_parameters,
+            len(task.view.train),
+            result.seeds[result.kept(task)].history,
+            shortened=result.status == "shortened",
+        )
+        for result in scored
+    }
+    judged = [fact for fact in facts if fact.status in {"done", "shortened"}]
+    return explain(judged, pairs, evidence, verdict.best)
+
+
+def _of_fit(
+    verdict: Verdict, facts: Sequence[ArmFacts], scored: Sequence[ArmResult], task: Task
+) -> Verdict:
+    """The verdict of a fit, which says whether what was asked for beat its controls."""
+    by_name = {result.name: result for result in scored}
+    asked = by_name[task.asked or ""]
+
+    def ahead(control: ArmResult) -> Gap:
+        def pair(one: Sequence[np.ndarray], other: Sequence[np.ndarray], truth: Any) -> Paired:
+            return compare_arms(np.stack(one), np.stack(other), truth, metric=task.primary)
+
+        return Gap(
+            validation=pair(control.validation, asked.validation, task.view.validation.labels_N),
+            test=pair(control.test, asked.test, task.test.labels_N),
+        )
+
+    others = {fact.name: fact for fact in facts if fact.name != asked.name}
+    return against_controls(
+        verdict,
+        next(fact for fact in facts if fact.name == asked.name),
+        others,
+        {name: ahead(by_name[name]) for name in others},
+        strategy=asked.arm.strategy.name,
+    )
 
 
 def arm_json(result: ArmResult, task: Task) -> dict[str, Any]:
@@ -84,7 +139,7 @@ def arm_json(result: ArmResult, task: Task) -> dict[str, Any]:
     values: dict[str, Any] = {
         "name": result.name,
         "label": result.arm.title,
-        "role": strategy.role,
+        "role": result.arm.role,
         "status": result.status,
         "reason": result.reason,
         "settings": strategy.model_dump(mode="json"),

@@ -58,6 +58,7 @@ class Task:
         prices: What the machine costs.
         group: Column for accuracy by group.
         trackers: Experiment trackers.
+        asked: The arm that a fit was asked for; the others are its controls.
     """
 
     backbone: Backbone
@@ -74,6 +75,7 @@ class Task:
     prices: Prices = field(default_factory=Prices)
     group: str | None = None
     trackers: tuple[str, ...] = ()
+    asked: str | None = None
 
     @property
     def left(self) -> float:

@@ -77,6 +77,8 @@ class Verdict(Config):
         below_control: Arms significantly below another control: `{"arm", "control"}`.
         sentences: The verdict in words.
         next: What to try next.
+        why: Why one arm beat another, as far as the numbers tell.
+        asked: The arm that a fit was asked for; None in a comparison.
     """
 
     best: str | None
@@ -85,6 +87,8 @@ class Verdict(Config):
     below_control: tuple[dict[str, str], ...]
     sentences: tuple[str, ...]
     next: tuple[str, ...]
+    why: tuple[str, ...] = ()
+    asked: str | None = None
 
 
 def judge(
@@ -93,6 +97,7 @@ def judge(
     *,
     metric: str,
     skipped: Mapping[str, str],
+    asked: str | None = None,
 ) -> Verdict:
     """Put the numbers into a verdict.
 
@@ -104,6 +109,7 @@ def judge(
         pairs: Paired differences on the test rows, each pair once.
         metric: Name of the primary metric, where higher is better.
         skipped: Arms without scores and why.
+        asked: The arm that a fit was asked for, which wins where validation sees no difference.
     """
     judged = [arm for arm in arms if arm.status in {"done", "shortened"}]
     if not judged:
@@ -112,7 +118,7 @@ def judge(
             best=None, cheapest_within=None, negative_transfer=(), below_control=(),
             sentences=(text,), next=("Run again with a larger --budget or with --limit.",),
         )  # fmt: skip
-    best = max(judged, key=lambda arm: (arm.validation, -arm.seconds))
+    best = max(judged, key=lambda arm: (arm.validation, arm.name == asked, -arm.seconds))
     difference = {(p.a, p.b): p for p in pairs} | {(p.b, p.a): _turned(p) for p in pairs}
     tied = [
         arm

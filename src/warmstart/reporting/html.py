@@ -70,6 +70,7 @@ def _context(results: Json) -> dict[str, Any]:
         "version": fmt.clean(results.get("warmstart") or ""),
         "summary": _summary(results),
         "sentences": [fmt.clean(text) for text in verdict.get("sentences") or []],
+        "why": [fmt.clean(text) for text in verdict.get("why") or []],
         "next": [fmt.clean(text) for text in verdict.get("next") or []],
         "flags": view.verdict_flags(results),
         "primary": fmt.metric_title(primary),

@@ -25,6 +25,7 @@ __all__ = [
     "ComparisonTable",
     "audit_view",
     "comparison_view",
+    "counting_view",
     "plan_view",
     "rates_view",
     "scores_view",
@@ -139,6 +140,10 @@ def verdict_view(results: Json) -> RenderableType:
         Text.assemble((f"{kind.capitalize()}: ", "bold red"), sentence)
         for kind, sentence in view.verdict_flags(results)
     ]
+    reasons = [fmt.clean(reason) for reason in said.get("why") or []]
+    if reasons:
+        lines.append(Text("Why:", style="bold"))
+        lines += [_item(reason) for reason in reasons]
     steps = [fmt.clean(step) for step in said.get("next") or []]
     if steps:
         lines.append(Text("Next:", style="bold"))
@@ -219,6 +224,64 @@ def plan_view(planned: Json) -> RenderableType:
             lines += [_item(text) for text in items]
     if planned.get("command"):
         lines.append(Text.assemble("Run: ", (fmt.clean(planned["command"]), "bold")))
+    return Group(*lines)
+
+
+def counting_view(counted: Json) -> RenderableType:
+    """What a strategy would learn, and the memory that takes.
+
+    Args:
+        counted: The JSON of `planning.Counting`.
+    """
+    learned = _plain_table("Learned in", "Shape", "Each", "Number", "In all")
+    matrices = [row for row in counted["matrices"] if len(row["shape"]) != 1 or row.get("base")]
+    vectors = [row for row in counted["matrices"] if row not in matrices]
+    for row in matrices:
+        shape = " x ".join(map(str, row["shape"]))
+        fewer = f" ({row['base'] / row['each']:.0f} times fewer)" if row.get("base") else ""
+        learned.add_row(
+            Text(fmt.clean(row["name"]).removesuffix(".weight")),
+            Text(shape),
+            Text(f"{row['each']:,}{fewer}"),
+            Text(f"{row['count']:,}"), Text(f"{row['trained']:,}"),
+        )  # fmt: skip
+    for title, number, size in (
+        ("biases and norms", sum(r["count"] for r in vectors), sum(r["trained"] for r in vectors)),
+        ("head", 1, counted["head"]),
+    ):
+        if size:
+            learned.add_row(Text(title), Text(), Text(), Text(f"{number:,}"), Text(f"{size:,}"))
+    share = f"{counted['trained'] / counted['total']:.2%}"
+    parts = counted["memory"]
+    before = _plain_table("Training memory", counted["dtype"])
+    for key, title in (
+        ("weights", "Weights"),
+        ("gradients", "Gradients"),
+        ("optimizer", "Optimiser states (Adam)"),
+        ("total", "Before activations"),
+    ):
+        before.add_row(Text(title), Text(fmt.memory(parts[key])))
+    for row in counted["activations"]:
+        before.add_row(
+            Text(f"With activations, batch of {row['batch_size']} (length {counted['length']})"),
+            Text(fmt.memory(row["total"])),
+        )
+    size = counted["size"]
+    lines: list[RenderableType] = [
+        Text(
+            f"{counted['strategy']} on {fmt.clean(counted['backbone'])} ({counted['family']}): "
+            f"{counted['trained']:,} of {counted['total']:,} parameters ({share}).",
+            style="bold",
+        ),
+        learned,
+        Text(),
+        before,
+    ]
+    if not counted["activations"] and counted["matrices"]:
+        lines.append(Text("Activations cannot be told for this architecture without its weights."))
+    on_disk = f"On disk: {fmt.memory(size['learned'])} learned, {fmt.memory(size['all'])} in all."
+    lines += [Text(), Text(on_disk)]
+    lines += [Text(fmt.clean(note)) for note in counted["notes"]]
     return Group(*lines)
 
 

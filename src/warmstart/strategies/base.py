@@ -7,7 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
-from warmstart.backbones import Backbone
+from torch import nn
+
+from warmstart.backbones import Backbone, Encoder
 from warmstart.core import Config, Run
 from warmstart.data import View
 from warmstart.models import Model
@@ -91,6 +93,10 @@ class Strategy(Config, ABC):
 
     Asked of a strategy, not of its class: where settings decide, a property overrides it.
     """
+    uses_backbone: ClassVar[bool] = True
+    """Whether it starts from the backbone at all."""
+    has_head: ClassVar[bool] = True
+    """Whether a head is learned on the backbone's vectors."""
     from_scratch: ClassVar[bool] = False
     """Whether losing to it is negative transfer."""
 
@@ -105,6 +111,14 @@ class Strategy(Config, ABC):
         Raises:
             NotApplicable: With the reason.
         """
+
+    def trains(self, encoder: Encoder) -> list[tuple[str, nn.Parameter]]:
+        """The parameters of a backbone that would be learned, the head aside.
+
+        Args:
+            encoder: An architecture without weights, which may be changed: adapters are put in.
+        """
+        return []
 
     @abstractmethod
     def fit(self, backbone: Backbone, view: View, run: Run) -> Fitted:

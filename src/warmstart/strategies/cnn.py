@@ -35,6 +35,7 @@ class Cnn(Strategy):
     name: ClassVar[str] = "cnn"
     title: ClassVar[str] = "Small CNN"
     role: ClassVar[Role] = "control"
+    uses_backbone: ClassVar[bool] = False
     modalities: ClassVar[tuple[str, ...]] = ("image",)
     rate: PositiveFloat = 2e-3
     epochs: PositiveInt = 20

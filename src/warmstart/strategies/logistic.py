@@ -29,7 +29,10 @@ __all__ = [
     "stratified_folds",
 ]
 
-L2_GRID = tuple(float(10.0**e) for e in np.arange(0.0, -5.5, -0.5))
+L2_GRID = tuple(float(10.0**e) for e in np.arange(0.0, -7.5, -0.5))
+# When a solve ends: largest entry of the gradient, in units of what it is at zero weights. (In
+# absolute terms it would be reached at once where there are many classes: each has few rows.)
+_TRIAL, _FINAL, _EXACT = 1e-2, 5e-5, 1e-6  # a final solve need not go below _EXACT itself
 _FLOOR = -20.0  # log-probability given to a class that a fold has not seen
 
 
@@ -82,6 +85,14 @@ def _solve(
     return weight_CD, bias_C, solver, converged
 
 
+def _gradient_at_zero(x_ND: np.ndarray, y_N: np.ndarray) -> float:
+    """Largest entry of the gradient of the mean cross-entropy at zero weights, bias aside."""
+    present, row_N = np.unique(y_N, return_inverse=True)
+    residual_NC = np.full((len(y_N), len(present)), 1.0 / len(present))
+    residual_NC[np.arange(len(y_N)), row_N] -= 1.0
+    return max(float(np.abs(residual_NC.T @ x_ND).max()) / len(y_N), 1e-12)
+
+
 def per_class(solver: LogisticRegression, classes: int) -> tuple[np.ndarray, np.ndarray]:
     """Weights (C, D) and biases (C,) of a fitted solver, with a row for every class.
 
@@ -98,15 +109,31 @@ def per_class(solver: LogisticRegression, classes: int) -> tuple[np.ndarray, np.
 
 
 def cross_validated_loss(
-    x_ND: np.ndarray, y_N: np.ndarray, classes: int, grid: Sequence[float], folds: int
+    x_ND: np.ndarray,
+    y_N: np.ndarray,
+    classes: int,
+    grid: Sequence[float],
+    folds: int,
+    held: int | None = None,
 ) -> dict[float, float]:
     """Mean held-out cross-entropy for each l2, strongest first.
 
     The path stops two strengths after its best one: the loss is close to unimodal in l2.
+
+    Args:
+        x_ND: Standardised features.
+        y_N: Class numbers.
+        classes: Number of classes C.
+        grid: Strengths to try.
+        folds: Parts that the rows are dealt into.
+        held: How many of the parts are held out in turn; all of them when None.
     """
     fold_N = stratified_folds(y_N, folds)
-    splits = [(fold_N != f, fold_N == f) for f in range(folds) if (fold_N == f).any()]
+    turns = range(folds if held is None else held)
+    splits = [(fold_N != f, fold_N == f) for f in turns if (fold_N == f).any()]
+    x_ND = x_ND.astype(np.float32)  # a trial need not be more exact
     solvers: list[LogisticRegression | None] = [None] * len(splits)
+    tolerance = _TRIAL * _gradient_at_zero(x_ND, y_N)
     losses: dict[float, float] = {}
     for l2 in sorted(grid, reverse=True):
         total = 0.0
@@ -114,11 +141,11 @@ def cross_validated_loss(
             if len(np.unique(y_N[train_N])) < 2:
                 continue
             w, b, solvers[position], _ = _solve(
-                x_ND[train_N], y_N[train_N], classes, l2, solvers[position], 1e-3
+                x_ND[train_N], y_N[train_N], classes, l2, solvers[position], tolerance
             )
             logp = log_softmax(x_ND[held_N] @ w.T + b, axis=1)
             total -= logp[np.arange(len(logp)), y_N[held_N]].sum()
-        losses[l2] = float(total / len(y_N))
+        losses[l2] = float(total / sum(held_N.sum() for _, held_N in splits))
         values = list(losses.values())
         if len(values) - 1 - int(np.argmin(values)) >= 2:
             break
@@ -141,7 +168,8 @@ def fit_logistic(
         labels_N: Class numbers in [0, classes), at least two different ones.
         classes: Number of classes C, also those without a row.
         ids: Row ids; rows are sorted by them so that the order of the data does not matter.
-        l2: Strength per row, or None to choose it from `grid` (5 folds below 1,000 rows, else 3).
+        l2: Strength per row, or None to choose it from `grid` by held-out loss: 5 folds below
+            1,000 rows, 3 below 5,000, and one fifth held out from there on.
         grid: Strengths to try.
     """
     order = np.argsort(np.asarray(ids)) if ids is not None else np.arange(len(labels_N))
@@ -153,10 +181,12 @@ def fit_logistic(
     x_ND = (x_ND - mean_D) / scale_D / np.sqrt(x_ND.shape[1])
     losses: dict[float, float] = {}
     if l2 is None:
-        folds = min(5 if len(y_N) < 1000 else 3, len(y_N))
-        losses = cross_validated_loss(x_ND, y_N, classes, grid, folds)
+        folds = 3 if 1000 <= len(y_N) < 5000 else 5
+        held = None if len(y_N) < 5000 else 1
+        losses = cross_validated_loss(x_ND, y_N, classes, grid, min(folds, len(y_N)), held)
         l2 = min(losses, key=lambda k: (losses[k], -k))
-    weight_CD, bias_C, _, converged = _solve(x_ND, y_N, classes, l2, None, 1e-6)
+    tolerance = max(_FINAL * _gradient_at_zero(x_ND, y_N), _EXACT)
+    weight_CD, bias_C, _, converged = _solve(x_ND, y_N, classes, l2, None, tolerance)
     if not converged:
         progress.note(f"The logistic regression stopped before convergence at l2 = {l2:g}.")
     weight_CD = weight_CD / scale_D / np.sqrt(x_ND.shape[1])

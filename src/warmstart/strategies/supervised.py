@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from torch import nn
 
-from warmstart.backbones import Encoder
+from warmstart.backbones import Backbone, Encoder, FrozenLedger, freeze, unfreeze
 from warmstart.core import Run, pick_device
 from warmstart.data import View
 from warmstart.models import Head
@@ -28,6 +28,7 @@ from warmstart.training import (
     make_schedule,
     measure_steps,
     rate_table,
+    replay_prefix,
 )
 
 from .base import Cost
@@ -46,7 +47,7 @@ class Recipe:
         weight_decay: Decoupled.
         clip: Largest gradient norm.
         label_smoothing: Share of the target spread over all classes.
-        patience: Epochs without a better validation loss before it stops.
+        patience: Epochs without a better validation loss before it stops; None to go on.
     """
 
     batch_size: int = 16
@@ -55,7 +56,7 @@ class Recipe:
     weight_decay: float = 0.01
     clip: float = 1.0
     label_smoothing: float = 0.0
-    patience: int = 3
+    patience: int | None = 3
 
 
 def epochs_for(rows: int, batch_size: int, *, steps: int, least: int, most: int) -> int:
@@ -84,7 +85,13 @@ class Job:
         recipe: Everything else.
         name: Shown on the progress bar.
         full_epochs: Passes over the training rows at most.
-        skip_frozen: Whether checkpoints and the best weights leave out what no optimiser holds.
+        frozen: Layer groups of the encoder that do not move; whether they did is checked by hash.
+        stage: Name of its checkpoints where a fit has several stages.
+        keep_start: Whether the start counts as a candidate for the best weights.
+        backbone: Where the encoder came from, when its frozen groups may be computed once and
+            replayed; None runs them in every step.
+        lean: Whether checkpoints and the best weights leave out what no optimiser holds, as they
+            do where groups are frozen.
     """
 
     encoder: Any
@@ -96,33 +103,53 @@ class Job:
     recipe: Recipe
     name: str
     full_epochs: int
-    skip_frozen: bool = False
+    frozen: tuple[str, ...] = ()
+    stage: str | None = None
+    keep_start: bool = False
+    backbone: Backbone | None = None
+    lean: bool = False
 
     def __post_init__(self) -> None:
         self.table: RateTable = rate_table(
-            self.groups, 1.0, rates=self.rates, module=nn.ModuleList([self.encoder, self.head])
+            self.groups,
+            1.0,
+            rates=self.rates | dict.fromkeys(self.frozen, 0.0),
+            module=nn.ModuleList([self.encoder, self.head]),
         )
-        self._classifier = Classifier(self.encoder, self.head)
+        if isinstance(self.encoder, Encoder):
+            unfreeze(self.encoder, set(self.encoder.frozen) - set(self.frozen))
+            freeze(self.encoder, self.frozen)
 
     @property
     def steps_per_epoch(self) -> int:
         """Optimiser steps that pass every training row once."""
         return math.ceil(len(self.view.train) / self.recipe.batch_size)
 
-    def _parts(self) -> dict[str, Any]:
+    def _parts(self, *, replay: bool) -> dict[str, Any]:
         """What the loop and the measurement both take."""
-        train, validation = classification_loaders(
-            self.view.train,
-            self.view.validation,
-            self.encoder.preprocess,
-            batch_size=self.recipe.batch_size,
-            streams=self.run.streams,
-            num_workers=default_workers(pick_device(self.run.device), self.view.train.modality),
-        )
+        device = pick_device(self.run.device)
+        settings: dict[str, Any] = {
+            "batch_size": self.recipe.batch_size,
+            "streams": self.run.streams,
+            "num_workers": default_workers(device, self.view.train.modality),
+        }
+        made = None
+        if replay and self.frozen and self.backbone is not None:
+            self.encoder.to(device)  # what is kept is made where it will train
+            made = replay_prefix(
+                self.backbone, self.encoder, self.view.train, self.view.validation, **settings
+            )
+        if made is not None:
+            encoder, train, validation = made.module, made.train, made.validation
+        else:
+            encoder = self.encoder
+            train, validation = classification_loaders(
+                self.view.train, self.view.validation, encoder.preprocess, **settings
+            )
         optimizer = make_optimizer(self.table, weight_decay=self.recipe.weight_decay)
         return {
             "step": classification_step(label_smoothing=self.recipe.label_smoothing),
-            "modules": {"model": self._classifier},
+            "modules": {"model": Classifier(encoder, self.head)},
             "optimizers": optimizer,
             "loaders": train,
             "run": self.run,
@@ -131,30 +158,38 @@ class Job:
         }
 
     def train(self) -> History:
-        """Run the loop; encoder and head hold the best weights afterwards."""
+        """Run the loop; encoder and head hold the best weights afterwards.
+
+        Raises:
+            RunError: When a frozen group moved.
+        """
         announce(self.table)
-        parts = self._parts()
+        ledger = FrozenLedger(self.encoder, self.frozen) if self.frozen else None
+        parts = self._parts(replay=True)
         validation = parts.pop("validation")
+        lean = self.lean or bool(self.frozen)
         steps = self.full_epochs * self.steps_per_epoch
         if self.run.max_steps is not None:
             steps = min(steps, self.run.max_steps)
-        return fit_loop(
+        history = fit_loop(
             **parts,
             epochs=self.full_epochs,
             schedules=make_schedule(self.recipe.schedule, steps, self.recipe.warmup),
             evaluate=evaluation(validation, classes=len(self.view.label_names)),
+            evaluate_first=self.keep_start,
             callbacks=[
-                EarlyStopping(
-                    "validation_loss", patience=self.recipe.patience, skip_frozen=self.skip_frozen
-                )
+                EarlyStopping("validation_loss", patience=self.recipe.patience, skip_frozen=lean)
             ],
-            checkpoints=Checkpoints(skip_frozen=self.skip_frozen),
-            name=self.name,
+            checkpoints=Checkpoints(skip_frozen=lean),
+            name=self.stage or self.name,
         )
+        if ledger is not None:
+            ledger.check()
+        return history
 
     def measure(self) -> Cost:
-        """Time a few real steps on a copy."""
-        parts = self._parts()
+        """Time a few real steps on a copy, with nothing replayed: an upper bound where it is."""
+        parts = self._parts(replay=False)
         del parts["validation"]
         cost = measure_steps(**parts)
         # Validation is forward only: a third of a step's work for each row.

@@ -32,6 +32,7 @@ class Tfidf(Strategy):
     name: ClassVar[str] = "tfidf"
     title: ClassVar[str] = "TF-IDF + logistic regression"
     role: ClassVar[Role] = "control"
+    uses_backbone: ClassVar[bool] = False
     modalities: ClassVar[tuple[str, ...]] = ("text",)
     seeded: ClassVar[bool] = False
     strengths: Annotated[

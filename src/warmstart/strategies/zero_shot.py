@@ -71,6 +71,7 @@ class ZeroShot(Strategy):
     name: ClassVar[str] = "zero-shot"
     title: ClassVar[str] = "Zero-shot"
     seeded: ClassVar[bool] = False
+    has_head: ClassVar[bool] = False
     templates: Annotated[tuple[Template, ...] | None, BeforeValidator(split_text)] = None
     nli: str | None = None
     hypothesis: Template = "This text is {}."

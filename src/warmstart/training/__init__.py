@@ -19,6 +19,7 @@ from .optimizers import (
     rate_table,
 )
 from .order import BatchOrder
+from .replay import Replayed, Views, replay_prefix
 from .schedules import (
     SCHEDULES,
     constant,
@@ -57,12 +58,14 @@ __all__ = [
     "LoopState",
     "RateRow",
     "RateTable",
+    "Replayed",
     "RowLoader",
     "RowSource",
     "Rule",
     "StepCost",
     "StepFunction",
     "StepOutput",
+    "Views",
     "announce",
     "balanced_weights",
     "check_trackers",
@@ -79,6 +82,7 @@ __all__ = [
     "one_cycle",
     "pick_precision",
     "rate_table",
+    "replay_prefix",
     "set_training",
     "slanted_triangular",
     "warmup_cosine",

@@ -76,7 +76,8 @@ class EarlyStopping(Callback):
                 key: tensor.detach().to("cpu", copy=True)
                 for key, tensor in self._tensors(state).items()
             }
-            state.best_epoch, state.best_step = state.epoch + 1, state.step
+            state.best_epoch = state.epoch + 1 if state.step else 0  # 0: the start
+            state.best_step = state.step
             return
         self._waited += 1
         if self._patience is not None and self._waited >= self._patience:

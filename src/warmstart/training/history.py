@@ -59,9 +59,16 @@ class History(Config):
         return History(
             name=self.name,
             epochs=self.epochs + shifted,
-            best_epoch=None if later.best_epoch is None else later.best_epoch + int(last),
-            best_step=None if later.best_step is None else later.best_step + self.steps,
+            best_epoch=_after(self.best_epoch, later.best_epoch, int(last)),
+            best_step=_after(self.best_step, later.best_step, self.steps),
             steps=self.steps + later.steps,
             seconds=self.seconds + later.seconds,
             stopped=later.stopped,
         )
+
+
+def _after(mine: int | None, later: int | None, shift: int) -> int | None:
+    """Where the best lies in both: 0 in the later one is its start, so mine stays the best."""
+    if later is None:
+        return None
+    return mine if later == 0 else later + shift

@@ -43,6 +43,7 @@ def fit_loop(
     schedules: Schedule | Mapping[str, Schedule] | None = None,
     evaluate: EvaluateFunction | None = None,
     evaluate_every: int | None = None,
+    evaluate_first: bool = False,
     callbacks: Sequence[Callback] = (),
     turns: Mapping[str, Sequence[str]] | None = None,
     accumulate: int = 1,
@@ -71,6 +72,8 @@ def fit_loop(
         schedules: Multiplier of the base rates by step, one for all or by optimiser name.
         evaluate: `(state) -> metrics` on the validation rows, after every epoch.
         evaluate_every: Evaluate after so many steps as well.
+        evaluate_first: Evaluate before the first step too, so that a start that no step improves
+            on is what `EarlyStopping` keeps.
         callbacks: Called in order at fixed points.
         turns: Turn name to optimiser names, for adversarial training: every batch is taken once a
             turn (`state.turn` names it) and only that turn's optimisers move. None: one turn, all.
@@ -116,6 +119,8 @@ def fit_loop(
         bar = stack.enter_context(progress.task(name, epochs * feed.steps, unit="steps"))
         bar.advance(state.step)
         try:
+            if evaluate_first and state.step == 0:
+                _judge(evaluate, state, engine, scribe)
             while state.stopped is None and state.epoch < epochs:
                 engine.set_training()
                 for window in feed.windows(state.epoch):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -39,6 +39,8 @@ DEFAULT_ARMS = {
     "text": ("zero-shot", "probe", "finetune", "scratch", "tfidf"),
     "image": ("zero-shot", "probe", "finetune", "scratch", "cnn"),
 }
+CONTROLS = ("cheap", "full", "none")
+Controls = Literal["cheap", "full", "none"]
 _Show = Callable[[Audit], None]
 
 
@@ -132,6 +134,7 @@ def fit(
     metric: str | None = None,
     group: str | None = None,
     shots: int | None = None,
+    controls: Controls = "cheap",
     out: str | Path | None = None,
     replace: bool = False,
     device: str = "auto",
@@ -141,7 +144,7 @@ def fit(
     show_audit: _Show | None = None,
     **reading: Any,
 ) -> FinishedRun:
-    """Adapt a backbone by one strategy and write a run folder.
+    """Adapt a backbone by one strategy, judge it against its controls, and write a run folder.
 
     Args:
         data: Path, hub id, Dataset or Hugging Face datasets object.
@@ -155,6 +158,9 @@ def fit(
         metric: Primary metric, see `compare`.
         group: Column that is kept whole in the split.
         shots: Training rows a class.
+        controls: What the result is judged against, on the same rows: `cheap` for the untouched
+            model, the probe and, for text, TF-IDF; `full` for training from scratch as well;
+            `none`. Where a control is better on the validation rows, its model is kept.
         out: Folder for the run; `runs/fit-NAME` otherwise.
         replace: Whether a run of that name may be replaced.
         device: `auto`, `cpu`, `cuda`, `mps`.
@@ -180,16 +186,19 @@ def fit(
         )
         strategy = plan.strategy
     chosen = make(strategy, settings) if isinstance(strategy, str) else strategy
-    arms = parse_arms([chosen])
+    if controls not in CONTROLS:
+        raise UsageError(f"controls {controls!r} is unknown.{nearest(controls, CONTROLS)}")
+    arms = _with_controls(parse_arms([chosen])[0], controls, prepared.dataset.modality)
     recorded = _settings(
         prepared, arms, seeds=1, budget=float("inf"), limit=limit, metric=metric
     ) | {"seed": seed}
     return _run(
         prepared, arms, recorded, verb="fit", out=out, replace=replace, started=started,
         task_settings={"seeds": 1, "first_seed": seed, "budget": float("inf"),
-                       "device": device, "group": group, "trackers": tuple(trackers)},
+                       "device": device, "group": group, "trackers": tuple(trackers),
+                       "asked": arms[0].name},
         metric=metric, keep_models=False, command=command, show_audit=show_audit,
-        substitute=None, sizes_open=False,
+        substitute=_untouched_stand_in if controls != "none" else None, sizes_open=False,
     )  # fmt: skip
 
 
@@ -198,6 +207,24 @@ def _names_can_speak(prepared: Prepared) -> bool:
     if image and prepared.backbone.modality != "image-text":
         return False
     return speaking_names(prepared.dataset.label_names)
+
+
+def _with_controls(asked: Arm, controls: Controls, modality: str) -> list[Arm]:
+    """What was asked for, and beside it what costs less."""
+    names = {"none": [], "cheap": ["zero-shot", "probe"], "full": ["zero-shot", "probe"]}[controls]
+    if controls != "none" and modality == "text":
+        names.append("tfidf")
+    if controls == "full":
+        names.append("scratch")
+    beside = [Arm(name, make(name), control=True) for name in names]
+    return [asked, *(arm for arm in beside if arm.strategy.name != asked.strategy.name)]
+
+
+def _untouched_stand_in(arm: Arm) -> Arm | None:
+    """The class means of the untouched model, where class names mean nothing to it."""
+    if arm.strategy.name != "zero-shot" or not arm.control:
+        return None
+    return Arm("prototypes", make("prototypes"), control=True)
 
 
 def _prototypes_for_zero_shot(arm: Arm) -> Arm | None:
@@ -277,7 +304,7 @@ def _run(
             **task_settings,
         )
         comparison: Comparison = run_comparison(arms, task, substitute=substitute)
-        _refuse_empty(comparison)
+        _refuse_empty(comparison, task.asked)
         results = comparison_json(
             comparison, task, prepared, audited, settings=settings,
             command=command or f"warmstart {verb} {prepared.dataset.source}",
@@ -305,8 +332,12 @@ def _refuse_problems(audited: Audit) -> None:
         raise DataError(" ".join(found.message for found in audited.problems))
 
 
-def _refuse_empty(comparison: Comparison) -> None:
-    """A run in which nothing could be tried is an error with all the reasons."""
+def _refuse_empty(comparison: Comparison, asked: str | None) -> None:
+    """A run in which what was asked for, or anything, could not be tried is an error."""
+    if asked is not None:
+        comparison = Comparison(
+            [result for result in comparison.arms if result.name == asked], [], comparison.verdict
+        )
     if not any(result.seeds for result in comparison.arms):
         only = comparison.arms[0]
         if len(comparison.arms) == 1 and isinstance(only.error, NotApplicable):

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from warmstart._version import __version__
-from warmstart.backbones import DEFAULT_SOURCES, FeatureCache
+from warmstart.backbones import DEFAULT_SOURCES, FeatureCache, blueprint
 from warmstart.backbones import backbone as open_backbone
 from warmstart.core import BackboneError, RunError, describe_machine, nearest
 from warmstart.data import SAMPLES, audit, read, split
-from warmstart.strategies import Strategy, names, strategy_class
+from warmstart.planning import count_training
+from warmstart.strategies import Strategy, make, names, strategy_class
 
 from .folders import partial_of
 from .runs import open_run
@@ -18,21 +20,43 @@ from .runs import open_run
 __all__ = ["info"]
 
 
-def info(target: str | Path | None = None, *, allow_bin: bool = False) -> dict[str, Any]:
+def info(
+    target: str | Path | None = None,
+    *,
+    allow_bin: bool = False,
+    strategy: str | None = None,
+    settings: Mapping[str, Any] | None = None,
+    classes: int = 2,
+    batch_sizes: Sequence[int] = (1, 8, 32),
+    length: int | None = None,
+    dtype: Literal["fp32", "bf16", "fp16"] = "fp32",
+) -> dict[str, Any]:
     """Describe a run folder, a backbone or data; without a target, this installation.
 
     Args:
         target: A run folder, what names a backbone, or data.
         allow_bin: Whether a backbone may have pickled weights.
+        strategy: Count what this strategy would learn on the backbone, and the memory that takes;
+            config.json is all that is read.
+        settings: Of the strategy.
+        classes: Classes of the head, for counting.
+        batch_sizes: Rows a batch, for counting activations.
+        length: Tokens, or pixels on a side, for counting activations.
+        dtype: Of the weights, for counting.
 
     Returns:
-        A dictionary whose `kind` is `run`, `backbone`, `data` or `installation`.
+        A dictionary whose `kind` is `run`, `backbone`, `data`, `counting` or `installation`.
 
     Raises:
         RunError: For a damaged run, or a path into a folder that holds nothing of that name.
         BackboneError: For a backbone that cannot be read.
         DataError: For data that cannot be read.
     """
+    if strategy is not None:
+        return _counting(
+            target, make(strategy, settings), classes=classes, batch_sizes=batch_sizes,
+            length=length, dtype=dtype,
+        )  # fmt: skip
     if target is None:
         return _installation()
     path = Path(str(target))
@@ -49,6 +73,12 @@ def info(target: str | Path | None = None, *, allow_bin: bool = False) -> dict[s
                 return _data(path)  # which says that there is no such file
             raise BackboneError(f"{target} is no run, data or folder here. {error}") from error
     return _data(path)
+
+
+def _counting(target: str | Path | None, strategy: Strategy, **settings: Any) -> dict[str, Any]:
+    plan = blueprint(target or DEFAULT_SOURCES["text"])
+    counted = count_training(plan, strategy, **settings)
+    return {"kind": "counting", **counted.model_dump(mode="json")}
 
 
 def _refuse_typo(path: Path) -> None:

@@ -87,11 +87,11 @@ def test_rates_may_fall_by_layer(
 def test_targets(
     family: str, targets: Any, count: int, family_backbone: Callable[..., Backbone]
 ) -> None:
-    from warmstart.strategies.peft.table import places_of
+    from warmstart.strategies.peft import family_of
 
     backbone = family_backbone(family)
     encoder = backbone.load(device="cpu")
-    paths = layers_of(encoder, targets, places_of(backbone))
+    paths = layers_of(encoder, targets, family_of(backbone))
     assert len(paths) == count == len(set(paths))
     for path in paths:
         assert any(path.startswith(f"{block}.") for block in encoder.groups.block_paths)
@@ -291,3 +291,47 @@ def test_settings_reach_peft(
     assert config["target_modules"] == ["query"]
     layer: Any = model.adapted.module.get_submodule("encoder.layer.0.attention.self.query")
     assert layer.scaling["default"] == pytest.approx(8 / 2)
+
+
+@pytest.mark.parametrize(
+    ("method", "settings"),
+    [
+        ("lora", {"rank": 4, "targets": ["query", "value"]}),
+        ("lora", {"dora": True}),
+        ("qlora", {}),
+        ("ia3", {}),
+        ("prefix", {}),
+        ("prompt", {}),
+        ("ptuning", {}),
+        ("adapter", {}),
+    ],
+)
+def test_what_would_be_learned_is_counted_without_weights(
+    method: str, settings: dict[str, Any], family_backbone: Callable[..., Backbone]
+) -> None:
+    """On torch's meta device, as `info --strategy` does; LoRA: 6 layers of 4 · (32 + 32)."""
+    encoder = family_backbone("bert").load(device="cpu")
+    encoder.module.to("meta")
+    learned = make(method, settings).trains(encoder)
+    count = sum(parameter.numel() for _, parameter in learned)
+    width = 48
+    assert count == {
+        "lora": 6 * 4 * 64 if "rank" in settings else 6 * (8 * 64 + 32),
+        "qlora": 6 * 8 * 64,
+        "ia3": 3 * (32 + 32 + 48),
+        "prefix": 10 * 3 * 2 * 32,
+        "prompt": 10 * 32,
+        "ptuning": 10 * 32 + (32 + 1) * 128 + 129 * 128 + 129 * 32,
+        "adapter": 6 * (2 * 32 * width + 32 + width),
+    }[method]
+    assert all(parameter.device.type == "meta" for _, parameter in learned)
+
+
+def test_counting_refuses_what_does_not_work(family_backbone: Callable[..., Backbone]) -> None:
+    from warmstart.core import NotApplicable
+
+    encoder = family_backbone("vit").load(device="cpu")
+    with pytest.raises(NotApplicable, match="prompt does not work on ViT"):
+        make("prompt").trains(encoder)
+    learned = make("adapter").trains(family_backbone("resnet").load(device="cpu"))
+    assert len(learned) == 4 * 4

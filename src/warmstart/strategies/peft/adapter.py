@@ -7,17 +7,18 @@ from typing import Any, ClassVar, Literal
 import torch
 from pydantic import PositiveFloat, PositiveInt
 
-from warmstart.backbones import Backbone, Encoder
-from warmstart.backbones.encoder import sample_input
-from warmstart.core import Run
+from warmstart.backbones import Encoder
+from warmstart.core import Streams
 from warmstart.models import AdaptedEncoder, BottleneckShape, attach_bottlenecks, output_dimensions
 
 from ..registry import register
 from .base import Adapting
-from .table import Adaptation, places_of
+from .table import PLACES, Adaptation, family_in
 from .targets import within_blocks
 
 __all__ = ["Adapter"]
+
+_SIDE = 64
 
 
 @register
@@ -46,22 +47,32 @@ class Adapter(Adapting):
 
     _method: ClassVar[Adaptation] = "adapter"
 
-    def _attach(self, encoder: Encoder, backbone: Backbone, run: Run) -> AdaptedEncoder:
-        places = places_of(backbone)
-        assert places is not None
-        paths = within_blocks(encoder, places.behind) or list(encoder.groups.block_paths)
-
-        @torch.inference_mode()
-        def one_pass() -> None:
-            batch = encoder.preprocess([sample_input(encoder.modality)])
-            encoder({key: value.to(encoder.device) for key, value in batch.items()})
-
+    def _attach(self, encoder: Encoder, streams: Streams) -> AdaptedEncoder:
+        places = PLACES[family_in(encoder) or ""]
+        ends = within_blocks(encoder, places.behind)
         shape = BottleneckShape(
-            places=output_dimensions(encoder.module, paths, one_pass),
+            places=_widths(encoder, ends) if ends else _channels(encoder),
             width=self.width, activation=self.activation, dropout=self.dropout,
         )  # fmt: skip
-        return attach_bottlenecks(encoder, shape, run.streams.torch("adapter"))
+        return attach_bottlenecks(encoder, shape, streams.torch("adapter"))
 
     def _chosen(self, encoder: AdaptedEncoder) -> dict[str, Any]:
         assert encoder.shape is not None
         return {"width": encoder.shape.width, "adapted_layers": len(encoder.shape.places)}
+
+
+def _widths(encoder: Encoder, paths: list[str]) -> dict[str, int]:
+    """Length of what linear layers put out (GPT-2's keep theirs as `nf`)."""
+    layers: list[Any] = [encoder.module.get_submodule(path) for path in paths]
+    sizes = [int(getattr(layer, "out_features", 0) or layer.nf) for layer in layers]
+    return dict(zip(paths, sizes, strict=True))
+
+
+def _channels(encoder: Encoder) -> dict[str, int]:
+    """Channels of what each block puts out, from one pass over an empty picture."""
+
+    @torch.no_grad()
+    def one_pass() -> None:
+        encoder.module(pixel_values=torch.zeros(1, 3, _SIDE, _SIDE, device=encoder.device))
+
+    return output_dimensions(encoder.module, encoder.groups.block_paths, one_pass)

@@ -3,22 +3,31 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import numpy as np
 from pydantic import Field, PositiveFloat
+from torch import nn
 
 from warmstart.backbones import Backbone, Encoder, embed_inputs
-from warmstart.core import NotApplicable, Run, RunError, UsageError, fingerprint, pick_device
+from warmstart.core import (
+    NotApplicable,
+    Run,
+    RunError,
+    Streams,
+    UsageError,
+    fingerprint,
+    pick_device,
+)
 from warmstart.data import View
 from warmstart.models import AdaptedEncoder, AdaptedModel, Head, HeadShape
 from warmstart.training import History, discriminative_rates
 
 from ..base import Cost, Fitted
-from ..finetune import _Trained
-from ..supervised import Job, Recipe, epochs_for, passes, smaller_batches
-from .table import Adaptation, family_of, require, works_on
+from ..supervised import Job
+from ..trained import Trained, fitted
+from .table import Adaptation, family_in, family_of, require, works_on
 
 __all__ = ["Adapting", "Attempt", "no_layers"]
 
@@ -50,7 +59,7 @@ class Attempt:
     untouched_ND: np.ndarray
 
 
-class Adapting(_Trained):
+class Adapting(Trained):
     """What every adapter shares: the base is frozen, adapter and head learn.
 
     Attributes:
@@ -80,7 +89,7 @@ class Adapting(_Trained):
                 f"the rows are {view.train.modality}s, which have no tokens that learned ones "
                 f"could stand before{_instead(backbone)}"
             )
-        require(backbone, self._method, explicit=self._explicit)
+        require(family_of(backbone), self._method, name=backbone.name, explicit=self._explicit)
 
     @property
     def _explicit(self) -> bool:
@@ -92,8 +101,17 @@ class Adapting(_Trained):
         return backbone
 
     @abstractmethod
-    def _attach(self, encoder: Encoder, backbone: Backbone, run: Run) -> AdaptedEncoder:
-        """Put the adapter into a fresh encoder."""
+    def _attach(self, encoder: Encoder, streams: Streams) -> AdaptedEncoder:
+        """Put the adapter into a fresh encoder; it starts as a function of the streams."""
+
+    def trains(self, encoder: Encoder) -> list[tuple[str, nn.Parameter]]:
+        """The adapter's parameters, after putting it in.
+
+        Raises:
+            NotApplicable: For a family that this adapter does not work on.
+        """
+        require(family_in(encoder), self._method, explicit=self._explicit)
+        return self._attach(encoder, Streams(0)).adapter_parameters()
 
     def _groups(self, encoder: AdaptedEncoder, head: Head) -> tuple[dict[str, Any], dict[str, Any]]:
         """Ordered parameter groups and their rates: frozen base, adapter by layer group, head."""
@@ -123,14 +141,6 @@ class Adapting(_Trained):
         """Parts of a group's adapter with their names and how many times faster they learn."""
         return [("adapter", members, 1.0)]
 
-    def _recipe_of(self, view: View) -> Recipe:
-        recipe = Recipe(
-            batch_size=self.batch_size, schedule=self.schedule, warmup=self.warmup,
-            weight_decay=self.weight_decay, clip=self.clip,
-            label_smoothing=self.label_smoothing, patience=self.patience,
-        )  # fmt: skip
-        return smaller_batches(recipe, len(view.train))
-
     def _attempt(self, backbone: Backbone, view: View, run: Run) -> Attempt:
         """Everything of a training but the training."""
         device = pick_device(run.device)
@@ -142,7 +152,7 @@ class Adapting(_Trained):
 
             quantize(encoder, device)
         untouched_ND = embed_inputs(encoder, probes)
-        adapted = self._attach(encoder, backbone, run)
+        adapted = self._attach(encoder, run.streams)
         shape = HeadShape(
             dimension=adapted.dimension,
             classes=len(view.label_names),
@@ -151,16 +161,11 @@ class Adapting(_Trained):
         )
         head = Head(shape, run.streams)
         groups, rates = self._groups(adapted, head)
-        recipe = self._recipe_of(view)
-        epochs = self.epochs
-        if epochs == "auto":
-            epochs = epochs_for(
-                len(view.train), recipe.batch_size,
-                steps=self._steps, least=self._least, most=self._most,
-            )  # fmt: skip
         job = Job(
-            adapted, head, rates, groups, view, run, recipe, self.title, epochs, skip_frozen=True
-        )
+            adapted, head,
+            rates=rates, groups=groups, view=view, run=run, recipe=self._recipe(view),
+            name=self.title, full_epochs=self._epochs(view), lean=True,
+        )  # fmt: skip
         return Attempt(
             backbone, adapted, head, job, adapted.base_fingerprint(), _state(adapted), probes,
             untouched_ND,
@@ -190,22 +195,9 @@ class Adapting(_Trained):
             quantized=self._quantized,
         )  # fmt: skip
         own = sum(p.numel() for _, p in encoder.adapter_parameters())
-        values = {
-            "best_epoch": history.best_epoch,
-            "batch_size": job.recipe.batch_size,
-            "adapter_parameters": own,
-            **self._chosen(encoder),
-        }
-        return Fitted(
-            model,
-            job.table.trainable,
-            history=history.epochs,
-            rates=[dict(row) for row in job.table.to_rows()],
-            values=values,
-            stopped=history.stopped,
-            epochs=passes(history, job),
-            seconds=history.seconds,
-        )
+        made = fitted(attempt.backbone, job, history)
+        values = {**made.values, "adapter_parameters": own, **self._chosen(encoder)}
+        return replace(made, model=model, values=values)
 
     def _chosen(self, encoder: AdaptedEncoder) -> dict[str, Any]:
         """What of the adapter was decided on the way."""

@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 from pydantic import Field, PositiveFloat
 
 from warmstart.backbones import Backbone, Encoder
-from warmstart.core import Run
+from warmstart.core import Run, Streams
 from warmstart.data import View
 from warmstart.models import AdaptedEncoder, attach_peft
 
@@ -15,7 +15,7 @@ from ..base import Fitted
 from ..registry import register
 from .base import Adapting, no_layers
 from .merging import merge_fitted
-from .table import Adaptation, places_of
+from .table import PLACES, Adaptation, family_in
 from .targets import spell, within_blocks
 
 __all__ = ["Ia3"]
@@ -45,20 +45,18 @@ class Ia3(Adapting):
 
     _method: ClassVar[Adaptation] = "ia3"
 
-    def _attach(self, encoder: Encoder, backbone: Backbone, run: Run) -> AdaptedEncoder:
+    def _attach(self, encoder: Encoder, streams: Streams) -> AdaptedEncoder:
         from peft import IA3Config
 
-        places = places_of(backbone)
-        assert places is not None
+        places = PLACES[family_in(encoder) or ""]
         scale = within_blocks(encoder, places.scale)
         feed = within_blocks(encoder, places.feed)
         if not scale + feed:
             raise no_layers(self.name, encoder)
         paths = list(dict.fromkeys([*scale, *feed]))
-        exact = str(backbone.card.family).startswith("CLIP")
         kinds = {type(encoder.module.get_submodule(path)).__name__ for path in paths}
-        targets = spell(encoder.module, paths, exact=exact)
-        inner = spell(encoder.module, feed, exact=exact) if feed else []
+        targets = spell(encoder.module, paths)
+        inner = spell(encoder.module, feed) if feed else []
         if isinstance(targets, list) and (isinstance(inner, str) or not set(inner) <= set(targets)):
             targets = spell(encoder.module, paths, exact=True)
             inner = spell(encoder.module, feed, exact=True)
@@ -68,7 +66,7 @@ class Ia3(Adapting):
             feedforward_modules=inner,
             fan_in_fan_out=kinds == {"Conv1D"},
         )
-        return attach_peft(encoder, config, seed=run.streams.seed("adapter"))
+        return attach_peft(encoder, config, seed=streams.seed("adapter"))
 
     def fit(self, backbone: Backbone, view: View, run: Run) -> Fitted:
         """Train; merge where that is asked for."""

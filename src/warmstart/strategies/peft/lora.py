@@ -8,7 +8,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import BeforeValidator, Field, PositiveFloat, PositiveInt
 
 from warmstart.backbones import Backbone, Encoder
-from warmstart.core import NotApplicable, Run, pick_device, split_text
+from warmstart.core import NotApplicable, Run, Streams, pick_device, split_text
 from warmstart.data import View
 from warmstart.models import AdaptedEncoder, attach_peft, load_adapter, missing_for_4bit
 
@@ -17,7 +17,7 @@ from ..registry import register
 from .base import Adapting, no_layers
 from .merging import merge_fitted
 from .search import search_rank
-from .table import Adaptation, places_of
+from .table import Adaptation, family_in
 from .targets import layers_of, spell
 
 __all__ = ["Lora", "Qlora"]
@@ -68,10 +68,10 @@ class _LowRank(Adapting):
     def _explicit(self) -> bool:
         return not isinstance(self.targets, str)
 
-    def _config(self, encoder: Encoder, backbone: Backbone) -> Any:
+    def _config(self, encoder: Encoder) -> Any:
         from peft import LoraConfig
 
-        paths = layers_of(encoder, self.targets, places_of(backbone))
+        paths = layers_of(encoder, self.targets, family_in(encoder))
         if not paths:
             raise no_layers(self.name, encoder)
         rank = _FIRST_GUESS if self.rank == "auto" else self.rank
@@ -81,18 +81,15 @@ class _LowRank(Adapting):
             r=rank,
             lora_alpha=2 * rank if self.alpha is None else self.alpha,
             lora_dropout=self.dropout,
-            target_modules=spell(
-                encoder.module, paths, exact=str(backbone.card.family).startswith("CLIP")
-            ),
+            target_modules=spell(encoder.module, paths),
             use_rslora=self.rslora,
             use_dora=self.dora,
             bias="none",
             fan_in_fan_out=kinds == {"Conv1D"},
         )
 
-    def _attach(self, encoder: Encoder, backbone: Backbone, run: Run) -> AdaptedEncoder:
-        config = self._config(encoder, backbone)
-        return attach_peft(encoder, config, seed=run.streams.seed("adapter"))
+    def _attach(self, encoder: Encoder, streams: Streams) -> AdaptedEncoder:
+        return attach_peft(encoder, self._config(encoder), seed=streams.seed("adapter"))
 
     def _split(self, members: list[Any]) -> list[tuple[str, list[Any], float]]:
         if self.plus_ratio == 1.0:
@@ -146,9 +143,9 @@ class Lora(_LowRank):
     def _explicit(self) -> bool:
         return super()._explicit or self.start is not None
 
-    def _attach(self, encoder: Encoder, backbone: Backbone, run: Run) -> AdaptedEncoder:
+    def _attach(self, encoder: Encoder, streams: Streams) -> AdaptedEncoder:
         if self.start is None:
-            return super()._attach(encoder, backbone, run)
+            return super()._attach(encoder, streams)
         adapted = load_adapter(self.start, encoder)
         if adapted.method != "lora":
             raise NotApplicable(f"{self.start} holds an adapter of the kind {adapted.method}")

@@ -8,7 +8,7 @@ from pydantic import Field, PositiveFloat, PositiveInt
 
 from warmstart.backbones import Backbone, Encoder
 from warmstart.backbones.processing import TextProcessor
-from warmstart.core import NotApplicable, Run, progress
+from warmstart.core import NotApplicable, Streams, progress
 from warmstart.models import AdaptedEncoder, attach_peft
 
 from ..registry import register
@@ -99,14 +99,14 @@ class Prefix(_Tokens):
 
     _method: ClassVar[Adaptation] = "prefix"
 
-    def _attach(self, encoder: Encoder, backbone: Backbone, run: Run) -> AdaptedEncoder:
+    def _attach(self, encoder: Encoder, streams: Streams) -> AdaptedEncoder:
         from peft import PrefixTuningConfig
 
         network: Any = encoder.module
         config = PrefixTuningConfig(
             **self._common(encoder), token_dim=int(network.config.hidden_size)
         )
-        return attach_peft(encoder, config, seed=run.streams.seed("adapter"))
+        return attach_peft(encoder, config, seed=streams.seed("adapter"))
 
 
 @register
@@ -131,7 +131,7 @@ class Prompt(_Tokens):
 
     _method: ClassVar[Adaptation] = "prompt"
 
-    def _attach(self, encoder: Encoder, backbone: Backbone, run: Run) -> AdaptedEncoder:
+    def _attach(self, encoder: Encoder, streams: Streams) -> AdaptedEncoder:
         from peft import PromptTuningConfig, PromptTuningInit
 
         config = PromptTuningConfig(
@@ -139,7 +139,7 @@ class Prompt(_Tokens):
             token_dim=_embedding_width(encoder),
             prompt_tuning_init=PromptTuningInit.SAMPLE_VOCAB,
         )
-        return attach_peft(encoder, config, seed=run.streams.seed("adapter"))
+        return attach_peft(encoder, config, seed=streams.seed("adapter"))
 
 
 @register
@@ -167,7 +167,7 @@ class Ptuning(_Tokens):
 
     _method: ClassVar[Adaptation] = "ptuning"
 
-    def _attach(self, encoder: Encoder, backbone: Backbone, run: Run) -> AdaptedEncoder:
+    def _attach(self, encoder: Encoder, streams: Streams) -> AdaptedEncoder:
         from peft import PromptEncoderConfig
 
         config = PromptEncoderConfig(
@@ -177,4 +177,4 @@ class Ptuning(_Tokens):
             encoder_reparameterization_type=self.network.upper(),
             **({"encoder_dropout": 0.0, "encoder_num_layers": 1} if self.network == "lstm" else {}),
         )
-        return attach_peft(encoder, config, seed=run.streams.seed("adapter"))
+        return attach_peft(encoder, config, seed=streams.seed("adapter"))

@@ -10,11 +10,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from warmstart.backbones import Backbone
+from warmstart.backbones import Backbone, Encoder
 from warmstart.backbones.families import FAMILIES
 from warmstart.core import NotApplicable
 
-__all__ = ["PLACES", "Adaptation", "Places", "family_of", "places_of", "require", "works_on"]
+__all__ = ["PLACES", "Adaptation", "Places", "family_in", "family_of", "require", "works_on"]
 
 Adaptation = Literal["lora", "qlora", "ia3", "prefix", "prompt", "ptuning", "adapter"]
 _ORDER: tuple[Adaptation, ...] = (
@@ -198,29 +198,32 @@ def works_on(family: str) -> tuple[Adaptation, ...]:
     return PLACES[family].works()
 
 
-def places_of(backbone: Backbone) -> Places | None:
-    """The backbone's row; None for a network of one's own."""
-    family = family_of(backbone)
-    return None if family is None else PLACES[family]
+def family_in(encoder: Encoder) -> str | None:
+    """The row of the table that a loaded network belongs to, if any."""
+    config = getattr(encoder.module, "config", None)
+    kind = str(getattr(config, "model_type", ""))
+    return kind if kind in PLACES else None
 
 
-def require(backbone: Backbone, method: Adaptation, *, explicit: bool = False) -> None:
+def require(
+    family: str | None, method: Adaptation, *, name: str = "this network", explicit: bool = False
+) -> None:
     """Refuse a pair that does not work.
 
     Args:
-        backbone: Asked for its family alone.
+        family: A row of the table; None for a network that the table does not know.
         method: The strategy's name.
+        name: Of the backbone.
         explicit: Whether the layers are named by the user, so that no table is needed.
 
     Raises:
         NotApplicable: When the pair does not work, naming what does.
     """
-    family = family_of(backbone)
     if family is None:
         if explicit:
             return
         raise NotApplicable(
-            f"{backbone.name} is of no family that {method} is known to work on; lora works on any "
+            f"{name} is of no family that {method} is known to work on; lora works on any "
             "network with linear or convolution layers when it is told which: "
             'targets=["query", "value"]'
         )

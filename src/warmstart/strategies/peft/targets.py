@@ -12,7 +12,7 @@ from torch import nn
 from warmstart.backbones import Encoder
 from warmstart.core import UsageError, nearest
 
-from .table import Places
+from .table import PLACES
 
 __all__ = ["layers_of", "spell", "within_blocks"]
 
@@ -22,7 +22,7 @@ _ELSEWHERE = ("pooler.dense", "classifier", "classifier.dense", "score", "head")
 
 
 def layers_of(
-    encoder: Encoder, targets: Literal["auto", "all"] | Sequence[str], places: Places | None
+    encoder: Encoder, targets: Literal["auto", "all"] | Sequence[str], family: str | None
 ) -> list[str]:
     """Paths of the layers that LoRA is put on.
 
@@ -31,7 +31,7 @@ def layers_of(
         targets: `auto` for the family's own, `all` for every layer of the blocks that PEFT can
             adapt and merge (linear layers and convolutions, no grouped ones), or names: a name
             matches a layer whose path is it or ends in it after a point.
-        places: The family's row of the table; needed for `auto`.
+        family: The row of the table; needed for `auto`.
 
     Raises:
         UsageError: For a name that matches no layer, with the nearest ones.
@@ -39,8 +39,7 @@ def layers_of(
     if targets == "all":
         return _fitting(encoder, within_blocks(encoder, ("*",)))
     if targets == "auto":
-        assert places is not None
-        return _fitting(encoder, within_blocks(encoder, places.attend))
+        return _fitting(encoder, within_blocks(encoder, PLACES[family or ""].attend))
     return _named(encoder.module, targets)
 
 
@@ -61,8 +60,11 @@ def spell(network: nn.Module, paths: Sequence[str], *, exact: bool = False) -> l
     Args:
         network: Holds them.
         paths: Of the layers.
-        exact: Whether only the whole paths will do (a network whose checkpoint has other towers).
+        exact: Whether only the whole paths will do. They are used in any case for CLIP, whose
+            other tower has layers of the same names.
     """
+    config = getattr(network, "config", None)
+    exact = exact or str(getattr(config, "model_type", "")).startswith("clip")
     wanted = set(paths)
     others = [name for name, _ in network.named_modules() if name and name not in wanted]
     others += list(_ELSEWHERE)

@@ -1,0 +1,127 @@
+"""Never worse: an adapted model against the controls that cost less, told in words.
+
+What is kept is chosen on the validation rows; the test rows say what the choice is worth.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from warmstart.core import Config
+from warmstart.evaluation import Paired
+
+from .verdict import ArmFacts, Verdict
+
+__all__ = ["Gap", "against_controls"]
+
+_FREEZES = ("finetune", "lp-ft")
+_CHEAP = ("zero-shot", "prototypes", "knn", "probe", "tfidf")
+
+
+class Gap(Config):
+    """How far a control is ahead of the adapted model, paired on the same rows.
+
+    Attributes:
+        validation: On the validation rows, by which the model is chosen.
+        test: On the test rows.
+    """
+
+    validation: Paired
+    test: Paired
+
+
+def against_controls(
+    verdict: Verdict,
+    asked: ArmFacts,
+    others: Mapping[str, ArmFacts],
+    gaps: Mapping[str, Gap],
+    *,
+    strategy: str,
+) -> Verdict:
+    """The verdict of a fit: whether the model that was asked for is the one that is kept, and why.
+
+    Args:
+        verdict: As `judge` gives it.
+        asked: The arm that was asked for.
+        others: The controls by name.
+        gaps: Control minus the asked arm, by control.
+        strategy: Name of the asked strategy, for the cures.
+    """
+    if verdict.best is None or not others:
+        return verdict
+    if verdict.best == asked.name:
+        ahead = max(gaps, key=lambda name: gaps[name].validation.difference)
+        told = _ahead(asked, others[ahead], gaps[ahead])
+        return verdict.model_copy(
+            update={"asked": asked.name, "sentences": (told, *_rest(verdict))}
+        )
+    kept, gap = others[verdict.best], gaps[verdict.best]
+    sentence = (
+        f"{asked.title} was asked for, but {kept.title} is better: by "
+        f"{_gap(gap.validation)} on the validation rows, by which the model is chosen, and by "
+        f"{_gap(gap.test)} on the test rows. The model that is kept is that of {kept.title}: "
+        f"{_points(kept.test)} % on the test rows."
+    )
+    return verdict.model_copy(
+        update={
+            "asked": asked.name,
+            "sentences": (sentence, *_rest(verdict)),
+            "next": (*_cures(strategy, kept), *verdict.next),
+        }
+    )
+
+
+def _ahead(asked: ArmFacts, control: ArmFacts, gap: Gap) -> str:
+    won = gap.test.significant and gap.test.difference < 0
+    lost = gap.test.significant and gap.test.difference > 0
+    head = "is worth it" if won else "is kept"
+    told = (
+        f"{asked.title} {head}: {_points(asked.test)} % on the test rows, "
+        f"{_gap(_turned(gap.test))} against {control.title}, the best of the controls."
+    )
+    if lost:
+        told += " The choice was made on validation, where it was not behind."
+    elif not won:
+        told += f" That is within the noise: {control.title} may serve as well for less."
+    return told
+
+
+def _cures(strategy: str, kept: ArmFacts) -> list[str]:
+    """What to do about an adapted model that lost."""
+    if strategy in _CHEAP:
+        return [f"Take {kept.title} as it is kept here, or add labels."]
+    cures = []
+    if strategy in _FREEZES:
+        cures.append("Freeze more: --strategy partial, unfreeze or lora.")
+    if strategy == "unfreeze":
+        cures.append("Freeze more: stop unfreezing earlier, --set until=2.")
+    if strategy == "partial":
+        cures.append("Freeze more: --set last=1.")
+    cures.append("Lower the rate: a third of it, by --set rate=.")
+    if kept.from_scratch:
+        cures.append("Try another backbone: this one's pretraining hinders here.")
+    else:
+        cures.append(f"Try another backbone, or take {kept.title} as it is kept here.")
+    return cures
+
+
+def _rest(verdict: Verdict) -> tuple[str, ...]:
+    """The other sentences: the headline named the best arm, which is told already."""
+    return verdict.sentences[1:]
+
+
+def _turned(pair: Paired) -> Paired:
+    return pair.model_copy(
+        update={"difference": -pair.difference, "low": -pair.high, "high": -pair.low}
+    )
+
+
+def _gap(pair: Paired) -> str:
+    return (
+        f"{_points(pair.difference)} points (95 % interval {_points(pair.low)} to "
+        f"{_points(pair.high)})"
+    )
+
+
+def _points(value: float) -> str:
+    return f"{round(100 * value, 1) + 0.0:.1f}"

@@ -1,0 +1,57 @@
+"""Training the last layer groups only: the rest of the backbone is frozen."""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal
+
+from pydantic import PositiveFloat, PositiveInt
+
+from warmstart.backbones import Backbone, Encoder
+from warmstart.core import UsageError
+from warmstart.data import View
+
+from .registry import register
+from .trained import Trained
+
+__all__ = ["Partial"]
+
+
+@register
+class Partial(Trained):
+    """The last n layer groups and the head learn; the groups before them are frozen.
+
+    Earlier layers transfer better than later ones (Yosinski et al. 2014), so little is lost, each
+    step is cheaper, and what the frozen groups put out is computed once. Settings that are not
+    named here are those of fine-tuning.
+
+    Needs: some hundred labels. Pick when: the domain is near, or fine-tuning overfits or is slow.
+
+    Attributes:
+        last: How many backbone groups learn, at least 1, or `third` for the last third of them.
+        prefix: `auto` computes the frozen groups once for each row and replays them; `off` runs
+            them in every step.
+    """
+
+    name: ClassVar[str] = "partial"
+    title: ClassVar[str] = "Partial fine-tuning"
+    rate: PositiveFloat = 5e-4
+    last: PositiveInt | Literal["third"] = "third"
+    prefix: Literal["auto", "off"] = "auto"
+
+    def check(self, backbone: Backbone, view: View) -> None:
+        """Something must be left to freeze.
+
+        Raises:
+            UsageError: When `last` takes in every group of the backbone.
+        """
+        count = len(backbone.group_names)
+        if self.last != "third" and self.last >= count:
+            raise UsageError(
+                f"partial.last must be between 1 and {count - 1} for {backbone.name}, which has "
+                f"{count} layer groups, got {self.last}. To train all of them use finetune."
+            )
+
+    def _frozen(self, encoder: Encoder) -> tuple[str, ...]:
+        names = encoder.groups.names
+        last = max(1, round(len(names) / 3)) if self.last == "third" else self.last
+        return names[: len(names) - last]
