@@ -315,15 +315,18 @@ def test_what_would_be_learned_is_counted_without_weights(
     learned = make(method, settings).trains(encoder)
     count = sum(parameter.numel() for _, parameter in learned)
     width = 48
-    assert count == {
-        "lora": 6 * 4 * 64 if "rank" in settings else 6 * (8 * 64 + 32),
-        "qlora": 6 * 8 * 64,
-        "ia3": 3 * (32 + 32 + 48),
-        "prefix": 10 * 3 * 2 * 32,
-        "prompt": 10 * 32,
-        "ptuning": 10 * 32 + (32 + 1) * 128 + 129 * 128 + 129 * 32,
-        "adapter": 6 * (2 * 32 * width + 32 + width),
-    }[method]
+    assert (
+        count
+        == {
+            "lora": 6 * 4 * 64 if "rank" in settings else 6 * (8 * 64 + 32),
+            "qlora": 6 * 8 * 64,
+            "ia3": 3 * (32 + 32 + 48),
+            "prefix": 10 * 3 * 2 * 32,
+            "prompt": 10 * 32,
+            "ptuning": 10 * 32 + (32 + 1) * 128 + 129 * 128 + 129 * 32,
+            "adapter": 6 * (2 * 32 * width + 32 + width),
+        }[method]
+    )
     assert all(parameter.device.type == "meta" for _, parameter in learned)
 
 

@@ -41,7 +41,7 @@ class Adapter(Adapting):
 
     name: ClassVar[str] = "adapter"
     title: ClassVar[str] = "Bottleneck adapters"
-    rate: PositiveFloat = 1e-3
+    rate: PositiveFloat = 3e-3
     width: PositiveInt = 48
     activation: Literal["gelu", "relu"] = "gelu"
 

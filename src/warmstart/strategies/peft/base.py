@@ -71,7 +71,7 @@ class Adapting(Trained):
         weight_decay: Decoupled, on matrices of the adapter and the head.
     """
 
-    rate: PositiveFloat = 1e-3
+    rate: PositiveFloat = 3e-3
     factor: float = Field(1.0, ge=1)
     dropout: float = Field(0.05, ge=0, lt=1)
 

@@ -38,7 +38,7 @@ class Ia3(Adapting):
 
     name: ClassVar[str] = "ia3"
     title: ClassVar[str] = "IA3"
-    rate: PositiveFloat = 1e-2
+    rate: PositiveFloat = 3e-2
     head_multiplier: float = Field(1.0, ge=1, le=10)
     weight_decay: float = Field(0.0, ge=0)
     merge: bool = False

@@ -126,7 +126,7 @@ class Lora(_LowRank):
     tasks share one base.
 
     Attributes:
-        rate: Rate of the adapter, about ten times that of fine-tuning.
+        rate: Rate of the adapter, several times that of fine-tuning.
         start: Folder of a LoRA adapter of PEFT to go on from; rank, alpha, targets and the like
             are then the adapter's own.
         merge: Whether the fitted model is merged: a model of its own that needs no base.

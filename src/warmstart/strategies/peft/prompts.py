@@ -126,7 +126,7 @@ class Prompt(_Tokens):
 
     name: ClassVar[str] = "prompt"
     title: ClassVar[str] = "Prompt tuning"
-    rate: PositiveFloat = 1e-2
+    rate: PositiveFloat = 3e-2
     head_multiplier: float = Field(1.0, ge=1, le=10)
 
     _method: ClassVar[Adaptation] = "prompt"
