@@ -35,6 +35,7 @@ __all__ = [
     "attach_bottlenecks",
     "attach_peft",
     "load_adapter",
+    "network_fingerprint",
     "save_adapter",
 ]
 

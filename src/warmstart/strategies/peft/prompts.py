@@ -94,7 +94,7 @@ class Prefix(_Tokens):
 
     name: ClassVar[str] = "prefix"
     title: ClassVar[str] = "Prefix tuning"
-    rate: PositiveFloat = 1e-2
+    rate: PositiveFloat = 3e-2
     head_multiplier: float = Field(1.0, ge=1, le=10)
 
     _method: ClassVar[Adaptation] = "prefix"
@@ -161,7 +161,7 @@ class Ptuning(_Tokens):
 
     name: ClassVar[str] = "ptuning"
     title: ClassVar[str] = "P-tuning"
-    rate: PositiveFloat = 1e-3
+    rate: PositiveFloat = 4e-3
     width: PositiveInt = 128
     network: Literal["mlp", "lstm"] = "mlp"
 
