@@ -23,6 +23,7 @@ if TYPE_CHECKING:
         open_run,
         plan,
         predict,
+        rates,
         read,
         sample,
     )
@@ -38,6 +39,7 @@ __all__ = [
     "open_run",
     "plan",
     "predict",
+    "rates",
     "read",
     "sample",
 ]

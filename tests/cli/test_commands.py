@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 PROBE = ("--strategy", "probe", "--controls", "none", "--out", "runs/a")
-COMMANDS = ["plan", "fit", "compare", "predict", "evaluate", "embed", "info", "sample"]
+COMMANDS = ["plan", "fit", "compare", "predict", "evaluate", "embed", "info", "rates", "sample"]
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -190,3 +190,38 @@ def test_a_real_signal_in_a_real_process(table: Path, tiny_text: Path, tmp_path:
     assert "run it again to continue" in err
     assert list((tmp_path / "run.partial").rglob("step-*/manifest.json"))
     assert not (tmp_path / "run").exists()
+
+
+def test_the_k_shot_table(call: Any, table: Path, tiny_text: Path, tmp_path: Path) -> None:
+    """`--shots` with numbers, and alone before another option or the data."""
+    arms = ("--backbone", tiny_text, "--strategies", "prototypes,knn", "--draws", 2)
+    found = call("compare", table, *arms, "--shots", "1,4", "--out", "runs/a")
+    assert found.code == 0, found
+    assert "Rows a" in found.out
+    assert "With 4 rows a class" in " ".join(found.out.split())
+    assert "Report:" in found.out
+    assert "Model:" not in found.out
+    assert "8 fits: prototypes, knn; k = 1, 4 rows a class, 2 draws." in found.err
+    for place, words in enumerate(((table, "--shots", *arms), (*arms, "--shots", table))):
+        told = document(call("compare", *words, "--out", f"runs/{place}", "--json"))
+        assert told["shots"]["k"] == [1, 2, 4, 8, 16], "the rarest class has 21 rows"
+        assert [one["k"] for one in told["shots"]["left_out"]] == [32]
+    refused = call("compare", table, "--shots", "0")
+    assert refused.code == 2
+    assert "shots must be whole numbers from 1 to 100000" in refused.err
+    assert call("info", "runs/a").code == 0
+    assert call("predict", "runs/a", table).code == 5
+
+
+def test_embed_tells_episodes(call: Any, table: Path, tiny_text: Path) -> None:
+    words = ("embed", table, "--backbone", tiny_text, "--episodes")
+    told = document(call(*words, "2x5", "--json"))["episodes"]
+    assert (told["way"], told["shots"], told["episodes"]) == (2, 5, 600)
+    assert 0 <= told["low"] <= told["accuracy"] <= told["high"] <= 1
+    shown = call(*words, "2x5").out
+    assert f"2-way 5-shot, nearest class mean: {told['accuracy']:.1%} right" in shown
+    for wrong in ("5", "0x1", "1x5", "5y5", "2x0"):
+        assert call(*words, wrong).code == 2
+    few = call(*words, "3x1")
+    assert few.code == 3
+    assert "need 3 classes of 2 rows or more; 2 have that many" in few.err

@@ -31,6 +31,8 @@ SHORT: dict[str, dict[str, Any]] = {
     "prompt": {"epochs": 2, "tokens": 2},
     "ptuning": {"epochs": 2, "tokens": 2, "width": 8},
     "adapter": {"epochs": 2, "width": 4},
+    "setfit": {"epochs": 1},
+    "maml": {"epochs": 1, "tasks": 2},
 }
 VARIANTS = [("probe", {"head": "mlp", "hidden": 8}), ("probe", {"depth": "auto"})]
 ABSENT = {"qlora"} if missing_for_4bit() else set()  # what this machine cannot run
@@ -199,12 +201,13 @@ def test_a_killed_fit_resumes_exactly(
     if not passed:
         return  # no steps, nothing to kill
     total, run = passed, make_run(seed=3)
-    passed, kill_at = 0, int(np.random.default_rng(len(name)).integers(1, total))
+    at = int(np.random.default_rng(len(name)).integers(1, total))
+    passed, kill_at = 0, at
     with pytest.raises(Killed):
         strategy.fit(backbone, view, run)
     passed, kill_at = 0, -1
     again = strategy.fit(backbone, view, Run(run.folder, seed=3, device="cpu"))
-    assert passed < total or total < 3 or not again.history
+    assert passed < total or at < 5, "a checkpoint lay on the way"
     np.testing.assert_array_equal(proba(again, test), whole)
 
 

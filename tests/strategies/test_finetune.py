@@ -16,7 +16,7 @@ from warmstart.backbones import Backbone, backbone, state_hash
 from warmstart.core import NotApplicable, Run
 from warmstart.data import View
 from warmstart.strategies import Cnn, Cost, Finetune, Probe, Scratch, Tfidf
-from warmstart.strategies.supervised import Recipe, epochs_for, smaller_batches
+from warmstart.strategies.recipe import Recipe, epochs_for, smaller_batches
 from warmstart.training import discriminative_rates
 
 

@@ -183,7 +183,7 @@ def test_the_ledger_names_what_moved(tiny_text: Path, opened: Any) -> None:
     group = encoder.groups.names[1]
     with torch.no_grad():
         encoder.groups.parameters(group)[0][1].add_(1e-7)
-    with pytest.raises(RunError, match=rf"frozen layer groups changed while training: {group}\."):
+    with pytest.raises(RunError, match=rf"frozen parts changed while training: {group}\."):
         ledger.check()
 
 

@@ -14,6 +14,7 @@ from warmstart.backbones import Backbone
 from warmstart.core import BackboneError, NotApplicable, Run, UsageError
 from warmstart.data import View
 from warmstart.models import load_model
+from warmstart.models.nli import entailment_label
 from warmstart.strategies import ZeroShot, make, speaking_names
 from warmstart.strategies.zero_shot import IMAGE_TEMPLATES, _words
 
@@ -86,6 +87,73 @@ def test_templates_need_a_place_for_the_name(setting: str, value: Any) -> None:
 def test_templates_come_as_text_too() -> None:
     given = make("zero-shot", {"templates": "a {}|this is {}"})
     assert given == ZeroShot(templates=("a {}", "this is {}"))
+
+
+@pytest.mark.parametrize("setting", ["templates", "hypothesis"])
+def test_a_json_list_is_taken_and_a_broken_one_is_told(setting: str) -> None:
+    given = make("zero-shot", {setting: '["a photo of a {}, big", "{}"]'})
+    assert getattr(given, setting) == ("a photo of a {}, big", "{}")
+    for wrong in ("[a photo of {}]", "[1", "["):
+        with pytest.raises(UsageError, match=rf"zero-shot.{setting} must be a list in JSON"):
+            make("zero-shot", {setting: wrong})
+    with pytest.raises(UsageError, match=rf"zero-shot.{setting}"):
+        make("zero-shot", {setting: "[]"})
+
+
+@pytest.mark.parametrize(
+    ("names", "place"),
+    [
+        (["contradiction", "neutral", "ENTAILMENT"], 2), (["entailment", "neutral", "x"], 0),
+        (["not_entailment", "entailment"], 1), (["entailment", "non-entailment"], 0),
+        (["Contradiction", "Entailment", "Neutral"], 1), (["0: entailment", "1: other"], 0),
+        (["is_entailed", "is_contradicted"], 0), (["E", "N", "C"], 0), (["c", "n", "e"], 2),
+        (["NotEntailment", "Entailment"], 1), (["LABEL_0", "LABEL_1"], None), (["no", "yes"], 1),
+        (["not entailed", "neutral"], None), (["entailment a", "entailment b"], None),
+    ],
+)  # fmt: skip
+def test_the_entailment_label_is_found_in_any_order(names: list[str], place: int | None) -> None:
+    assert entailment_label(dict(enumerate(names))) == place
+
+
+@pytest.mark.parametrize(
+    ("names", "place"),
+    [(["entailment", "not_entailment"], 0), (["Neutral", "Entailment", "Contradiction"], 1)],
+)
+def test_nli_with_other_labels_and_several_hypotheses(
+    names: list[str], place: int, text_view: Any, opened: Any, tiny_text: Path, tiny_nli: Path,
+    make_run: Any, tmp_path: Path,
+) -> None:  # fmt: skip
+    """The logits of each wording are averaged, then the classes share by softmax."""
+    from transformers import (
+        AutoModelForSequenceClassification,
+        AutoTokenizer,
+        BertForSequenceClassification,
+    )
+
+    config = AutoModelForSequenceClassification.from_pretrained(tiny_nli).config
+    config.id2label, config.label2id = dict(enumerate(names)), {n: i for i, n in enumerate(names)}
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(3)
+        BertForSequenceClassification(config).save_pretrained(tmp_path)
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        (tmp_path / name).write_bytes((tiny_nli / name).read_bytes())
+    view, test = text_view
+    wordings = ["this text is about {}.", "a photo of {}"]
+    strategy = make("zero-shot", {"nli": str(tmp_path), "hypothesis": "|".join(wordings)})
+    fitted = strategy.fit(opened(tiny_text), view, make_run())
+    network = AutoModelForSequenceClassification.from_pretrained(tmp_path).eval()
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path)
+    found_NC = fitted.model.proba(test)
+    for text, scores_C in zip(test.inputs(), found_NC, strict=True):
+        logits = np.zeros(2)
+        for column, name in enumerate(view.label_names):
+            for wording in wordings:
+                pair = tokenizer(text, wording.format(name), return_tensors="pt")
+                with torch.inference_mode():
+                    logits[column] += float(network(**pair).logits[0, place]) / 2
+        np.testing.assert_allclose(scores_C, np.exp(logits) / np.exp(logits).sum(), atol=1e-5)
+    loaded = load_model(fitted.model.save(tmp_path / "saved"), device="cpu")
+    np.testing.assert_allclose(loaded.proba(test), found_NC, atol=1e-6)
 
 
 def test_other_braces_are_words(

@@ -21,8 +21,8 @@ kit = importlib.util.module_from_spec(spec)
 sys.modules["kit"] = kit
 spec.loader.exec_module(kit)
 from warmstart.core import Run, Streams
-from warmstart.training import (Classifier, Checkpoints, classification_loaders,
-    classification_step, evaluation, fit_loop)
+from warmstart.training import (Anchor, Classifier, Checkpoints, classification_loaders,
+    classification_step, evaluation, fit_loop, l2_sp)
 root, accumulate = pathlib.Path(sys.argv[2]), int(sys.argv[3])
 
 class Encoder(torch.nn.Module):  # no dropout: its draws differ between processes
@@ -38,7 +38,9 @@ class Encoder(torch.nn.Module):  # no dropout: its draws differ between processe
 model = Classifier(Encoder(), torch.nn.Linear(5, 2))
 train, held = classification_loaders(kit.ToyRows(rows=44), kit.ToyRows(rows=21, seed=1),
     kit.preprocess_vectors, batch_size=4, streams=Streams(0))
-history = fit_loop(step=classification_step(), modules={"model": model}, loaders=train,
+penalty = l2_sp(Anchor(model), alpha=0.5, beta=0.5) if sys.argv[4] == "penalty" else None
+history = fit_loop(step=classification_step(penalty=penalty), modules={"model": model},
+    loaders=train,
     optimizers=torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=0.05),
     run=Run(root, device="cpu"), epochs=2, evaluate=evaluation(held, classes=2),
     accumulate=accumulate, clip=1.0, checkpoints=Checkpoints(every_steps=2))
@@ -53,7 +55,8 @@ if dist.is_initialized():
 
 
 @pytest.mark.skipif(not torch.distributed.is_available(), reason="torch without distributed")
-def test_two_processes_equal_one(tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", ["plain", "penalty"])
+def test_two_processes_equal_one(tmp_path: Path, kind: str) -> None:
     script = tmp_path / "job.py"
     script.write_text(SCRIPT)
     kit = str(Path(__file__).with_name("conftest.py"))
@@ -63,7 +66,7 @@ def test_two_processes_equal_one(tmp_path: Path) -> None:
 
     def start(name: str, accumulate: int, **extra: str) -> subprocess.Popen[str]:
         (tmp_path / name).mkdir(exist_ok=True)
-        command = [sys.executable, str(script), kit, str(tmp_path / name), str(accumulate)]
+        command = [sys.executable, str(script), kit, str(tmp_path / name), str(accumulate), kind]
         environment = {**os.environ, "OMP_NUM_THREADS": "1", **extra}
         return subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from warmstart.core import Streams, UsageError
-from warmstart.training import BatchOrder
+from warmstart.training import BatchOrder, oversampled_counts
 
 IDS = [f"row-{place}" for place in range(103)]
 
@@ -80,6 +80,58 @@ def test_drop_last() -> None:
     bucketed = order(drop_last=True, lengths=list(range(103)))
     assert [len(batch) for batch in bucketed.batches(3)] == [8] * len(bucketed)
     assert len(order(IDS[:3], drop_last=True)) == 1  # fewer rows than a batch are still used
+
+
+def test_oversampled_counts() -> None:
+    labels = [0] * 16 + [1] * 4 + [7]
+    assert oversampled_counts(labels, 0.0) == {0: 16, 1: 4, 7: 1}
+    assert oversampled_counts(labels, 1.0) == {0: 16, 1: 16, 7: 16}
+    assert oversampled_counts(labels, 0.5) == {0: 16, 1: 8, 7: 4}  # n · sqrt(16 / n)
+
+
+@pytest.mark.parametrize("lengths", [None, [place * 7 % 13 for place in range(103)]])
+def test_oversampling_repeats_the_rare_classes(lengths: list[int] | None) -> None:
+    labels = np.array([0] * 80 + [1] * 20 + [2] * 3)
+    made = order(labels=labels, oversample=1.0, lengths=lengths)
+    assert len(made) == len(made.batches(0)) == 240 // 8
+    for epoch in range(3):
+        rows = flat(made.batches(epoch))
+        counts = np.bincount(rows, minlength=103)
+        assert np.bincount(labels[rows]).tolist() == [80, 80, 80]
+        assert (counts[:80] == 1).all()
+        assert (counts[80:100] == 4).all()
+        assert sorted(counts[100:]) == [26, 27, 27]
+        assert rows == flat(order(labels=labels, oversample=1.0, lengths=lengths).batches(epoch))
+    whose = {
+        int(np.argmin(np.bincount(flat(made.batches(e)), minlength=103)[100:])) for e in range(9)
+    }
+    assert len(whose) > 1  # the row that comes once less changes
+
+
+def test_oversampling_keeps_the_order_of_the_first_copies() -> None:
+    plain = flat(order().batches(1))
+    twice = flat(order(labels=[0] * 102 + [1], oversample=1.0).batches(1))
+    assert [row for row in twice if row != 102] == [row for row in plain if row != 102]
+    places = np.flatnonzero(np.array(twice) == 102)
+    assert len(places) == 102
+    assert np.diff(places).max() < 30  # spread over the epoch
+
+
+def test_oversampling_is_part_of_the_fingerprint() -> None:
+    labels = [0] * 100 + [1] * 3
+    prints = {order().fingerprint, order(labels=labels).fingerprint}
+    assert len(prints) == 1
+    prints |= {order(labels=labels, oversample=s).fingerprint for s in (0.5, 1.0)}
+    assert len(prints) == 3
+
+
+def test_oversampling_refuses() -> None:
+    with pytest.raises(UsageError, match="oversample must be between 0 and 1, got 2"):
+        order(labels=[0] * 103, oversample=2)
+    with pytest.raises(UsageError, match="a label for each of the 103 rows, got none"):
+        order(oversample=0.5)
+    with pytest.raises(UsageError, match="shuffle=True"):
+        order(labels=[0] * 103, oversample=0.5, shuffle=False)
 
 
 def test_usage_errors() -> None:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from warmstart.core import Run, Streams, UsageError
+from warmstart.data import parse_augmentation, read
 from warmstart.training import (
     Batch,
     Classifier,
@@ -210,3 +211,47 @@ def test_usage_errors(kit: SimpleNamespace) -> None:
             streams=Streams(0), num_workers=-1,
         )  # fmt: skip
     assert default_workers(torch.device("cpu"), "image") == 0
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_augmented_pictures_are_a_function_of_seed_epoch_and_id(
+    pictures: Path, workers: int
+) -> None:
+    data = read(pictures)
+    seen: list[list[tuple[int, int]]] = []
+
+    def preprocess(images: Any) -> dict[str, Tensor]:
+        seen.append([image.size for image in images])
+        small = [np.asarray(image.resize((8, 8)), dtype=np.float32) for image in images]
+        return {"pixel_values": torch.from_numpy(np.stack(small))}
+
+    def values(seed: int, epoch: int, size: int) -> dict[int, Tensor]:
+        train, _ = classification_loaders(
+            data, data, preprocess, batch_size=size, streams=Streams(seed), num_workers=workers,
+            augment=parse_augmentation("crop,flip,rotate,jitter"),
+        )  # fmt: skip
+        found = {}
+        for batch in train.batches(epoch):
+            rows = zip(batch.rows_B.tolist(), batch.inputs["pixel_values"], strict=True)
+            found.update(dict(rows))
+        return found
+
+    first = values(0, 0, 8)
+    assert any(size != (24, 24) for sizes in seen for size in sizes)
+    again = values(0, 0, 5)  # whatever batch a row is in
+    assert all(torch.equal(first[row], again[row]) for row in first)
+    for other in (values(0, 1, 8), values(1, 0, 8)):
+        assert not any(torch.equal(first[row], other[row]) for row in first)
+
+
+def test_oversampling_in_the_loaders(kit: SimpleNamespace) -> None:
+    data = kit.ToyRows()
+    data.labels_N = np.array([0] * 32 + [1] * 8)
+    train, held = classification_loaders(
+        data, data, kit.preprocess_vectors, batch_size=8, streams=Streams(0), oversample=1.0
+    )
+    assert (len(train), len(held)) == (8, 3)
+    labels = torch.cat([batch.labels_B for batch in train.batches(0)])
+    assert torch.bincount(labels).tolist() == [32, 32]
+    resumed = [batch.rows_B.tolist() for batch in train.batches(1, 5)]
+    assert resumed == [batch.rows_B.tolist() for batch in train.batches(1)][5:]

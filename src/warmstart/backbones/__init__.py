@@ -6,14 +6,16 @@ from .cache import FeatureCache
 from .card import Card
 from .embedding import embed_inputs
 from .encoder import Encoder
+from .families import FAMILIES
 from .freezing import FrozenLedger, freeze, state_hash, unfreeze
-from .groups import LayerGroups
+from .groups import LayerGroups, find_groups, groups_of_family
 from .prefix import Replay, frozen_depth, prefix_groups
 from .sources import DEFAULT_SOURCES, packaged_names
 from .space import Features, Space
 
 __all__ = [
     "DEFAULT_SOURCES",
+    "FAMILIES",
     "Backbone",
     "Blueprint",
     "Card",
@@ -27,8 +29,10 @@ __all__ = [
     "backbone",
     "blueprint",
     "embed_inputs",
+    "find_groups",
     "freeze",
     "frozen_depth",
+    "groups_of_family",
     "packaged_names",
     "prefix_groups",
     "state_hash",

@@ -23,19 +23,26 @@ class FrozenLedger:
         names: The groups that must not move.
     """
 
-    def __init__(self, encoder: Encoder, names: Iterable[str] | None = None) -> None:
+    def __init__(
+        self,
+        encoder: Encoder,
+        names: Iterable[str] | None = None,
+        parameters: Iterable[tuple[str, nn.Parameter]] = (),
+    ) -> None:
         """Take the hashes.
 
         Args:
             encoder: Before training.
             names: Groups that must not move; those that `freeze` froze when None.
+            parameters: Single weights that must not move, of groups that learn otherwise.
 
         Raises:
             BackboneError: For a group that does not exist.
         """
         self.names = tuple(encoder.frozen if names is None else names)
         self._encoder = encoder
-        self._before = {name: state_hash(encoder, [name]) for name in self.names}
+        self._single = dict(parameters)
+        self._before = self._hashes()
 
     def check(self) -> None:
         """Make sure that nothing moved.
@@ -43,15 +50,18 @@ class FrozenLedger:
         Raises:
             RunError: Naming the groups whose weights, buffers or statistics changed.
         """
-        moved = [
-            name for name in self.names if state_hash(self._encoder, [name]) != self._before[name]
-        ]
+        now = self._hashes()
+        moved = [name for name, before in self._before.items() if now[name] != before]
         if moved:
             raise RunError(
-                f"frozen layer groups changed while training: {', '.join(moved)}. Something wrote "
+                f"frozen parts changed while training: {', '.join(moved)}. Something wrote "
                 "to their weights or buffers (a hook, an optimiser of your own, batch-norm layers "
                 "put in training mode); the result is not what was asked for and is not kept."
             )
+
+    def _hashes(self) -> dict[str, str]:
+        groups = {name: state_hash(self._encoder, [name]) for name in self.names}
+        return groups | {name: _hash([(name, value)]) for name, value in self._single.items()}
 
 
 def freeze(encoder: Encoder, names: Iterable[str]) -> None:
@@ -105,6 +115,10 @@ def state_hash(module: nn.Module, names: Iterable[str] | None = None) -> str:
         for name in names:
             tensors += module.groups.parameters(name)
             tensors += module.groups.buffers(name)
+    return _hash(tensors)
+
+
+def _hash(tensors: Iterable[tuple[str, Tensor]]) -> str:
     digest = hashlib.sha256()
     for key, value in sorted(tensors, key=lambda item: item[0]):
         host = value.detach().cpu().contiguous()

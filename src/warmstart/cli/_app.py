@@ -14,13 +14,14 @@ from warmstart._version import __version__
 from warmstart.core import Interrupted, UsageError, WarmstartError
 
 from ._show import fail, notes_and_bars
-from .compare import compare
+from .compare import CompareCommand, compare
 from .embed import embed
 from .evaluate import evaluate
 from .fit import fit
 from .info import info
 from .plan import plan
 from .predict import predict
+from .rates import rates
 from .sample import sample
 
 __all__ = ["app", "main"]
@@ -70,9 +71,10 @@ def _telling(command: Callable[..., None]) -> Callable[..., None]:
     return run
 
 
-_COMMANDS = (plan, fit, compare, predict, evaluate, embed, info, sample)
+_COMMANDS = (plan, fit, compare, predict, evaluate, embed, info, rates, sample)
 for _command in _COMMANDS:
-    app.command(_command.__name__)(_telling(_command))
+    _class = CompareCommand if _command is compare else None
+    app.command(_command.__name__, cls=_class)(_telling(_command))
 
 
 def main() -> None:

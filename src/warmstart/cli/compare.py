@@ -2,14 +2,32 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+import re
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperCommand
 
 from . import _options as o
 from ._show import answer, print_json
 
-__all__ = ["compare"]
+__all__ = ["CompareCommand", "compare"]
+
+_SHOTS = "1,2,4,8,16,32"  # planning.SHOTS, which is not imported before a command runs
+
+
+class CompareCommand(TyperCommand):
+    """`--shots` may stand alone: what follows it is its value only where that is numbers."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Give a bare `--shots` its default."""
+        filled = [
+            f"--shots={_SHOTS}"
+            if word == "--shots" and not re.fullmatch(r"[\d,.\s-]*\d[\d,.\s-]*", after)
+            else word
+            for word, after in zip(args, [*args[1:], ""], strict=True)
+        ]
+        return super().parse_args(ctx, filled)
 
 
 def compare(
@@ -54,6 +72,17 @@ def compare(
     grams_per_kwh: Annotated[
         float, typer.Option("--grams-per-kwh", min=0, help="CO2 of your electricity.")
     ] = 480.0,
+    shots: Annotated[
+        str | None,
+        typer.Option(
+            "--shots",
+            metavar="[K,K,...]",
+            help="The k-shot table: rows a class, 1,2,4,8,16,32 when none are named.",
+        ),
+    ] = None,
+    draws: Annotated[
+        int, typer.Option("--draws", min=1, help="Draws of each number of shots.")
+    ] = 5,
     device: o.Device = "auto",
     tracker: o.Tracker = None,
     json: o.Json = False,
@@ -70,6 +99,8 @@ def compare(
       warmstart compare reviews.csv --strategies probe,finetune --seeds 5 --budget 1h
 
       warmstart compare photos/ --backbone facebook/dinov2-small --image-size 96
+
+      warmstart compare reviews.csv --shots 1,4,16 --draws 5
     """
     from warmstart.planning import Prices
     from warmstart.reporting import audit_view, comparison_view
@@ -93,6 +124,8 @@ def compare(
         prices=Prices(price_per_hour=price_per_hour, watts=watts, grams_per_kwh=grams_per_kwh),
         device=device,
         trackers=tuple(tracker or ()),
+        shots=shots,
+        draws=draws,
         command=o.command_line(),
         show_audit=None if json else lambda found: answer(audit_view(found.to_dict())),
         **o.reading(text, label, image, split_column, label_names, skip_bad),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -27,11 +27,21 @@ def embed(
     max_length: o.MaxLength = None,
     limit: o.Limit = None,
     text: o.TextColumn = None,
+    label: o.LabelColumn = None,
     image: o.ImageColumn = None,
     skip_bad: o.SkipBad = False,
     device: o.Device = "auto",
     out: Annotated[
         Path | None, typer.Option("--out", help="Write .npy (with .ids.json) or .parquet.")
+    ] = None,
+    episodes: Annotated[
+        str | None,
+        typer.Option(
+            "--episodes",
+            metavar="WxK",
+            help="Also draw 600 tasks of W classes and K rows a class, and tell how many of their "
+            "other rows the nearest class mean gets right: 5x1, 5x5.",
+        ),
     ] = None,
     json: o.Json = False,
 ) -> None:
@@ -41,24 +51,38 @@ def embed(
       warmstart embed reviews.csv
 
       warmstart embed photos/ --backbone facebook/dinov2-small --out vectors.parquet
+
+      warmstart embed photos/ --episodes 5x1
     """
-    from warmstart.workflow import check_features_path, write_features
+    from warmstart.workflow import check_features_path, parse_episodes, write_features
     from warmstart.workflow import embed as verb
+    from warmstart.workflow import episodes as draw_episodes
 
     if out:
         check_features_path(out)
-    features = verb(
-        data, backbone=backbone, allow_bin=allow_bin, depth=depth, pooling=pooling,
-        image_size=image_size, max_length=max_length, device=device, limit=limit, text=text,
-        image=image, skip_bad=skip_bad,
-    )  # fmt: skip
+    shape = parse_episodes(episodes) if episodes else None
+    settings: dict[str, Any] = {
+        "backbone": backbone, "allow_bin": allow_bin, "depth": depth, "pooling": pooling,
+        "image_size": image_size, "max_length": max_length, "device": device, "limit": limit,
+        "text": text, "image": image, "skip_bad": skip_bad,
+    }  # fmt: skip
+    features = verb(data, label=label, **settings)
     if out:
         write_features(features, out)
+    score = None
+    if shape:
+        score = draw_episodes(data, way=shape[0], shots=shape[1], label=label, **settings)
     rows, dimension = features.vectors_ND.shape
     if json:
         space = features.space.model_dump(mode="json")
-        print_json({"rows": rows, "dimension": dimension, "space": space, "out": out})
+        told = {"episodes": score.model_dump()} if score else {}
+        print_json({"rows": rows, "dimension": dimension, "space": space, "out": out, **told})
         return
     answer(f"{rows} rows in {dimension} dimensions ({features.space.pooling} pooling).")
+    if score:
+        answer(
+            f"{score.way}-way {score.shots}-shot, nearest class mean: {score.accuracy:.1%} right "
+            f"({score.low:.1%} to {score.high:.1%}, 95 % over {score.episodes} episodes)."
+        )
     if out:
         answer(f"Written: {out}")

@@ -34,6 +34,14 @@ def fit(
             "from scratch), none.",
         ),
     ] = "cheap",
+    retain: Annotated[
+        str | None,
+        typer.Option("--retain", help="Rows of an old task that must not be forgotten."),
+    ] = None,
+    max_forgetting: Annotated[
+        float | None,
+        typer.Option("--max-forgetting", help="Points that the old task may lose: 2."),
+    ] = None,
     backbone: o.Backbone = None,
     allow_bin: o.AllowBin = False,
     image_size: o.ImageSize = None,
@@ -63,6 +71,8 @@ def fit(
 
       warmstart fit reviews.csv --strategy finetune --set epochs=3 --out runs/reviews
 
+      warmstart fit new.csv --strategy finetune --retain old.csv --max-forgetting 2
+
       warmstart predict runs/reviews new.csv
     """
     from warmstart.reporting import audit_view, comparison_view, scores_view
@@ -82,6 +92,8 @@ def fit(
         group=group,
         shots=shots,
         controls=cast("Any", controls),
+        retain=retain,
+        max_forgetting=max_forgetting,
         out=out,
         replace=replace,
         device=device,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from typing import Any, Self
 
@@ -61,8 +62,21 @@ class Config(BaseModel):
 
 
 def split_text(value: Any) -> Any:
-    """`a|b|c` as a tuple of texts, for settings that hold several; other values as they are."""
-    return tuple(part.strip() for part in value.split("|")) if isinstance(value, str) else value
+    """`a|b|c`, or a JSON list, as a tuple of texts; other values as they are.
+
+    For settings that hold several texts, which the command line gives as one.
+
+    Raises:
+        ValueError: For text that begins like a JSON list and is none.
+    """
+    if not isinstance(value, str):
+        return value
+    if not value.strip().startswith("["):
+        return tuple(part.strip() for part in value.split("|"))
+    try:
+        return tuple(json.loads(value))
+    except (ValueError, TypeError):
+        raise ValueError('must be a list in JSON such as ["one", "two"], or one|two') from None
 
 
 def _place(location: Sequence[int | str], values: Any) -> list[int | str]:

@@ -13,7 +13,7 @@ from contextlib import AbstractContextManager, contextmanager
 from contextvars import ContextVar
 from typing import Protocol, TypeVar
 
-__all__ = ["Reporter", "Task", "note", "task", "track", "use"]
+__all__ = ["Reporter", "Task", "muted", "note", "task", "track", "use"]
 
 _log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -75,6 +75,26 @@ def use(reporter: Reporter) -> Iterator[None]:
         yield
     finally:
         _reporter.reset(token)
+
+
+class _Muted:
+    """Another reporter's bars; notes go to the log alone."""
+
+    def __init__(self, inner: Reporter) -> None:
+        self._inner = inner
+
+    def task(self, description: str, total: int | None, unit: str) -> AbstractContextManager[Task]:
+        return self._inner.task(description, total, unit)
+
+    def note(self, message: str) -> None:
+        _log.info(message)
+
+
+@contextmanager
+def muted() -> Iterator[None]:
+    """Inside the context notes go to the log alone: for work that is repeated many times."""
+    with use(_Muted(_current())):
+        yield
 
 
 def task(

@@ -36,6 +36,7 @@ class Run:
         max_steps: int | None = None,
         device: str = "auto",
         trackers: tuple[str, ...] = (),
+        max_forgetting: float | None = None,
     ) -> None:
         self.folder = Path(folder)
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -44,6 +45,7 @@ class Run:
         self.max_steps = max_steps
         self.device = device
         self.trackers = trackers
+        self.max_forgetting = max_forgetting
         self.streams = Streams(self.seed)
 
     @property
@@ -98,6 +100,7 @@ class Run:
             "max_steps": self.max_steps,
             "device": self.device,
             "trackers": self.trackers,
+            "max_forgetting": self.max_forgetting,
             **changes,
         }
         return Run(self.folder / name, **settings)

@@ -7,11 +7,15 @@ from .images import MAX_PIXELS, UnreadableImageError, open_rgb
 from .readers import read
 from .samples import SAMPLES, Sample, SampleResult, sample
 from .splits import Split, View, split
+from .transforms import AUGMENTATIONS, Augment, Augmentation, parse_augmentation
 
 __all__ = [
+    "AUGMENTATIONS",
     "MAX_PIXELS",
     "SAMPLES",
     "Audit",
+    "Augment",
+    "Augmentation",
     "Dataset",
     "Finding",
     "Modality",
@@ -25,6 +29,7 @@ __all__ = [
     "from_columns",
     "from_inputs",
     "open_rgb",
+    "parse_augmentation",
     "read",
     "sample",
     "split",

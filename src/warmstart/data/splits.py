@@ -27,10 +27,17 @@ FRACTIONS = (0.70, 0.15, 0.15)
 
 @dataclass(frozen=True, eq=False)
 class View:
-    """What a strategy sees: training and validation rows in storage of their own, nothing else."""
+    """What a strategy sees: training and validation rows in storage of their own, nothing else.
+
+    Attributes:
+        train: Rows to learn from.
+        validation: Rows to choose on.
+        retain: Rows of an old task whose answers must not get lost, if there is one.
+    """
 
     train: Dataset
     validation: Dataset
+    retain: View | None = None
 
     @property
     def label_names(self) -> tuple[str, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -10,7 +11,7 @@ from numpy.typing import NDArray
 from warmstart.core import Config, DataError
 
 from .metrics import METRICS, Outcomes, check_metrics, check_proba, check_truth, outcomes, values_at
-from .resampling import percentile_interval, resampled
+from .resampling import cluster_numbers, percentile_interval, resampled
 
 __all__ = ["Paired", "compare_arms"]
 
@@ -27,7 +28,8 @@ class Paired(Config):
         p_value: Two-sided, from the same resamples: twice the smaller share on either side of 0.
         n: Held-out rows.
         metric: What was compared.
-        discordant: Rows that the two arms treat differently; nothing else carries evidence.
+        discordant: Rows that the two arms treat differently (clusters that hold such rows, where
+            rows come in clusters); nothing else carries evidence.
     """
 
     difference: float
@@ -57,8 +59,10 @@ def compare_arms(
     truth_N: Any,
     *,
     metric: str = "accuracy",
+    clusters: Sequence[object] | None = None,
     seed: int = 0,
     resamples: int = 2000,
+    paired_seeds: bool = False,
 ) -> Paired:
     """Compare two arms on the same rows by the bootstrap of their difference.
 
@@ -71,8 +75,11 @@ def compare_arms(
         proba_b: The same for the other arm; its number of seeds may differ.
         truth_N: True class numbers.
         metric: What to compare.
+        clusters: A value for each row where rows come in clusters, which are drawn whole.
         seed: Root seed of the resampling.
         resamples: Bootstrap samples.
+        paired_seeds: Whether run s of both arms had the same training rows: runs are then drawn
+            together. Both must have as many.
 
     Returns:
         The difference a minus b with its interval.
@@ -88,6 +95,11 @@ def compare_arms(
             "compare_arms needs both arms on the same rows and classes, got "
             f"{a_SNC.shape[1:]} and {b_SNC.shape[1:]} (rows, classes)."
         )
+    if paired_seeds and len(a_SNC) != len(b_SNC):
+        raise DataError(
+            "compare_arms: paired runs need as many of each arm, got "
+            f"{len(a_SNC)} and {len(b_SNC)}."
+        )
     n_classes = a_SNC.shape[2]
     truth = check_truth(truth_N, n_classes)
     check_proba(proba_a, len(truth), who="proba_a")
@@ -99,13 +111,22 @@ def compare_arms(
         for arm in arms
     )
     difference = value_a - value_b
-    drawn_a, drawn_b = resampled(arms, [metric], seed=seed, resamples=resamples, stream=["pair"])
+    clusters_N = cluster_numbers(clusters, len(truth), "compare_arms")
+    drawn_a, drawn_b = resampled(
+        arms,
+        [metric],
+        seed=seed,
+        resamples=resamples,
+        stream=["pair"],
+        paired_seeds=paired_seeds,
+        clusters_N=clusters_N,
+    )
     drawn_R = drawn_a[metric] - drawn_b[metric]
     drawn_R[np.abs(drawn_R) < 1e-12] = 0.0
     low, high = percentile_interval(drawn_R, difference)
     tail = min(np.count_nonzero(drawn_R <= 0), np.count_nonzero(drawn_R >= 0))
     p_value = min(1.0, 2 * (1 + int(tail)) / (1 + resamples))
-    discordant = _discordant(arms[0], arms[1], metric)
+    discordant = _discordant(arms[0], arms[1], metric, clusters_N)
     if discordant < _FEWEST:
         low, high = min(low, 0.0), max(high, 0.0)
         p_value = max(p_value, min(1.0, 2 * 0.5**discordant))
@@ -120,10 +141,15 @@ def compare_arms(
     )
 
 
-def _discordant(arm_a: list[Outcomes], arm_b: list[Outcomes], metric: str) -> int:
-    """Rows on which the runs of both arms are not all alike in what the metric looks at."""
+def _discordant(
+    arm_a: list[Outcomes], arm_b: list[Outcomes], metric: str, clusters_N: NDArray[Any] | None
+) -> int:
+    """Rows (or clusters) on which the runs of both arms are not all alike."""
     seen = np.stack([_looked_at(rows, metric) for rows in (*arm_a, *arm_b)])
-    return int(np.count_nonzero((seen != seen[0]).any(axis=0)))
+    differ_N = (seen != seen[0]).any(axis=0)
+    if clusters_N is not None:
+        return len(np.unique(clusters_N[differ_N]))
+    return int(np.count_nonzero(differ_N))
 
 
 def _looked_at(rows: Outcomes, metric: str) -> NDArray[Any]:

@@ -5,7 +5,11 @@ several; a metric is the mean over the drawn seeds. All arms of one call see the
 which makes the difference of two arms a paired one; seeds of different arms are drawn apart, for
 their training runs have nothing in common.
 
+Where rows come in clusters (several of one patient, one author), whole clusters are drawn: rows of
+one cluster are alike, and drawing them apart would make intervals too narrow.
+
 Source: B. Efron and R. Tibshirani, An Introduction to the Bootstrap, 1993, chapters 8 and 13.
+Clusters: A. C. Davison and D. V. Hinkley, Bootstrap Methods and their Application, 1997, §3.8.
 With few seeds (three, say) the spread between seeds is under-estimated by the factor (S - 1) / S.
 """
 
@@ -15,11 +19,19 @@ from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 
-from warmstart.core import Streams, UsageError
+from warmstart.core import DataError, Streams, UsageError
 
 from .metrics import Floats, Ints, Outcomes, values_at
 
-__all__ = ["LEVEL", "percentile_interval", "proportion_interval", "resampled", "row_draws"]
+__all__ = [
+    "LEVEL",
+    "cluster_draws",
+    "cluster_numbers",
+    "percentile_interval",
+    "proportion_interval",
+    "resampled",
+    "row_draws",
+]
 
 LEVEL = 0.95
 _CHUNK = 1_000_000
@@ -45,6 +57,49 @@ def row_draws(n_rows: int, resamples: int, seed: int, *name: str, width: int = 1
         yield generator.integers(0, n_rows, size=size, dtype=np.int64)
 
 
+def cluster_numbers(clusters: Sequence[object] | None, n_rows: int, who: str) -> Ints | None:
+    """The number of each row's cluster, counted from 0; None for rows that stand alone.
+
+    A row whose cluster is None is a cluster of its own.
+
+    Raises:
+        DataError: When there is not one value for each row.
+    """
+    if clusters is None:
+        return None
+    if len(clusters) != n_rows:
+        raise DataError(
+            f"{who}: clusters must hold one value for each of the {n_rows} rows, got "
+            f"{len(clusters)}."
+        )
+    found: dict[object, int] = {}
+    for row, value in enumerate(clusters):
+        found.setdefault(("row", row) if value is None else ("value", str(value)), len(found))
+    keys = [("row", i) if v is None else ("value", str(v)) for i, v in enumerate(clusters)]
+    return np.array([found[key] for key in keys], dtype=np.int64)
+
+
+def cluster_draws(clusters_N: Ints, resamples: int, seed: int, *name: str) -> Iterator[Ints]:
+    """As `row_draws`, with whole clusters drawn with replacement.
+
+    Args:
+        clusters_N: Number of each row's cluster, from 0.
+        resamples: How many samples in all.
+        seed: Root seed.
+        *name: Name of the random stream, after "bootstrap".
+
+    Yields:
+        (1, M) row numbers; M differs where clusters differ in size.
+    """
+    generator = Streams(seed).numpy("bootstrap", *name)
+    order = np.argsort(clusters_N, kind="stable")
+    ends = np.cumsum(np.bincount(clusters_N))
+    members = np.split(order, ends[:-1])
+    for _ in range(resamples):
+        drawn = generator.integers(0, len(members), size=len(members))
+        yield np.concatenate([members[number] for number in drawn])[None]
+
+
 def resampled(
     arms: Sequence[Sequence[Outcomes]],
     names: Iterable[str],
@@ -52,6 +107,8 @@ def resampled(
     seed: int,
     resamples: int,
     stream: Sequence[str] = (),
+    clusters_N: Ints | None = None,
+    paired_seeds: bool = False,
 ) -> list[dict[str, Floats]]:
     """Metrics of each arm on resampled rows and seeds.
 
@@ -61,6 +118,9 @@ def resampled(
         seed: Root seed of the draws.
         resamples: R, at least 100.
         stream: Further name of the random stream.
+        clusters_N: Number of each row's cluster, where whole clusters are drawn.
+        paired_seeds: Whether run s of every arm had the same training rows, so that runs are drawn
+            together as rows are.
 
     Returns:
         For each arm, metric to its R values. Value r of every arm comes from the same rows.
@@ -74,9 +134,12 @@ def resampled(
         )
     wanted = tuple(names)
     first = arms[0][0]
-    draws = row_draws(
-        len(first.truth_N), resamples, seed, "rows", *stream, width=first.n_classes + 1
-    )
+    if clusters_N is not None:
+        draws = cluster_draws(clusters_N, resamples, seed, "clusters", *stream)
+    else:
+        draws = row_draws(
+            len(first.truth_N), resamples, seed, "rows", *stream, width=first.n_classes + 1
+        )
     parts: list[list[list[dict[str, Floats]]]] = [[[] for _ in seeds] for seeds in arms]
     for index_RN in draws:
         for arm, seeds in enumerate(arms):
@@ -84,7 +147,8 @@ def resampled(
                 parts[arm][number].append(values_at(rows, index_RN, wanted))
     found = []
     for arm, seeds in enumerate(arms):
-        weight_RS = _seed_weights(len(seeds), resamples, seed, str(arm), *stream)
+        drawn = "shared" if paired_seeds else str(arm)
+        weight_RS = _seed_weights(len(seeds), resamples, seed, drawn, *stream)
         by_name: dict[str, Floats] = {}
         for name in wanted:
             values_SR = np.stack(

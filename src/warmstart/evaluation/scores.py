@@ -21,9 +21,17 @@ from .metrics import (
     outcomes,
     values_at,
 )
-from .resampling import percentile_interval, proportion_interval, resampled
+from .resampling import cluster_numbers, percentile_interval, proportion_interval, resampled
 
-__all__ = ["ClassScore", "ReliabilityBin", "Score", "Scores", "primary_metric", "score"]
+__all__ = [
+    "ClassScore",
+    "ReliabilityBin",
+    "Score",
+    "Scores",
+    "primary_metric",
+    "score",
+    "score_metric",
+]
 
 _SHARES = ("accuracy", "top3_accuracy")
 
@@ -136,6 +144,7 @@ def score(
     *,
     primary: str = "accuracy",
     groups: Iterable[object] | None = None,
+    clusters: Sequence[object] | None = None,
     seed: int = 0,
     resamples: int = 1000,
 ) -> Scores:
@@ -149,6 +158,8 @@ def score(
         label_names: C distinct names.
         primary: The metric that decides.
         groups: A value for each row, to get accuracy by group.
+        clusters: A value for each row where rows come in clusters (several of one author), which
+            the bootstrap then draws whole; often the same as `groups`.
         seed: Root seed of the resampling.
         resamples: Bootstrap samples. Time grows with N × resamples × S: about a second or two
             for 10,000 rows and 1,000 samples.
@@ -177,12 +188,42 @@ def score(
         n=len(truth),
         seeds=len(runs),
         invalid=sum(rows.invalid for rows in runs),
-        metrics=_with_intervals(runs, metric_names(n_classes), seed, resamples),
+        metrics=_with_intervals(
+            runs,
+            metric_names(n_classes),
+            seed,
+            resamples,
+            clusters_N=cluster_numbers(clusters, len(truth), "score"),
+        ),
         per_class=_per_class(runs, names),
         confusion=_confusion(runs).tolist(),
         reliability=tuple(_reliability(runs)),
         by_group=None if groups is None else _by_group(runs, list(groups), seed, resamples),
     )
+
+
+def score_metric(
+    proba_NC: Any, truth_N: Any, metric: str, *, seed: int = 0, resamples: int = 1000
+) -> Score:
+    """One metric of one arm with its bootstrap interval: `score` where nothing else is wanted.
+
+    Args:
+        proba_NC: As for `score`.
+        truth_N: True class numbers.
+        metric: Which.
+        seed: Root seed of the resampling.
+        resamples: Bootstrap samples.
+
+    Raises:
+        DataError: For probabilities and labels that do not fit one another.
+        UsageError: For an unknown metric or too few resamples.
+    """
+    n_classes = check_proba(proba_NC).shape[2]
+    truth = check_truth(truth_N, n_classes)
+    proba_SNC = check_proba(proba_NC, len(truth))
+    check_metrics([metric], n_classes, "score_metric.metric")
+    runs = [outcomes(one_NC, truth) for one_NC in proba_SNC]
+    return _with_intervals(runs, [metric], seed, resamples)[metric]
 
 
 def _with_intervals(
@@ -191,19 +232,23 @@ def _with_intervals(
     seed: int,
     resamples: int,
     stream: Sequence[str] = (),
+    clusters_N: Ints | None = None,
 ) -> dict[str, Score]:
     n_rows = len(runs[0].truth_N)
     everything = np.arange(n_rows)[None]
     values = [values_at(rows, everything, names) for rows in runs]
-    drawn = resampled([runs], names, seed=seed, resamples=resamples, stream=stream)[0]
+    drawn = resampled(
+        [runs], names, seed=seed, resamples=resamples, stream=stream, clusters_N=clusters_N
+    )[0]
+    draws = n_rows if clusters_N is None else int(clusters_N.max()) + 1
     found = {}
     for name in names:
         value = float(np.mean([one[name][0] for one in values]))
         low: float | None = None
         high: float | None = None
-        if n_rows > 1 and name in _SHARES:
-            low, high = proportion_interval(drawn[name], value, n_rows)
-        elif n_rows > 1:
+        if draws > 1 and name in _SHARES:
+            low, high = proportion_interval(drawn[name], value, draws)
+        elif draws > 1:
             low, high = percentile_interval(drawn[name], value)
         found[name] = Score(value=value, low=low, high=high, n=n_rows)
     return found

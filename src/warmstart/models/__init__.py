@@ -16,6 +16,8 @@ from .cnn import CnnModel, SmallCnn
 from .encoder import EncoderModel
 from .formats import native_pooling, opens_with
 from .heads import Head, HeadShape
+from .interpolation import WeightPath, interpolate_head
+from .neighbours import KnnModel, NeighbourHead, neighbours, vote
 from .nli import NliModel
 from .tfidf import TfidfModel
 
@@ -28,22 +30,28 @@ __all__ = [
     "EncoderModel",
     "Head",
     "HeadShape",
+    "KnnModel",
     "Method",
     "Model",
+    "NeighbourHead",
     "NliModel",
     "OwnCode",
     "Prediction",
     "SmallCnn",
     "TfidfModel",
+    "WeightPath",
     "attach_bottlenecks",
     "attach_peft",
+    "interpolate_head",
     "load_adapter",
     "load_model",
     "missing_for_4bit",
     "model_kind",
     "native_pooling",
+    "neighbours",
     "opens_with",
     "output_dimensions",
     "quantize",
     "save_adapter",
+    "vote",
 ]

@@ -19,12 +19,12 @@ from .base import Model, OwnCode, fill, model_kind, read_tensors
 from .formats import MODULE_FILE, native_pooling, needs_code, opens_with, save_encoder
 from .heads import Head, HeadShape
 
-__all__ = ["HEAD_FILE", "EncoderModel"]
+__all__ = ["HEAD_FILE", "EncoderModel", "RowInputs"]
 
 HEAD_FILE = "head.safetensors"
 
 
-class _Rows(Sequence[Any]):
+class RowInputs(Sequence[Any]):
     """A dataset's inputs, each read when it is asked for: images are not all held in memory."""
 
     def __init__(self, dataset: Dataset) -> None:
@@ -118,7 +118,7 @@ class EncoderModel(Model):
         if self._tuned is None and (self._loaded is None or self.backbone.cache is not None):
             features = self.backbone.features(dataset, depth=self.depth, pooling=self.pooling)
             return self.head.proba(features.vectors_ND)
-        return self.proba_of(_Rows(dataset))
+        return self.proba_of(RowInputs(dataset))
 
     def proba_of(self, inputs: Sequence[Any]) -> np.ndarray:
         """Class probabilities (N, C) for texts or images."""
@@ -161,8 +161,17 @@ class EncoderModel(Model):
             depth=self.depth,
             pooling=self.pooling,
         )
+        self._save_head(folder / HEAD_FILE)
+
+    def _save_head(self, path: Path) -> None:
         tensors = {k: v.detach().cpu().contiguous() for k, v in self.head.state_dict().items()}
-        save_file(tensors, folder / HEAD_FILE)
+        save_file(tensors, path)
+
+    @classmethod
+    def _read_head(cls, folder: Path, facts: dict[str, Any], shape: HeadShape) -> Head:
+        head = Head(shape)
+        fill(head, read_tensors(folder / HEAD_FILE), folder / HEAD_FILE)
+        return head
 
     @classmethod
     def load(
@@ -177,8 +186,7 @@ class EncoderModel(Model):
                 f"{folder}: the head has {shape.classes} classes, but {len(facts['label_names'])} "
                 "label names are given."
             )
-        head = Head(shape)
-        fill(head, read_tensors(folder / HEAD_FILE), folder / HEAD_FILE)
+        head = cls._read_head(folder, facts, shape)
         target = pick_device(device)
         recipe = recipe.with_settings(device=str(target))
         encoder = recipe.load()

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,15 +19,51 @@ from warmstart.data import Dataset, Modality
 
 from .base import Model, OwnCode, model_kind
 
-__all__ = ["NliModel"]
+__all__ = ["NliModel", "entailment_label"]
 
 _BATCH = 32
 _TOKENS = 512
+_ENTAILS = re.compile(r"entail|^(e|yes|true)$")
+_DENIES = re.compile(r"^(not|non|no)[^a-z]*|n't")
+
+
+def entailment_label(labels: Mapping[int, str]) -> int | None:
+    """The number of the label that says a text entails a hypothesis, in whatever order they stand.
+
+    `entailment`, `ENTAILMENT`, `is_entailed`, `2: entailment`, `E` are such labels;
+    `not_entailment`, `non-entailment`, `contradiction` are none.
+
+    Args:
+        labels: Number to name, as `config.id2label`.
+
+    Returns:
+        None where there is none, or where several could be meant.
+    """
+    plain = {
+        number: re.sub(r"^[^a-z]+|[^a-z]+$", "", name.lower()) for number, name in labels.items()
+    }
+    found = [
+        number
+        for number, name in plain.items()
+        if _ENTAILS.search(name) and not _DENIES.search(name)
+    ]
+    return found[0] if len(found) == 1 else None
 
 
 @model_kind
 class NliModel(Model):
-    """Softmax over the classes of the entailment logit of (text, hypothesis) (Yin et al., 2019)."""
+    """Softmax over the classes of the entailment logit of (text, hypothesis) (Yin et al., 2019).
+
+    With several hypotheses a class, their logits are averaged first.
+
+    Args:
+        network: A sequence classifier.
+        tokenizer: Its tokenizer.
+        entailment: Number of its entailment label.
+        label_names: Names of the C classes.
+        hypotheses: P × C sentences: those of the first wording in the order of the classes, then
+            those of the second, and so on.
+    """
 
     kind = "nli"
     modality: Modality = "text"
@@ -58,7 +95,8 @@ class NliModel(Model):
         Args:
             source: Folder, installed package or hub id.
             label_names: Names of the C classes.
-            hypotheses: One sentence a class, in the same order.
+            hypotheses: One sentence a class, in the same order; or several such rounds, one after
+                another.
             device: Where it runs.
 
         Raises:
@@ -88,11 +126,12 @@ class NliModel(Model):
             )
         tokenizer = load_tokenizer(folder)
         tokenizer.model_max_length = min(model_length_limit(folder, network.config), _TOKENS)
-        named = {str(name).lower(): int(i) for i, name in network.config.id2label.items()}
-        entailment = next((i for name, i in named.items() if name.startswith("entail")), None)
+        labels = {int(i): str(name) for i, name in network.config.id2label.items()}
+        entailment = entailment_label(labels)
         if entailment is None:
             raise BackboneError(
-                f"NLI model {source!r} has no entailment label, only {', '.join(named)}. "
+                f"NLI model {source!r} has no entailment label, only "
+                f"{', '.join(name.lower() for name in labels.values())}. "
                 "Name a model trained on natural language inference."
             )
         target = pick_device(device)
@@ -130,7 +169,9 @@ class NliModel(Model):
                 return_tensors="pt",
             ).to(device)
             logits[rows] = self.network(**batch).logits[:, self.entailment].double().cpu().numpy()
-        logits_NC = torch.from_numpy(logits.reshape(len(inputs), len(self.hypotheses)))
+        classes = len(self.label_names)
+        logits_NPC = logits.reshape(len(inputs), len(self.hypotheses) // classes, classes)
+        logits_NC = torch.from_numpy(logits_NPC.mean(axis=1))
         proba_NC: np.ndarray = torch.softmax(logits_NC, dim=-1).numpy()
         return proba_NC
 

@@ -6,11 +6,14 @@ from .compare import run_comparison, timed
 from .counting import Counting, Memory, count_training, lora_parameters, memory
 from .meter import Prices
 from .outcome import arm_json, conclude
+from .shot_results import shots_json
+from .shots import SHOTS, ShotTask, parse_shots, run_shots, serve
 from .task import ArmResult, Comparison, Embedding, Task, elapsed_clock
 from .tree import Distance, Plan, Reason, plan_by_tree
 from .verdict import ArmFacts, Pair, Verdict, judge
 
 __all__ = [
+    "SHOTS",
     "Arm",
     "ArmFacts",
     "ArmResult",
@@ -24,6 +27,7 @@ __all__ = [
     "Prices",
     "Reason",
     "SeedResult",
+    "ShotTask",
     "Task",
     "Verdict",
     "arm_json",
@@ -38,7 +42,11 @@ __all__ = [
     "memory",
     "parse_arms",
     "parse_duration",
+    "parse_shots",
     "plan_by_tree",
     "run_comparison",
+    "run_shots",
+    "serve",
+    "shots_json",
     "timed",
 ]

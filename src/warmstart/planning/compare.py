@@ -130,6 +130,7 @@ def _run(
             max_steps=granted.max_steps,
             device=task.device,
             trackers=task.trackers,
+            max_forgetting=task.max_forgetting,
         )
         which = f", seed {seed}" if seed != task.first_seed else ""
         progress.note(f"{result.arm.title}{which}{granted.words()}")

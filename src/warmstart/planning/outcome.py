@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from warmstart.data import Dataset
 from warmstart.evaluation import Paired, compare_arms, measure, score
 
 from .never_worse import Gap, against_controls
@@ -25,7 +26,7 @@ def conclude(results: Sequence[ArmResult], task: Task) -> Comparison:
     for result in scored:
         result.scores = score(
             np.stack(result.test), truth_N, task.view.label_names, primary=task.primary,
-            groups=groups,
+            groups=groups, clusters=groups,
         )  # fmt: skip
         result.validation_scores = score(
             np.stack(result.validation),
@@ -38,7 +39,13 @@ def conclude(results: Sequence[ArmResult], task: Task) -> Comparison:
         Pair.of(
             first.name,
             second.name,
-            compare_arms(np.stack(first.test), np.stack(second.test), truth_N, metric=task.primary),
+            compare_arms(
+                np.stack(first.test),
+                np.stack(second.test),
+                truth_N,
+                metric=task.primary,
+                clusters=groups,
+            ),
         )
         for position, first in enumerate(scored)
         for second in scored[position + 1 :]
@@ -115,12 +122,15 @@ def _of_fit(
     asked = by_name[task.asked or ""]
 
     def ahead(control: ArmResult) -> Gap:
-        def pair(one: Sequence[np.ndarray], other: Sequence[np.ndarray], truth: Any) -> Paired:
-            return compare_arms(np.stack(one), np.stack(other), truth, metric=task.primary)
+        def pair(one: Sequence[np.ndarray], other: Sequence[np.ndarray], rows: Dataset) -> Paired:
+            return compare_arms(
+                np.stack(one), np.stack(other), rows.labels_N, metric=task.primary,
+                clusters=rows.column(task.group) if task.group else None,
+            )  # fmt: skip
 
         return Gap(
-            validation=pair(control.validation, asked.validation, task.view.validation.labels_N),
-            test=pair(control.test, asked.test, task.test.labels_N),
+            validation=pair(control.validation, asked.validation, task.view.validation),
+            test=pair(control.test, asked.test, task.test),
         )
 
     others = {fact.name: fact for fact in facts if fact.name != asked.name}

@@ -59,6 +59,7 @@ class Task:
         group: Column for accuracy by group.
         trackers: Experiment trackers.
         asked: The arm that a fit was asked for; the others are its controls.
+        max_forgetting: Points that the view's old task may lose.
     """
 
     backbone: Backbone
@@ -76,6 +77,7 @@ class Task:
     group: str | None = None
     trackers: tuple[str, ...] = ()
     asked: str | None = None
+    max_forgetting: float | None = None
 
     @property
     def left(self) -> float:

@@ -5,8 +5,10 @@ computed here.
 """
 
 from .card import model_card
+from .curves import interpolation_curve, rate_sweeps
 from .html import render_report, write_report
-from .plots import forest, learning_curves, reliability
+from .plots import forest, learning_curves, reliability, shot_curve
+from .shots import shots_markdown, shots_view
 from .terminal import (
     ComparisonTable,
     audit_view,
@@ -24,13 +26,18 @@ __all__ = [
     "comparison_view",
     "counting_view",
     "forest",
+    "interpolation_curve",
     "learning_curves",
     "model_card",
     "plan_view",
+    "rate_sweeps",
     "rates_view",
     "reliability",
     "render_report",
     "scores_view",
+    "shot_curve",
+    "shots_markdown",
+    "shots_view",
     "verdict_view",
     "write_report",
 ]

@@ -15,7 +15,7 @@ from warmstart.core import write_atomic
 from warmstart.evaluation import METRICS
 
 from . import format as fmt
-from . import plots, view
+from . import plots, shots, view
 from .view import Json
 
 __all__ = ["render_report", "write_report"]
@@ -70,11 +70,13 @@ def _context(results: Json) -> dict[str, Any]:
         "version": fmt.clean(results.get("warmstart") or ""),
         "summary": _summary(results),
         "sentences": [fmt.clean(text) for text in verdict.get("sentences") or []],
+        "forgetting": fmt.clean((results.get("forgetting") or {}).get("sentence") or ""),
         "why": [fmt.clean(text) for text in verdict.get("why") or []],
         "next": [fmt.clean(text) for text in verdict.get("next") or []],
         "flags": view.verdict_flags(results),
         "primary": fmt.metric_title(primary),
         "lower_is_better": primary in METRICS and not METRICS[primary].higher_is_better,
+        "shots": _shots(results),
         "columns": [column for column in columns if column[0] != "share"],
         "rows": rows,
         "notices": view.notices(results),
@@ -134,7 +136,21 @@ def _summary(results: Json) -> str:
     seeds = (results.get("settings") or {}).get("seeds")
     if seeds:
         parts.append(f"{seeds} seed" + ("s" if seeds != 1 else ""))
+    draws = (results.get("shots") or {}).get("draws")
+    if draws:
+        parts.append(f"{draws} draw" + ("s" if draws != 1 else ""))
     return " · ".join(parts)
+
+
+def _shots(results: Json) -> dict[str, Any] | None:
+    """The k-shot table and its curve; None where there is none."""
+    table = shots.shot_rows(results)
+    if table is None:
+        return None
+    primary = view.primary_of(results)
+    found = results["shots"]
+    svg = plots.shot_curve(found.get("arms") or [], primary, found.get("k") or [])
+    return {**table, "curve": _markup(svg)}
 
 
 def _curves(results: Json) -> list[dict[str, Any]]:
@@ -321,7 +337,33 @@ def _machine(machine: Json) -> list[tuple[str, str]]:
     return pairs
 
 
+def _shot_glossary(results: Json) -> list[tuple[str, str]]:
+    primary = view.primary_of(results)
+    words = [(METRICS[primary].title, METRICS[primary].meaning)] if primary in METRICS else []
+    return [
+        *words,
+        (
+            "Rows a class",
+            "Labelled training rows of each class in one draw; the rows of a smaller number are "
+            "among those of a larger one. None: the arm reads the class names alone.",
+        ),
+        (
+            "95 % interval",
+            "From a bootstrap: the draws and the held-out rows are drawn again with replacement; "
+            "the middle 95 % of the results is shown. A few draws tell little of how draws vary.",
+        ),
+        (
+            "Difference",
+            "Two arms on the same draws and rows, resampled together. It is called clear when its "
+            "interval leaves 0 out. Where many pairs are compared, one in twenty is called clear "
+            "by chance.",
+        ),
+    ]
+
+
 def _glossary(results: Json) -> list[tuple[str, str]]:
+    if results.get("shots"):
+        return _shot_glossary(results)
     used = {
         name
         for arm in results.get("arms") or []

@@ -16,7 +16,7 @@ from warmstart.evaluation import METRICS
 from .format import clean, metric_title, metric_value, with_interval
 from .svg import ARM_COLORS, FAINT, INK, PAPER, figure, has_glyphs, style, to_svg
 
-__all__ = ["forest", "learning_curves", "reliability"]
+__all__ = ["forest", "learning_curves", "percent_axis", "reliability", "shot_curve"]
 
 _WIDTH = 344
 
@@ -54,7 +54,7 @@ def learning_curves(arm: Mapping[str, Any], name: str = "curves", color: int = 0
             if shown is losses and len(losses) == 2:
                 axis.legend(loc="best", handlelength=2.2)
             _whole_epochs(axis, max(len(run) for run in runs))
-            _percent_axis(axis.yaxis, "" if shown is losses else _metric_of(shown[0]), 4)
+            percent_axis(axis.yaxis, "" if shown is losses else _metric_of(shown[0]), 4)
         axes[-1].set_xlabel("epoch")
         return to_svg(drawn, name, _curve_words(arm, runs, losses, scores))
 
@@ -90,7 +90,7 @@ def forest(
                 axis.axvline(row["value"], color=FAINT, linewidth=0.8, linestyle=(0, (2, 3)))
         axis.set_yticks([])
         axis.spines["left"].set_visible(False)
-        _percent_axis(axis.xaxis, metric, 5)
+        percent_axis(axis.xaxis, metric, 5)
         axis.set_xlabel(f"{metric_title(metric)}, 95 % interval")
         words = "; ".join(f"{row['label']} {with_interval(metric, row)}" for row in rows)
         alt = clean(f"{metric_title(metric)} with 95 % interval: {words}.")
@@ -131,8 +131,8 @@ def reliability(
         )
         axis.set_xlim(-0.03, 1.03)
         axis.set_ylim(-0.03, 1.03)
-        _percent_axis(axis.xaxis, "accuracy", 5)
-        _percent_axis(axis.yaxis, "accuracy", 5)
+        percent_axis(axis.xaxis, "accuracy", 5)
+        percent_axis(axis.yaxis, "accuracy", 5)
         axis.set_xlabel("stated confidence (larger dot: more rows)")
         axis.set_title("Measured accuracy")
         words = "; ".join(
@@ -140,6 +140,64 @@ def reliability(
             for one in bins
         )
         return to_svg(drawn, name, f"Reliability. {words}.")
+
+
+def shot_curve(
+    arms: Sequence[Mapping[str, Any]], metric: str, shots: Sequence[int], name: str = "shots"
+) -> str | None:
+    """The metric by the number of labelled rows a class, a line an arm, on a logarithmic axis.
+
+    Bands are 95 % intervals; an arm that reads no rows is a dashed line across.
+
+    Args:
+        arms: Dicts with name, label and cells, each with k, value, low and high.
+        metric: The metric's name.
+        shots: The k on the axis.
+        name: Prefix of the ids, unique in the page.
+
+    Returns:
+        An `<svg>` element; None without a value.
+    """
+    shown = [(place, arm, points) for place, arm in enumerate(arms) if (points := _points(arm))]
+    if not shown or not shots:
+        return None
+    with style(name):
+        drawn, (axis,) = figure(480, 340)
+        axis.set_xscale("log", base=2)
+        axis.set_xlim(min(shots) / 1.25, max(shots) * 1.25)
+        for place, arm, points in shown:
+            color, label = ARM_COLORS[place % len(ARM_COLORS)], _drawable(arm)
+            if points[0]["k"] == 0:
+                axis.axhline(points[0]["value"], color=color, linestyle="--", label=label)
+                continue
+            ks = [one["k"] for one in points]
+            mark = "osD^vPX"[place % 7]
+            axis.plot(ks, [one["value"] for one in points], color=color, marker=mark,
+                      markersize=4.5, label=label)  # fmt: skip
+            if all(_is_number(one[key]) for one in points for key in ("low", "high")):
+                axis.fill_between(ks, [one["low"] for one in points],
+                                  [one["high"] for one in points], color=color, alpha=0.13,
+                                  linewidth=0)  # fmt: skip
+        axis.set_xticks(list(shots), labels=[str(k) for k in shots])
+        axis.minorticks_off()
+        percent_axis(axis.yaxis, metric, 6)
+        axis.set_xlabel("labelled rows a class")
+        axis.set_title(metric_title(metric))
+        axis.legend(loc="best", handlelength=2.4)
+        words = "; ".join(
+            f"{clean(arm.get('label') or arm.get('name'))}: "
+            + ", ".join(
+                f"{metric_value(metric, one['value'])} with {one['k'] or 'none'}" for one in points
+            )
+            for _, arm, points in shown
+        )
+        alt = clean(f"{metric_title(metric)} by labelled rows a class. {words}.")
+        return to_svg(drawn, name, alt, max_width=640)
+
+
+def _points(arm: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    cells = [one for one in arm.get("cells") or [] if _is_number(one.get("value"))]
+    return sorted(cells, key=lambda one: one["k"])
 
 
 def _lines(axis: Any, runs: Sequence[Any], key: str, color: str, dash: str) -> None:
@@ -195,7 +253,8 @@ def _interval(axis: Any, row: Mapping[str, Any], place: int, metric: str) -> Non
     axis.text(axis.get_xlim()[0], place - 0.34, words, va="center", ha="left", color=INK)
 
 
-def _percent_axis(axis: Any, metric: str, bins: int) -> None:
+def percent_axis(axis: Any, metric: str, bins: int) -> None:
+    """Few ticks, in per cent where the metric is a share."""
     from matplotlib.ticker import FuncFormatter, MaxNLocator
 
     shown = METRICS.get(metric)

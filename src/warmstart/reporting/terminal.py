@@ -113,7 +113,14 @@ class ComparisonTable:
 
 
 def comparison_view(results: Json) -> RenderableType:
-    """The whole of a comparison: table, notices, the best arm's paired differences, verdict."""
+    """The whole of a comparison: table, notices, the best arm's paired differences, verdict.
+
+    Results of a k-shot table are shown as such.
+    """
+    if results.get("shots"):
+        from .shots import shots_view  # which ends in this module's verdict
+
+        return shots_view(results)
     parts: list[RenderableType] = [ComparisonTable(results)]
     parts += [Text(f"  {notice}", style="dim") for notice in view.notices(results)]
     pairs = view.pair_rows(results)
@@ -140,6 +147,8 @@ def verdict_view(results: Json) -> RenderableType:
         Text.assemble((f"{kind.capitalize()}: ", "bold red"), sentence)
         for kind, sentence in view.verdict_flags(results)
     ]
+    if results.get("forgetting"):
+        lines.append(Text(fmt.clean(results["forgetting"]["sentence"])))
     reasons = [fmt.clean(reason) for reason in said.get("why") or []]
     if reasons:
         lines.append(Text("Why:", style="bold"))

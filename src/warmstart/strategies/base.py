@@ -97,6 +97,8 @@ class Strategy(Config, ABC):
     """Whether it starts from the backbone at all."""
     has_head: ClassVar[bool] = True
     """Whether a head is learned on the backbone's vectors."""
+    learns: ClassVar[bool] = True
+    """Whether training rows change the result: not of what goes by the class names alone."""
     from_scratch: ClassVar[bool] = False
     """Whether losing to it is negative transfer."""
 

@@ -14,8 +14,9 @@ from warmstart.data import View
 from warmstart.models import CnnModel, Head, HeadShape, SmallCnn
 
 from .base import Cost, Fitted, Role, Strategy
+from .recipe import Recipe, smaller_batches
 from .registry import register
-from .supervised import Job, Recipe, passes, smaller_batches
+from .supervised import Job, passes
 
 __all__ = ["Cnn"]
 

@@ -6,9 +6,12 @@ from typing import ClassVar, Literal
 
 from pydantic import Field, PositiveFloat, PositiveInt
 
-from warmstart.core import Run
+from warmstart.backbones import Backbone
+from warmstart.core import Run, UsageError
+from warmstart.data import View
 
 from .registry import register
+from .retain import OldTask
 from .trained import Trained
 
 __all__ = ["Finetune", "Scratch"]
@@ -74,6 +77,23 @@ class Scratch(Trained):
     _steps: ClassVar[int] = 600
     _least: ClassVar[int] = 5
     _most: ClassVar[int] = 30
+
+    def check(self, backbone: Backbone, view: View) -> None:
+        """Random weights are no start worth going back to.
+
+        Raises:
+            UsageError: For settings that hold the weights to their start.
+        """
+        super().check(backbone, view)
+        for setting in ("l2_sp", "ewc", "wise"):
+            if getattr(self, setting):
+                raise UsageError(
+                    f"scratch.{setting} would hold random weights to where they began. Leave it "
+                    "out, or use finetune."
+                )
+
+    def _old_task(self, backbone: Backbone, view: View) -> OldTask | None:
+        return None  # random weights have nothing to forget
 
     def _random_seed(self, run: Run) -> int | None:
         return run.streams.seed("scratch")

@@ -42,8 +42,10 @@ class Partial(Trained):
         """Something must be left to freeze.
 
         Raises:
-            UsageError: When `last` takes in every group of the backbone.
+            UsageError: When `last` takes in every group of the backbone, or for what fine-tuning
+                refuses.
         """
+        super().check(backbone, view)
         count = len(backbone.group_names)
         if self.last != "third" and self.last >= count:
             raise UsageError(

@@ -3,72 +3,93 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
-from typing import Any, Literal
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from warmstart.backbones import Backbone, Encoder, FrozenLedger, freeze, unfreeze
 from warmstart.core import Run, pick_device
-from warmstart.data import View
-from warmstart.models import Head
+from warmstart.data import View, parse_augmentation
+from warmstart.models import AdaptedEncoder, Head
 from warmstart.training import (
+    Anchor,
+    Callback,
     Checkpoints,
     Classifier,
     EarlyStopping,
+    EvaluateFunction,
     History,
+    LoopState,
+    Penalty,
+    RateSweep,
     RateTable,
+    ReduceOnPlateau,
+    Rule,
+    Views,
+    WithinBudget,
     announce,
+    balanced_weights,
     classification_loaders,
     classification_step,
     default_workers,
     evaluation,
+    find_rates,
     fit_loop,
+    l2_sp,
     make_optimizer,
     make_schedule,
     measure_steps,
+    oversampled_counts,
     rate_table,
     replay_prefix,
 )
 
 from .base import Cost
+from .recipe import Recipe
+from .retain import OldTask
 
-__all__ = ["Job", "Recipe", "epochs_for", "groups_of", "passes", "smaller_batches"]
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """How a classifier is trained, whatever it is made of.
-
-    Attributes:
-        batch_size: Rows a step.
-        schedule: Name of the schedule.
-        warmup: Share of the steps that the rate rises.
-        weight_decay: Decoupled.
-        clip: Largest gradient norm.
-        label_smoothing: Share of the target spread over all classes.
-        patience: Epochs without a better validation loss before it stops; None to go on.
-    """
-
-    batch_size: int = 16
-    schedule: Literal["linear", "cosine", "constant", "slanted-triangular", "one-cycle"] = "linear"
-    warmup: float = 0.1
-    weight_decay: float = 0.01
-    clip: float = 1.0
-    label_smoothing: float = 0.0
-    patience: int | None = 3
-
-
-def epochs_for(rows: int, batch_size: int, *, steps: int, least: int, most: int) -> int:
-    """Epochs that make about `steps` optimiser steps, within bounds."""
-    per_epoch = math.ceil(rows / batch_size)
-    return min(most, max(least, math.ceil(steps / per_epoch)))
+__all__ = ["Job", "groups_of", "passes", "pull"]
 
 
 def groups_of(encoder: Encoder, head: nn.Module) -> dict[str, list[tuple[str, nn.Parameter]]]:
     """The backbone's layer groups in order, and the head as the last one."""
     groups = {name: list(encoder.groups.parameters(name)) for name in encoder.groups.names}
     return groups | {"head": [(f"head.{n}", p) for n, p in head.named_parameters()]}
+
+
+def pull(
+    classifier: Classifier,
+    recipe: Recipe,
+    old: OldTask | None,
+    run: Run,
+    *,
+    copy_frozen: bool = False,
+) -> Penalty | None:
+    """What holds the weights to their start: L2-SP, EWC, both or nothing.
+
+    Args:
+        classifier: As it is before the first step, with `requires_grad` as it will be trained.
+        recipe: Says how hard each pulls.
+        old: The old task, whose Fisher information EWC needs.
+        run: For its random streams.
+        copy_frozen: Whether frozen weights may learn later, in another stage.
+    """
+    terms: list[Penalty] = []
+    if recipe.l2_sp or (recipe.ewc and old is not None):
+        anchor = Anchor(classifier, copy_frozen=copy_frozen)
+        if recipe.l2_sp:
+            terms.append(l2_sp(anchor, alpha=recipe.l2_sp))
+        if recipe.ewc and old is not None:
+            terms.append(old.elastic(classifier, anchor, run.streams, strength=recipe.ewc))
+    if len(terms) < 2:
+        return terms[0] if terms else None
+
+    def both(state: LoopState) -> Tensor:
+        return terms[0](state) + terms[1](state)
+
+    return both
 
 
 @dataclass
@@ -92,6 +113,10 @@ class Job:
             replayed; None runs them in every step.
         lean: Whether checkpoints and the best weights leave out what no optimiser holds, as they
             do where groups are frozen.
+        rules: Explicit rates, which go before `rates`.
+        base: What the multipliers of rules multiply.
+        old: The old task that is watched beside the new one.
+        penalty: What holds the weights to their start; made from the recipe when None.
     """
 
     encoder: Any
@@ -108,52 +133,89 @@ class Job:
     keep_start: bool = False
     backbone: Backbone | None = None
     lean: bool = False
+    rules: Sequence[Rule] = ()
+    base: float = 1.0
+    old: OldTask | None = None
+    penalty: Penalty | None = None
 
     def __post_init__(self) -> None:
         self.table: RateTable = rate_table(
             self.groups,
-            1.0,
+            self.base,
+            rules=self.rules,
             rates=self.rates | dict.fromkeys(self.frozen, 0.0),
             module=nn.ModuleList([self.encoder, self.head]),
         )
-        if isinstance(self.encoder, Encoder):
+        self._replayed = False
+        # an adapter lies within the groups of a base that it keeps still itself
+        if isinstance(self.encoder, Encoder) and not isinstance(self.encoder, AdaptedEncoder):
+            moving = {row.group for row in self.table.rows if not row.frozen}
+            self.frozen = tuple(n for n in self.encoder.groups.names if n not in moving)
             unfreeze(self.encoder, set(self.encoder.frozen) - set(self.frozen))
             freeze(self.encoder, self.frozen)
 
     @property
     def steps_per_epoch(self) -> int:
-        """Optimiser steps that pass every training row once."""
-        return math.ceil(len(self.view.train) / self.recipe.batch_size)
+        """Optimiser steps that pass every training row once, oversampled ones more than once."""
+        rows = len(self.view.train)
+        if self.recipe.oversample:
+            labels_N = self.view.train.labels_N
+            rows = sum(oversampled_counts(labels_N, self.recipe.oversample).values())
+        return math.ceil(rows / self.recipe.batch_size)
 
-    def _parts(self, *, replay: bool) -> dict[str, Any]:
-        """What the loop and the measurement both take."""
-        device = pick_device(self.run.device)
+    def _loaders(self, *, replay: bool) -> tuple[Any, Any, Any]:
+        """The encoder or what replays its frozen part, and both loaders."""
+        device, recipe = pick_device(self.run.device), self.recipe
         settings: dict[str, Any] = {
-            "batch_size": self.recipe.batch_size,
+            "batch_size": recipe.batch_size,
             "streams": self.run.streams,
             "num_workers": default_workers(device, self.view.train.modality),
         }
-        made = None
-        if replay and self.frozen and self.backbone is not None:
+        augment = parse_augmentation(recipe.augment) if recipe.augment else None
+        # A mix of pixels, or rows that are drawn more than once, need the whole pass.
+        whole = recipe.oversample or (recipe.mixup and self.view.train.modality == "image")
+        if replay and self.frozen and self.backbone is not None and not whole:
             self.encoder.to(device)  # what is kept is made where it will train
+            views = None
+            if augment is not None:
+                views = Views(augment, augment.fingerprint, recipe.views)
             made = replay_prefix(
-                self.backbone, self.encoder, self.view.train, self.view.validation, **settings
-            )
-        if made is not None:
-            encoder, train, validation = made.module, made.train, made.validation
-        else:
-            encoder = self.encoder
-            train, validation = classification_loaders(
-                self.view.train, self.view.validation, encoder.preprocess, **settings
-            )
-        optimizer = make_optimizer(self.table, weight_decay=self.recipe.weight_decay)
+                self.backbone, self.encoder, self.view.train, self.view.validation,
+                views=views, **settings,
+            )  # fmt: skip
+            if made is not None:
+                self._replayed = True
+                return made.module, made.train, made.validation
+        loaders = classification_loaders(
+            self.view.train, self.view.validation, self.encoder.preprocess,
+            augment=augment, oversample=recipe.oversample, **settings,
+        )  # fmt: skip
+        return self.encoder, *loaders
+
+    def _parts(self, *, replay: bool) -> dict[str, Any]:
+        """What the loop and the measurement both take."""
+        recipe, labels_N = self.recipe, self.view.train.labels_N
+        encoder, train, validation = self._loaders(replay=replay)
+        decay = 0.0 if recipe.l2_sp else recipe.weight_decay  # or both would pull
+        optimizer = make_optimizer(self.table, weight_decay=decay)
+        classifier = Classifier(encoder, self.head)
+        penalty = self.penalty or pull(classifier, recipe, self.old, self.run)
+        classes = len(self.view.label_names)
         return {
-            "step": classification_step(label_smoothing=self.recipe.label_smoothing),
-            "modules": {"model": Classifier(encoder, self.head)},
+            "step": classification_step(
+                label_smoothing=recipe.label_smoothing,
+                class_weights=balanced_weights(labels_N, classes).tolist()
+                if recipe.balance
+                else None,
+                mixup=recipe.mixup,
+                mix_at="vectors" if self._replayed else "auto",
+                penalty=penalty,
+            ),
+            "modules": {"model": classifier},
             "optimizers": optimizer,
             "loaders": train,
             "run": self.run,
-            "clip": self.recipe.clip,
+            "clip": recipe.clip,
             "validation": validation,
         }
 
@@ -161,25 +223,27 @@ class Job:
         """Run the loop; encoder and head hold the best weights afterwards.
 
         Raises:
-            RunError: When a frozen group moved.
+            RunError: When something frozen moved.
         """
         announce(self.table)
-        ledger = FrozenLedger(self.encoder, self.frozen) if self.frozen else None
+        ledger = self._ledger()
         parts = self._parts(replay=True)
         validation = parts.pop("validation")
-        lean = self.lean or bool(self.frozen)
         steps = self.full_epochs * self.steps_per_epoch
         if self.run.max_steps is not None:
             steps = min(steps, self.run.max_steps)
+        lean = self.lean or bool(self.frozen)
+        evaluate, callbacks = self._watch(validation, lean=lean)
+        plateau = self.recipe.schedule == "plateau"
         history = fit_loop(
             **parts,
             epochs=self.full_epochs,
-            schedules=make_schedule(self.recipe.schedule, steps, self.recipe.warmup),
-            evaluate=evaluation(validation, classes=len(self.view.label_names)),
+            schedules=make_schedule(
+                "constant" if plateau else self.recipe.schedule, steps, self.recipe.warmup
+            ),
+            evaluate=evaluate,
             evaluate_first=self.keep_start,
-            callbacks=[
-                EarlyStopping("validation_loss", patience=self.recipe.patience, skip_frozen=lean)
-            ],
+            callbacks=callbacks,
             checkpoints=Checkpoints(skip_frozen=lean),
             name=self.stage or self.name,
         )
@@ -193,19 +257,48 @@ class Job:
         del parts["validation"]
         cost = measure_steps(**parts)
         # Validation is forward only: a third of a step's work for each row.
-        rows = len(self.view.validation)
+        rows = len(self.view.validation) + (len(self.old.view.validation) if self.old else 0)
         overhead = cost.seconds * rows / self.recipe.batch_size / 3
         return Cost(cost.seconds, self.steps_per_epoch, self.full_epochs, overhead)
+
+    def sweep(self, *, groups: bool, steps: int) -> tuple[RateSweep, ...]:
+        """Raise the rates on copies, with nothing replayed; see `training.find_rates`."""
+        parts = self._parts(replay=False)
+        del parts["validation"]
+        return find_rates(**parts, base=self.base, groups=groups, steps=steps)
+
+    def _ledger(self) -> FrozenLedger | None:
+        if not isinstance(self.encoder, Encoder):
+            return None
+        single = [
+            member
+            for row in self.table.rows
+            if row.frozen and row.group not in self.frozen and row.group != "head"
+            for member in row.members
+        ]
+        if not (self.frozen or single):
+            return None
+        return FrozenLedger(self.encoder, self.frozen, single)
+
+    def _watch(self, validation: Any, *, lean: bool) -> tuple[EvaluateFunction, list[Callback]]:
+        """What is evaluated after each epoch, and who decides on it."""
+        patience = self.recipe.patience
+        evaluate = evaluation(validation, classes=len(self.view.label_names))
+        best: Callback = EarlyStopping("validation_loss", patience=patience, skip_frozen=lean)
+        if self.old is not None:
+            watched = self.old.watch(self.encoder, self.run.streams)
+            evaluate = watched.beside(evaluate)
+            if self.run.max_forgetting is not None:
+                best = WithinBudget(
+                    watched, self.run.max_forgetting, patience=patience, skip_frozen=lean,
+                    before=self.old.before,
+                )  # fmt: skip
+        callbacks = [best]
+        if self.recipe.schedule == "plateau":
+            callbacks.append(ReduceOnPlateau(patience=max(1, (patience or 4) // 2)))
+        return evaluate, callbacks
 
 
 def passes(history: History, job: Job) -> float:
     """Passes over the training rows that were made."""
     return history.steps / job.steps_per_epoch
-
-
-def smaller_batches(recipe: Recipe, rows: int) -> Recipe:
-    """Half or a quarter of the batch for very small data, so that an epoch has some steps."""
-    size = recipe.batch_size
-    while size > 4 and rows / size < 8:
-        size //= 2
-    return replace(recipe, batch_size=size)

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import ClassVar, Literal
 
 from pydantic import Field, PositiveFloat, PositiveInt
 from torch import nn
 
 from warmstart.backbones import Backbone, Encoder
-from warmstart.core import Run
-from warmstart.data import View
+from warmstart.core import Run, UsageError
+from warmstart.data import View, parse_augmentation
 from warmstart.models import EncoderModel, Head, HeadShape
-from warmstart.training import History, discriminative_rates
+from warmstart.training import History, RateSweep, Rule, discriminative_rates, parse_rules
 
 from .base import Cost, Fitted, Strategy
-from .supervised import Job, Recipe, epochs_for, groups_of, passes, smaller_batches
+from .interpolate import interpolate
+from .probe import Probe
+from .recipe import Recipe, ScheduleName, epochs_for, smaller_batches
+from .retain import OldTask, old_task
+from .supervised import Job, groups_of, passes
 
 __all__ = ["Trained", "fitted"]
 
@@ -37,6 +42,20 @@ class Trained(Strategy):
         clip: Largest gradient norm.
         label_smoothing: Share of the target spread over all classes, in [0, 1).
         patience: Epochs without a better validation loss before training stops.
+        rules: Explicit rates, the first match counts: `stem=frozen, block.0=1e-6, head=x3`. They
+            go before the rates by depth.
+        class_weights: `balanced` lets each class count the same in the loss.
+        oversample: How far rare classes are brought to the largest one by repeating their rows,
+            from 0 (not at all) to 1.
+        mixup: Alpha of mixup, 0 for none; typical 0.1 to 0.4.
+        augment: Random changes of training images: `crop,flip,rotate=15,jitter=0.2`; empty for
+            none.
+        views: Augmented views that are drawn up front where frozen groups are replayed.
+        l2_sp: Pull of the backbone to its start (L2-SP), 0 for none; typical 0.01 to 1.
+        ewc: Pull by what each weight meant to the rows to retain (EWC), 0 for none; typical 100
+            to 10,000. Needs such rows.
+        wise: Whether the result goes part of the way from the untouched model, as validation has
+            it best (WiSE-FT); linear heads only.
     """
 
     rate: PositiveFloat = 1e-4
@@ -47,12 +66,21 @@ class Trained(Strategy):
     head: Literal["linear", "mlp"] = "linear"
     hidden: PositiveInt = 256
     dropout: float = Field(0.1, ge=0, lt=1)
-    schedule: Literal["linear", "cosine", "constant", "slanted-triangular", "one-cycle"] = "linear"
+    schedule: ScheduleName = "linear"
     warmup: float = Field(0.1, ge=0, lt=1)
     weight_decay: float = Field(0.01, ge=0)
     clip: PositiveFloat = 1.0
     label_smoothing: float = Field(0.0, ge=0, lt=1)
     patience: PositiveInt = 3
+    rules: str = ""
+    class_weights: Literal["none", "balanced"] = "none"
+    oversample: float = Field(0.0, ge=0, le=1)
+    mixup: float = Field(0.0, ge=0)
+    augment: str = ""
+    views: PositiveInt = 4
+    l2_sp: float = Field(0.0, ge=0)
+    ewc: float = Field(0.0, ge=0)
+    wise: bool = False
 
     _keep_start: ClassVar[bool] = False
     _steps: ClassVar[int] = 300
@@ -66,6 +94,35 @@ class Trained(Strategy):
     def _replays(self) -> bool:
         """Whether what frozen groups put out may be computed once and replayed."""
         return getattr(self, "prefix", "off") == "auto"
+
+    @property
+    def _rules(self) -> tuple[Rule, ...]:
+        return parse_rules(self.rules) if self.rules.strip() else ()
+
+    def _old_task(self, backbone: Backbone, view: View) -> OldTask | None:
+        """What must not get lost, as the untouched backbone serves it."""
+        return None if view.retain is None else old_task(backbone, view.retain)
+
+    def check(self, backbone: Backbone, view: View) -> None:
+        """Settings must fit the rows and one another.
+
+        Raises:
+            UsageError: For augmentation of text, EWC without rows to retain, or interpolation
+                towards a head that is not linear.
+        """
+        if self.augment:
+            parse_augmentation(self.augment)
+            if view.train.modality != "image":
+                raise UsageError(
+                    f"{self.name}.augment changes images; these rows are text. Leave it out, or "
+                    "use mixup."
+                )
+        if self.ewc and view.retain is None:
+            raise UsageError(
+                f"{self.name}.ewc needs rows of the task that must not get lost: give --retain."
+            )
+        if self.wise and self.head != "linear":
+            raise UsageError(f"{self.name}.wise needs a linear head, got head={self.head}.")
 
     def _frozen(self, encoder: Encoder) -> tuple[str, ...]:
         """Layer groups that do not move."""
@@ -86,6 +143,9 @@ class Trained(Strategy):
             batch_size=self.batch_size, schedule=self.schedule, warmup=self.warmup,
             weight_decay=self.weight_decay, clip=self.clip,
             label_smoothing=self.label_smoothing, patience=self.patience,
+            balance=self.class_weights == "balanced", oversample=self.oversample,
+            mixup=self.mixup, augment=self.augment, views=self.views, l2_sp=self.l2_sp,
+            ewc=self.ewc,
         )  # fmt: skip
         return smaller_batches(recipe, len(view.train))
 
@@ -118,17 +178,44 @@ class Trained(Strategy):
             full_epochs=self._epochs(view), frozen=self._frozen(encoder),
             keep_start=self._keep_start,
             backbone=backbone if self._replays else None,
+            rules=self._rules, base=self.rate, old=self._old_task(backbone, view),
         )  # fmt: skip
 
     def measure(self, backbone: Backbone, view: View, run: Run) -> Cost:
         """Time a few real steps."""
         return self._job(backbone, view, run).measure()
 
+    def find_rates(
+        self, backbone: Backbone, view: View, run: Run, *, groups: bool = False, steps: int = 100
+    ) -> tuple[RateSweep, ...]:
+        """Raise the rates step by step on a copy and see what the loss does.
+
+        Args:
+            backbone: The recipe to start from.
+            view: Training and validation rows.
+            run: Seed and device; nothing is logged.
+            groups: Also each layer group on its own.
+            steps: Steps of a sweep, at least 10.
+        """
+        return self._job(backbone, view, run).sweep(groups=groups, steps=steps)
+
     def fit(self, backbone: Backbone, view: View, run: Run) -> Fitted:
         """Train, with the weights of the best validation loss kept."""
         self.check(backbone, view)
         job = self._job(backbone, view, run)
-        return fitted(backbone, job, job.train())
+        return self._finish(backbone, view, run, fitted(backbone, job, job.train()))
+
+    def _finish(self, backbone: Backbone, view: View, run: Run, result: Fitted) -> Fitted:
+        """Go back part of the way to the untouched model, where that was asked for."""
+        if not self.wise:
+            return result
+        tuned, probe = result.model, Probe().fit(backbone, view, run).model
+        assert isinstance(tuned, EncoderModel)
+        assert isinstance(probe, EncoderModel)
+        model, curve = interpolate(backbone, probe.head, tuned, view)
+        chosen = next(point["share"] for point in curve if point["chosen"])
+        values = {**result.values, "wise_share": chosen, "wise_curve": curve}
+        return replace(result, model=model, values=values)
 
 
 def fitted(backbone: Backbone, job: Job, history: History) -> Fitted:

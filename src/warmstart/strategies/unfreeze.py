@@ -12,11 +12,12 @@ from pydantic import NonNegativeInt, PositiveFloat, PositiveInt
 from warmstart.backbones import Backbone
 from warmstart.core import Run, UsageError, nearest, progress
 from warmstart.data import View
-from warmstart.training import History, discriminative_rates
+from warmstart.training import Classifier, History, discriminative_rates
 
 from .base import Cost, Fitted
+from .recipe import ScheduleName
 from .registry import register
-from .supervised import Job, groups_of
+from .supervised import Job, groups_of, pull
 from .trained import Trained, fitted
 
 __all__ = ["Stage", "Unfreeze", "planned_stages", "stages_by_group"]
@@ -65,9 +66,7 @@ class Unfreeze(Trained):
     name: ClassVar[str] = "unfreeze"
     title: ClassVar[str] = "Progressive unfreezing"
     rate: PositiveFloat = 5e-4
-    schedule: Literal["linear", "cosine", "constant", "slanted-triangular", "one-cycle"] = (
-        "slanted-triangular"
-    )
+    schedule: ScheduleName = "slanted-triangular"
     stage_epochs: PositiveInt | Literal["auto"] = "auto"
     by: Literal["epochs", "plateau"] = "epochs"
     groups_per_stage: PositiveInt = 1
@@ -82,8 +81,10 @@ class Unfreeze(Trained):
         """The groups that are named must exist.
 
         Raises:
-            UsageError: For a plan that cannot be followed, or more groups than there are.
+            UsageError: For a plan that cannot be followed, more groups than there are, or what
+                fine-tuning refuses.
         """
+        super().check(backbone, view)
         self.stages(backbone.group_names, view)
 
     def stages(self, names: Sequence[str], view: View) -> list[Stage]:
@@ -131,6 +132,8 @@ class Unfreeze(Trained):
         stages = self.stages(encoder.groups.names, view)
         recipe = self._recipe(view)
         steps = _share_out([s.epochs for s in stages], len(view.train), recipe.batch_size, run)
+        old = self._old_task(backbone, view)
+        start = pull(Classifier(encoder, head), recipe, old, run, copy_frozen=True)
         total: History | None = None
         told: list[dict[str, Any]] = []
         for place, stage in enumerate(stages):
@@ -141,7 +144,8 @@ class Unfreeze(Trained):
                 replace(recipe, patience=self.patience if waits else None),
                 f"{self.title}, stage {place + 1} of {len(stages)}",
                 stage.epochs, frozen=stage.frozen, stage=f"stage-{place + 1}",
-                keep_start=place > 0, backbone=backbone if self.prefix == "auto" else None,
+                keep_start=place > 0, backbone=backbone if self._replays else None,
+                rules=self._rules, base=self.rate, old=old, penalty=start,
             )  # fmt: skip
             history = job.train()
             total = history if total is None else total.then(history)
@@ -156,7 +160,8 @@ class Unfreeze(Trained):
         if len(told) < len(stages):
             progress.note(f"{self.title}: the time was up in stage {len(told)} of {len(stages)}.")
         result = fitted(backbone, job, total)
-        return replace(result, values={**result.values, "stages": told})
+        result = replace(result, values={**result.values, "stages": told})
+        return self._finish(backbone, view, run, result)
 
     def _stage_epochs(self, view: View) -> int:
         if self.stage_epochs != "auto":

@@ -8,7 +8,7 @@ from typing import Annotated, ClassVar
 
 import numpy as np
 import torch
-from pydantic import AfterValidator, BeforeValidator
+from pydantic import AfterValidator, BeforeValidator, Field
 
 from warmstart.backbones import Backbone, Encoder
 from warmstart.core import NotApplicable, Run, split_text
@@ -47,6 +47,7 @@ def _has_place(template: str) -> str:
 
 
 Template = Annotated[str, AfterValidator(_has_place)]
+_Templates = Annotated[tuple[Template, ...], Field(min_length=1)]
 
 
 @register
@@ -63,18 +64,21 @@ class ZeroShot(Strategy):
 
     Attributes:
         templates: Sentences with `{}` for the class name; the embeddings of all are averaged.
-            As text they are divided by `|`: `{}|a text about {}`.
+            As text they are divided by `|`: `{}|a text about {}`; or they are a JSON list:
+            `["{}", "a text about {}"]`.
         nli: Folder or hub id of an NLI model, text only.
-        hypothesis: The NLI hypothesis with `{}` for the class name.
+        hypothesis: The NLI hypothesis with `{}` for the class name; of several, given as
+            `templates` are, the entailment logits are averaged.
     """
 
     name: ClassVar[str] = "zero-shot"
     title: ClassVar[str] = "Zero-shot"
     seeded: ClassVar[bool] = False
     has_head: ClassVar[bool] = False
-    templates: Annotated[tuple[Template, ...] | None, BeforeValidator(split_text)] = None
+    learns: ClassVar[bool] = False
+    templates: Annotated[_Templates | None, BeforeValidator(split_text)] = None
     nli: str | None = None
-    hypothesis: Template = "This text is {}."
+    hypothesis: Annotated[_Templates, BeforeValidator(split_text)] = ("This text is {}.",)
 
     @property
     def uses_features(self) -> bool:  # type: ignore[override] # an NLI model reads for itself
@@ -101,9 +105,10 @@ class ZeroShot(Strategy):
         self.check(backbone, view)
         words = [_words(name) for name in view.label_names]
         if self.nli:
-            hypotheses = [self.hypothesis.replace("{}", word) for word in words]
+            hypotheses = [one.replace("{}", word) for one in self.hypothesis for word in words]
             entailing = NliModel.open(self.nli, view.label_names, hypotheses, run.device)
-            return Fitted(entailing, 0, values={"nli": self.nli, "hypothesis": self.hypothesis})
+            values = {"nli": self.nli, "hypothesis": list(self.hypothesis)}
+            return Fitted(entailing, 0, values=values)
         image = view.train.modality == "image"
         templates = self.templates or (IMAGE_TEMPLATES if image else TEXT_TEMPLATES)
         encoder = backbone.text_encoder() if image else backbone.load()

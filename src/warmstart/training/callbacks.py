@@ -72,12 +72,7 @@ class EarlyStopping(Callback):
             better = False
         if better:
             self.best, self._waited = value, 0
-            self._weights = {
-                key: tensor.detach().to("cpu", copy=True)
-                for key, tensor in self._tensors(state).items()
-            }
-            state.best_epoch = state.epoch + 1 if state.step else 0  # 0: the start
-            state.best_step = state.step
+            self._keep(state)
             return
         self._waited += 1
         if self._patience is not None and self._waited >= self._patience:
@@ -99,6 +94,15 @@ class EarlyStopping(Callback):
         """Go on from a checkpoint."""
         self.best, self._waited = values["best"], values["waited"]
         self._weights = dict(values["weights"])
+
+    def _keep(self, state: LoopState) -> None:
+        """Copy the weights as they are now."""
+        self._weights = {
+            key: tensor.detach().to("cpu", copy=True)
+            for key, tensor in self._tensors(state).items()
+        }
+        state.best_epoch = state.epoch + 1 if state.step else 0  # 0: the start
+        state.best_step = state.step
 
     def _tensors(self, state: LoopState) -> dict[str, Tensor]:
         return state.tensors(self._skip_frozen)

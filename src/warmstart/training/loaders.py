@@ -132,6 +132,8 @@ class RowLoader:
         bucket: bool = True,
         drop_last: bool = False,
         num_workers: int = 0,
+        labels: Sequence[int] | np.ndarray | None = None,
+        oversample: float = 0.0,
     ) -> None:
         """Lay out the batches.
 
@@ -144,6 +146,8 @@ class RowLoader:
             drop_last: Whether an incomplete batch is left out.
             num_workers: Threads that prepare batches ahead; 0 prepares each when it is asked for,
                 as sources whose rows are cached ready (text) always do.
+            labels: Class of each row; needed to oversample.
+            oversample: See `BatchOrder`.
         """
         if num_workers < 0:
             raise UsageError(f"num_workers must be at least 0, got {num_workers}. Usual: 0 to 8.")
@@ -151,7 +155,7 @@ class RowLoader:
         lengths = source.lengths() if bucket else None
         self.order = BatchOrder(
             source.ids, batch_size, streams=streams, lengths=lengths, shuffle=shuffle,
-            drop_last=drop_last,
+            drop_last=drop_last, labels=labels, oversample=oversample,
         )  # fmt: skip
         self.fingerprint = self.order.fingerprint
         self._workers = num_workers if source.parallel else 0

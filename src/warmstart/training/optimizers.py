@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
 from typing import Literal
 
 import torch
@@ -12,6 +11,8 @@ from torch import nn
 from torch.optim import Optimizer
 
 from warmstart.core import UsageError, nearest, progress
+
+from .rules import FROZEN, Rule
 
 __all__ = [
     "FROZEN",
@@ -26,22 +27,8 @@ __all__ = [
 ]
 
 Groups = Mapping[str, Sequence[tuple[str, nn.Parameter]]]
-FROZEN: Literal["frozen"] = "frozen"
 HEAD = "head"
 HIGH_RATE = 1e-3
-
-
-@dataclass(frozen=True)
-class Rule:
-    """How fast the parameters that match are learned.
-
-    Attributes:
-        pattern: Shell pattern (`*`, `?`, `[...]`) on a group's name or a parameter's full name.
-        rate: Multiplier of the base rate, or `frozen`.
-    """
-
-    pattern: str
-    rate: float | Literal["frozen"]
 
 
 @dataclass(frozen=True)
@@ -175,8 +162,8 @@ def rate_table(
 
     Args:
         groups: Ordered layer groups, head last.
-        base: Base rate; rules multiply it.
-        rules: In order; the first match counts.
+        base: What the multipliers of rules multiply.
+        rules: In order; the first match counts. See `parse_rules`.
         rates: Rate of each group that no rule matches; `discriminative_rates` when None.
         module: The model, to see which parameters belong to batch normalisation.
 
@@ -191,7 +178,7 @@ def rate_table(
     for group, members in groups.items():
         parts: dict[float | None, list[tuple[str, nn.Parameter]]] = {}
         for name, parameter in members:
-            hits = [place for place, rule in enumerate(rules) if _matches(rule, group, name)]
+            hits = [place for place, rule in enumerate(rules) if rule.matches(group, name)]
             reached.update(hits)
             matched.update(hits[:1])
             parts.setdefault(_rate(rules, hits, base, group, group_rates), []).append(
@@ -286,15 +273,7 @@ def _rate(
 ) -> float | None:
     """The rate of a parameter, None for frozen."""
     if hits:
-        multiplier = rules[hits[0]].rate
-        if multiplier in (FROZEN, 0):
-            return None
-        if multiplier < 0:
-            raise UsageError(
-                f'rule "{rules[hits[0]].pattern}": the multiplier must be above 0, or "frozen", '
-                f"got {multiplier}."
-            )
-        return base * multiplier
+        return rules[hits[0]].value(base)
     if group not in group_rates:
         raise UsageError(f'layer group "{group}" has no rate.{nearest(group, group_rates)}')
     return group_rates[group] or None
@@ -307,10 +286,6 @@ def _row(
     mode = ("eval" if rate is None else "train") if has_norm else "-"
     count = sum(parameter.numel() for _, parameter in part)
     return RateRow(group, count, rate or 0.0, rate is None, mode, tuple(part))
-
-
-def _matches(rule: Rule, group: str, name: str) -> bool:
-    return fnmatchcase(group, rule.pattern) or fnmatchcase(name, rule.pattern)
 
 
 def _refuse(rule: Rule, reached: bool, groups: Groups) -> None:

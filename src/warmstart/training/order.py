@@ -13,7 +13,7 @@ import numpy as np
 
 from warmstart.core import Streams, UsageError, fingerprint
 
-__all__ = ["MEGA_BATCHES", "BatchOrder"]
+__all__ = ["MEGA_BATCHES", "BatchOrder", "oversampled_counts"]
 
 MEGA_BATCHES = 50
 
@@ -39,6 +39,8 @@ class BatchOrder:
         lengths: Sequence[int] | None = None,
         shuffle: bool = True,
         drop_last: bool = False,
+        labels: Sequence[int] | np.ndarray | None = None,
+        oversample: float = 0.0,
     ) -> None:
         """Lay out the order.
 
@@ -49,6 +51,10 @@ class BatchOrder:
             lengths: One length a row (tokens); None for batches without regard to length.
             shuffle: False keeps the rows as they come (sorted by length where lengths are given).
             drop_last: Whether an incomplete batch is left out.
+            labels: Class of each row; needed to oversample.
+            oversample: How far rare classes are brought to the largest by repeating their rows in
+                an epoch, in [0, 1]; see `oversampled_counts`. Which rows are repeated once more
+                than others changes from epoch to epoch.
         """
         if batch_size < 1:
             raise UsageError(f"batch_size must be at least 1, got {batch_size}. Typical: 8 to 64.")
@@ -56,20 +62,23 @@ class BatchOrder:
             raise UsageError("there are no rows to train on. Give at least one.")
         if lengths is not None and len(lengths) != len(ids):
             raise UsageError(f"lengths has {len(lengths)} values for {len(ids)} rows.")
+        self._classes = _classes(labels, len(ids), oversample, shuffle)
+        self._rows = sum(wanted for _, wanted in self._classes) if self._classes else len(ids)
         self._size = batch_size
         self._shuffle = shuffle
-        self._drop_last = drop_last and len(ids) >= batch_size
+        self._drop_last = drop_last and self._rows >= batch_size
         self._streams = streams
         self._lengths = None if lengths is None else np.asarray(lengths, dtype=np.int64)
         self._hashes = np.array([_hash(row_id) for row_id in ids], dtype=np.uint64)
         self.fingerprint = fingerprint(
             self._hashes.astype(np.int64), batch_size, shuffle, streams.seed("order"),
             self._drop_last, lengths is not None,
+            *([[rows, wanted] for rows, wanted in self._classes]),
         )  # fmt: skip
 
     def __len__(self) -> int:
         """Batches an epoch."""
-        rows = len(self._hashes)
+        rows = self._rows
         return rows // self._size if self._drop_last else -(-rows // self._size)
 
     def batches(self, epoch: int) -> list[np.ndarray]:
@@ -77,10 +86,22 @@ class BatchOrder:
         rows = np.arange(len(self._hashes))
         if self._shuffle:
             key = np.uint64(self._streams.seed("order", epoch))
-            rows = np.argsort(_mix(self._hashes ^ key), kind="stable")
+            rows = self._repeated(key) if self._classes else _sorted(rows, self._hashes ^ key)
         if self._lengths is None:
             return self._cut(rows)
         return self._bucketed(rows, epoch)
+
+    def _repeated(self, key: np.uint64) -> np.ndarray:
+        """Shuffled rows with those of rare classes several times; copies lie apart."""
+        hashes = self._hashes ^ key
+        parts, copies = [], []
+        for rows, wanted in self._classes:
+            ranked = _sorted(rows, hashes[rows])
+            parts.append(np.resize(ranked, wanted))
+            copies.append(np.arange(wanted) // len(ranked))
+        chosen, copy = np.concatenate(parts), np.concatenate(copies).astype(np.uint64)
+        salt = np.where(copy > 0, _mix(copy), np.uint64(0))
+        return _sorted(chosen, hashes[chosen] ^ salt)
 
     def _bucketed(self, rows: np.ndarray, epoch: int) -> list[np.ndarray]:
         assert self._lengths is not None
@@ -101,6 +122,50 @@ class BatchOrder:
         if self._drop_last and not keep and len(batches[-1]) < self._size:
             batches.pop()
         return batches
+
+
+def oversampled_counts(labels_N: Sequence[int] | np.ndarray, strength: float) -> dict[int, int]:
+    """Rows that each class has in an epoch: `n_c · (n_max / n_c)^strength`, rounded.
+
+    Args:
+        labels_N: Class of each row.
+        strength: 0 leaves the data as it is, 1 brings every class to the largest one's size, 0.5
+            goes half the way on a logarithmic scale.
+    """
+    if not 0.0 <= strength <= 1.0:
+        raise UsageError(
+            f"oversample must be between 0 and 1, got {strength}. 0 is off; 1 makes all classes "
+            "equal."
+        )
+    names, counts = np.unique(np.asarray(labels_N), return_counts=True)
+    largest = counts.max()
+    return {
+        int(name): round(float(count * (largest / count) ** strength))
+        for name, count in zip(names, counts, strict=True)
+    }
+
+
+def _classes(
+    labels: Sequence[int] | np.ndarray | None, rows: int, strength: float, shuffle: bool
+) -> list[tuple[np.ndarray, int]]:
+    """The rows of each class and how many of them an epoch has; empty without oversampling."""
+    if not strength:
+        return []
+    if labels is None or len(labels) != rows:
+        given = "none" if labels is None else str(len(labels))
+        raise UsageError(f"oversampling needs a label for each of the {rows} rows, got {given}.")
+    if not shuffle:
+        raise UsageError("oversampling is for training: it needs shuffle=True.")
+    known = np.asarray(labels)
+    return [
+        (np.flatnonzero(known == name), wanted)
+        for name, wanted in oversampled_counts(known, strength).items()
+    ]
+
+
+def _sorted(rows: np.ndarray, hashes: np.ndarray) -> np.ndarray:
+    ordered: np.ndarray = rows[np.argsort(_mix(hashes), kind="stable")]
+    return ordered
 
 
 def _hash(row_id: str) -> int:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,6 +14,7 @@ from warmstart.core import Streams, UsageError
 
 from .examples import Augment, ExampleRows, Preprocess, Rows
 from .loaders import Batch, Loader, RowLoader
+from .mixing import MixPlace, Mixture, check_mixup, draw_mixture, mixes_inputs
 from .state import EvaluateFunction, LoopState, StepFunction, StepOutput
 
 __all__ = [
@@ -50,10 +52,29 @@ class Classifier(nn.Module):
         chosen = {"depth": depth, "pooling": pooling}
         self._chosen = {key: value for key, value in chosen.items() if value is not None}
 
-    def forward(self, inputs: dict[str, Tensor]) -> Tensor:
-        """Logits (B, C)."""
-        logits_BC: Tensor = self.head(self.encoder(inputs, **self._chosen))
-        return logits_BC
+    def forward(
+        self,
+        inputs: dict[str, Tensor],
+        *,
+        blend: Callable[[Tensor], Tensor] | None = None,
+        beside: Callable[[], Tensor] | None = None,
+    ) -> Any:
+        """Logits (B, C); with `beside`, logits and what it returns.
+
+        Args:
+            inputs: What the encoder takes.
+            blend: Applied to the vectors (B, D) before the head, as mixup does.
+            beside: A term of the weights. Several processes must compute it within this pass:
+                they take weights that the pass does not reach for weights without a gradient.
+        """
+        vectors_BD = self.vectors(inputs)
+        logits_BC: Tensor = self.head(vectors_BD if blend is None else blend(vectors_BD))
+        return logits_BC if beside is None else (logits_BC, beside())
+
+    def vectors(self, inputs: dict[str, Tensor]) -> Tensor:
+        """What the head sees: vectors (B, D)."""
+        vectors_BD: Tensor = self.encoder(inputs, **self._chosen)
+        return vectors_BD
 
 
 def classification_step(
@@ -61,8 +82,11 @@ def classification_step(
     label_smoothing: float = 0.0,
     class_weights: Sequence[float] | Tensor | None = None,
     module: str = "model",
+    mixup: float = 0.0,
+    mix_at: MixPlace = "auto",
+    penalty: Callable[[LoopState], Tensor] | None = None,
 ) -> StepFunction:
-    """Cross-entropy over the rows of a batch.
+    """Cross-entropy over the rows of a batch, and what is added to it.
 
     With class weights the loss is the sum of weighted losses over the number of rows, not over the
     sum of weights: with weights of mean 1 over the training rows it is unbiased, and accumulating
@@ -72,26 +96,60 @@ def classification_step(
         label_smoothing: Share of the target spread over all classes, in [0, 1).
         class_weights: One a class; see `balanced_weights`.
         module: Name of the classifier in `state.modules`.
+        mixup: Alpha of mixup; 0 is off. See `draw_mixture`.
+        mix_at: What mixup blends: `inputs`, pooled `vectors`, or `auto`, the pixels of images and
+            the vectors of text. Where a frozen prefix is replayed the inputs are stand-ins:
+            blend vectors there.
+        penalty: A term of the weights alone; see `l2_sp` and `elastic_weights`.
 
-    Source: label smoothing, Szegedy et al. 2016, section 7.
+    Source: label smoothing, Szegedy et al. 2016, section 7; mixup, Zhang et al. 2018.
     """
     if not 0.0 <= label_smoothing < 1.0:
         raise UsageError(
             f"label_smoothing must be in [0, 1), got {label_smoothing}. Typical: 0 to 0.1."
         )
+    check_mixup(mixup, mix_at)
     weights = None if class_weights is None else torch.as_tensor(class_weights, dtype=torch.float32)
 
     def step(batch: Batch, state: LoopState) -> StepOutput:
-        logits_BC = state.modules[module](batch.inputs)
+        mixture = draw_mixture(mixup, len(batch), batch.labels_B.device) if mixup else None
+        terms = None if penalty is None else (lambda: penalty(state))
+        logits_BC, term = _forward(state.modules[module], batch, mixture, mix_at, terms)
         used = None if weights is None else weights.to(logits_BC.device)
-        losses = functional.cross_entropy(
-            logits_BC.float(), batch.labels_B, weight=used, label_smoothing=label_smoothing,
-            reduction="sum",
-        )  # fmt: skip
+
+        def loss_of(labels_B: Tensor) -> Tensor:
+            losses = functional.cross_entropy(
+                logits_BC.float(), labels_B, weight=used, label_smoothing=label_smoothing,
+                reduction="sum",
+            )  # fmt: skip
+            return losses / len(batch)
+
+        loss = loss_of(batch.labels_B) if mixture is None else mixture.loss(loss_of, batch.labels_B)
         hits = (logits_BC.detach().argmax(dim=1) == batch.labels_B).float().mean()
-        return StepOutput(losses / len(batch), {"accuracy": hits})
+        if term is None:
+            return StepOutput(loss, {"accuracy": hits})
+        return StepOutput({"task": loss, "penalty": term}, {"accuracy": hits})
 
     return step
+
+
+def _forward(
+    model: nn.Module,
+    batch: Batch,
+    mixture: Mixture | None,
+    place: MixPlace,
+    term: Callable[[], Tensor] | None,
+) -> tuple[Tensor, Tensor | None]:
+    """Logits (B, C) of the rows or their blends, and the term of the weights."""
+    inputs = batch.inputs
+    settings: dict[str, Any] = {} if term is None else {"beside": term}
+    if mixture is not None:
+        if mixes_inputs(place, inputs):
+            inputs = mixture.inputs(inputs)
+        else:
+            settings["blend"] = mixture.tensor
+    found = model(inputs, **settings)
+    return (found, None) if term is None else found
 
 
 def balanced_weights(labels_N: np.ndarray, classes: int) -> np.ndarray:
@@ -167,6 +225,7 @@ def classification_loaders(
     num_workers: int = 0,
     bucket: bool = True,
     evaluation_batch_size: int | None = None,
+    oversample: float = 0.0,
 ) -> tuple[RowLoader, RowLoader]:
     """Loaders of the training rows (shuffled) and the validation rows (as they are, by length).
 
@@ -180,6 +239,8 @@ def classification_loaders(
         num_workers: Threads that prepare images ahead.
         bucket: Whether rows of similar length share a batch.
         evaluation_batch_size: Validation rows a batch; twice `batch_size` when None.
+        oversample: How far rare classes are brought to the largest one, in [0, 1]; an epoch then
+            has more rows (`len` of the loader tells the batches). See `oversampled_counts`.
     """
     if int(np.min(train.labels_N)) < 0:
         raise UsageError("a training row has no label. Leave unlabelled rows out.")
@@ -187,7 +248,8 @@ def classification_loaders(
     held = ExampleRows(validation, preprocess, streams=streams)
     return (
         RowLoader(
-            learned, batch_size, streams=streams, bucket=bucket, num_workers=num_workers
+            learned, batch_size, streams=streams, bucket=bucket, num_workers=num_workers,
+            labels=train.labels_N, oversample=oversample,
         ),
         RowLoader(
             held, evaluation_batch_size or 2 * batch_size, streams=streams, shuffle=False,

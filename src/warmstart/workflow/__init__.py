@@ -11,32 +11,43 @@ from .apply import (
     predict,
     write_predictions,
 )
-from .compare import DEFAULT_ARMS, compare, fit
+from .compare import DEFAULT_ARMS, compare
 from .embed import check_features_path, embed, write_features
+from .episodes import episodes, parse_episodes
+from .fit import fit
 from .info import info
 from .plan import plan
+from .rates import check_plot_path, rates, write_rates
 from .runs import FinishedRun, open_run
 from .seen import write_seen
+from .shots import DEFAULT_SHOT_ARMS, compare_shots
 
 __all__ = [
     "DEFAULT_ARMS",
+    "DEFAULT_SHOT_ARMS",
     "Evaluation",
     "FinishedRun",
     "Predictions",
     "backbone",
     "check_features_path",
+    "check_plot_path",
     "check_predictions_path",
     "compare",
+    "compare_shots",
     "embed",
+    "episodes",
     "evaluate",
     "fit",
     "info",
     "open_run",
+    "parse_episodes",
     "plan",
     "predict",
+    "rates",
     "read",
     "sample",
     "write_features",
     "write_predictions",
+    "write_rates",
     "write_seen",
 ]

@@ -164,6 +164,7 @@ def evaluate(
         opened.model.label_names,
         primary=metric or primary_metric(dataset.labels_N),
         groups=dataset.column(group) if group else None,
+        clusters=dataset.column(group) if group else None,
     )
     seen = count_seen(opened.folder, dataset)
     found = Evaluation(

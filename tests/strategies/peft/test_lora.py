@@ -338,3 +338,18 @@ def test_counting_refuses_what_does_not_work(family_backbone: Callable[..., Back
         make("prompt").trains(encoder)
     learned = make("adapter").trains(family_backbone("resnet").load(device="cpu"))
     assert len(learned) == 4 * 4
+
+
+def test_settings_about_the_bases_own_weights_are_refused(
+    family_backbone: Callable[..., Backbone], views: Any, make_run: Callable[..., Run]
+) -> None:
+    backbone = family_backbone("bert")
+    for settings in ({"l2_sp": 0.1}, {"wise": True}):
+        with pytest.raises(UsageError, match="an adapter's base does not move at all"):
+            fit(backbone, views, make_run(), **settings)
+    with pytest.raises(UsageError, match=r"gives the frozen base a rate \(block\.0\)"):
+        fit(backbone, views, make_run(), rules="block.0 = 1")
+    fitted = fit(backbone, views, make_run(max_steps=1), rules="block.0 adapter = 2e-3")
+    rows = {row["group"]: row["rate"] for row in fitted.rates}
+    assert rows["block.0 adapter"] == pytest.approx(2e-3)
+    assert rows["block.1 adapter"] == pytest.approx(Lora().rate)

@@ -24,7 +24,7 @@ from warmstart.data import View
 from warmstart.models import AdaptedEncoder, AdaptedModel, Head, HeadShape
 from warmstart.training import History, discriminative_rates
 
-from ..base import Cost, Fitted
+from ..base import Fitted
 from ..supervised import Job
 from ..trained import Trained, fitted
 from .table import Adaptation, family_in, family_of, require, works_on
@@ -83,7 +83,15 @@ class Adapting(Trained):
 
         Raises:
             NotApplicable: With the reason and what works.
+            UsageError: For settings that are about weights of the base, which do not move here.
         """
+        super().check(backbone, view)
+        for setting in ("l2_sp", "ewc", "wise"):
+            if getattr(self, setting):
+                raise UsageError(
+                    f"{self.name}.{setting} is about how far the base moves, and an adapter's base "
+                    "does not move at all. Leave it out, or use finetune."
+                )
         if view.train.modality not in self.modalities:
             raise NotApplicable(
                 f"the rows are {view.train.modality}s, which have no tokens that learned ones "
@@ -165,15 +173,21 @@ class Adapting(Trained):
             adapted, head,
             rates=rates, groups=groups, view=view, run=run, recipe=self._recipe(view),
             name=self.title, full_epochs=self._epochs(view), lean=True,
+            rules=self._rules, base=self.rate, old=self._old_task(backbone, view),
         )  # fmt: skip
+        moving = [r.group for r in job.table.rows if r.group in adapted.groups.names and r.rate]
+        if moving:
+            raise UsageError(
+                f"{self.name}.rules gives the frozen base a rate ({moving[0]}). Rules of an "
+                'adapter name its own groups: "* adapter" and "head".'
+            )
         return Attempt(
             backbone, adapted, head, job, adapted.base_fingerprint(), _state(adapted), probes,
             untouched_ND,
         )  # fmt: skip
 
-    def measure(self, backbone: Backbone, view: View, run: Run) -> Cost:
-        """Time a few real steps."""
-        return self._attempt(backbone, view, run).job.measure()
+    def _job(self, backbone: Backbone, view: View, run: Run) -> Job:
+        return self._attempt(backbone, view, run).job
 
     def fit(self, backbone: Backbone, view: View, run: Run) -> Fitted:
         """Train adapter and head on the frozen base; the best validation loss is kept.
@@ -184,9 +198,9 @@ class Adapting(Trained):
         """
         self.check(backbone, view)
         attempt = self._attempt(backbone, view, run)
-        return self._finish(attempt, attempt.job.train(), view)
+        return self._result(attempt, attempt.job.train(), view)
 
-    def _finish(self, attempt: Attempt, history: History, view: View) -> Fitted:
+    def _result(self, attempt: Attempt, history: History, view: View) -> Fitted:
         """Prove what must hold, and return the model."""
         encoder, job = attempt.encoder.eval(), attempt.job
         self._prove(attempt, history)

@@ -11,8 +11,8 @@ from warmstart.core import Run
 from warmstart.data import View
 from warmstart.models import EncoderModel, Head
 
-from .base import Fitted, Strategy
-from .registry import register
+from ..base import Fitted, Strategy
+from ..registry import register
 
 __all__ = ["Prototypes"]
 

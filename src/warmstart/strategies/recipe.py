@@ -1,0 +1,62 @@
+"""How a classifier is trained, whatever it is made of."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from typing import Literal
+
+__all__ = ["Recipe", "ScheduleName", "epochs_for", "smaller_batches"]
+
+ScheduleName = Literal["linear", "cosine", "constant", "slanted-triangular", "one-cycle", "plateau"]
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Settings of a training beside its rates.
+
+    Attributes:
+        batch_size: Rows a step.
+        schedule: Name of the schedule; `plateau` reduces the rates when validation stands still.
+        warmup: Share of the steps that the rate rises.
+        weight_decay: Decoupled.
+        clip: Largest gradient norm.
+        label_smoothing: Share of the target spread over all classes.
+        patience: Epochs without a better validation loss before it stops; None to go on.
+        balance: Whether each class counts the same in the loss, however many rows it has.
+        oversample: How far rare classes are brought to the largest one, in [0, 1].
+        mixup: Alpha of mixup; 0 is off.
+        augment: Changes of training images as text; empty for none.
+        views: Augmented views that are drawn up front where frozen groups are replayed.
+        l2_sp: Pull of the backbone's weights to where they started; 0 is off.
+        ewc: Pull by what each weight meant to the old task; 0 is off.
+    """
+
+    batch_size: int = 16
+    schedule: ScheduleName = "linear"
+    warmup: float = 0.1
+    weight_decay: float = 0.01
+    clip: float = 1.0
+    label_smoothing: float = 0.0
+    patience: int | None = 3
+    balance: bool = False
+    oversample: float = 0.0
+    mixup: float = 0.0
+    augment: str = ""
+    views: int = 4
+    l2_sp: float = 0.0
+    ewc: float = 0.0
+
+
+def epochs_for(rows: int, batch_size: int, *, steps: int, least: int, most: int) -> int:
+    """Epochs that make about `steps` optimiser steps, within bounds."""
+    per_epoch = math.ceil(rows / batch_size)
+    return min(most, max(least, math.ceil(steps / per_epoch)))
+
+
+def smaller_batches(recipe: Recipe, rows: int) -> Recipe:
+    """Half or a quarter of the batch for very small data, so that an epoch has some steps."""
+    size = recipe.batch_size
+    while size > 4 and rows / size < 8:
+        size //= 2
+    return replace(recipe, batch_size=size)

@@ -1,0 +1,142 @@
+"""`fit`: one way of adapting, judged against what costs less."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from warmstart.backbones import Backbone
+from warmstart.core import UsageError, nearest
+from warmstart.planning import (
+    Arm,
+    parse_arms,
+    plan_by_tree,
+)
+from warmstart.strategies import Strategy, make, speaking_names
+
+from .course import ShowAudit, run_course, run_settings
+from .prepare import Prepared, Source, prepare
+from .retained import read_retained
+from .runs import FinishedRun
+
+__all__ = ["CONTROLS", "Controls", "fit"]
+
+CONTROLS = ("cheap", "full", "none")
+Controls = Literal["cheap", "full", "none"]
+
+
+def fit(
+    data: Source,
+    *,
+    strategy: str | Strategy | None = None,
+    settings: Mapping[str, Any] | None = None,
+    backbone: Backbone | str | Path | None = None,
+    seed: int = 0,
+    limit: int | None = None,
+    image_size: int | None = None,
+    max_length: int | None = None,
+    metric: str | None = None,
+    group: str | None = None,
+    shots: int | None = None,
+    controls: Controls = "cheap",
+    retain: Source | None = None,
+    max_forgetting: float | None = None,
+    out: str | Path | None = None,
+    replace: bool = False,
+    device: str = "auto",
+    trackers: Sequence[str] = (),
+    allow_bin: bool = False,
+    command: str | None = None,
+    show_audit: ShowAudit | None = None,
+    **reading: Any,
+) -> FinishedRun:
+    """Adapt a backbone by one strategy, judge it against its controls, and write a run folder.
+
+    Args:
+        data: Path, hub id, Dataset or Hugging Face datasets object.
+        strategy: Name or value; what `plan` recommends otherwise.
+        settings: Settings of a strategy given by name: `{"l2": 0.01}`.
+        backbone: What to start from; the default for the modality otherwise.
+        seed: Training seed.
+        limit: At most so many rows, drawn by class.
+        image_size: Pixels on a side; the backbone's own otherwise.
+        max_length: Tokens; the backbone's own otherwise.
+        metric: Primary metric, see `compare`.
+        group: Column that is kept whole in the split.
+        shots: Training rows a class.
+        controls: What the result is judged against, on the same rows: `cheap` for the untouched
+            model, the probe and, for text, TF-IDF; `full` for training from scratch as well;
+            `none`. Where a control is better on the validation rows, its model is kept.
+        retain: Labelled rows of an old task; how well the backbone still serves them is tracked
+            each epoch and measured at the end.
+        max_forgetting: Points that the old task may lose: training stops beyond it, and the best
+            weights within it are kept.
+        out: Folder for the run; `runs/fit-NAME` otherwise.
+        replace: Whether a run of that name may be replaced.
+        device: `auto`, `cpu`, `cuda`, `mps`.
+        trackers: Experiment trackers to report to.
+        allow_bin: Whether a backbone's pickled weights may be read (with weights_only).
+        command: The command line, for the report.
+        show_audit: Called with the audit before any training.
+        **reading: Passed to `read`.
+
+    Returns:
+        The finished run; `run.predict([...])` answers at once.
+    """
+    started = time.monotonic()
+    prepared = prepare(
+        data, backbone=backbone, limit=limit, image_size=image_size, max_length=max_length,
+        device=device, group=group, shots=shots, allow_bin=allow_bin,
+        trackers=trackers, **reading,
+    )  # fmt: skip
+    if strategy is None:
+        plan = plan_by_tree(
+            prepared.split.view(prepared.dataset).train,
+            names_speak=_names_can_speak(prepared),
+        )
+        strategy = plan.strategy
+    chosen = make(strategy, settings) if isinstance(strategy, str) else strategy
+    if controls not in CONTROLS:
+        raise UsageError(f"controls {controls!r} is unknown.{nearest(controls, CONTROLS)}")
+    arms = _with_controls(parse_arms([chosen])[0], controls, prepared.dataset.modality)
+    old = read_retained(retain, prepared, max_forgetting)
+    recorded = run_settings(
+        prepared, arms, seeds=1, budget=float("inf"), limit=limit, metric=metric,
+        seed=seed, retain=old and old.dataset.fingerprint, max_forgetting=max_forgetting,
+    )  # fmt: skip
+    return run_course(
+        prepared, arms, recorded, verb="fit", out=out, replace=replace, started=started,
+        task_settings={"seeds": 1, "first_seed": seed, "budget": float("inf"),
+                       "device": device, "group": group, "trackers": tuple(trackers),
+                       "asked": arms[0].name, "max_forgetting": max_forgetting},
+        metric=metric, keep_models=False, command=command, show_audit=show_audit,
+        substitute=_untouched_stand_in if controls != "none" else None, sizes_open=False,
+        old=old,
+    )  # fmt: skip
+
+
+def _names_can_speak(prepared: Prepared) -> bool:
+    image = prepared.dataset.modality == "image"
+    if image and prepared.backbone.modality != "image-text":
+        return False
+    return speaking_names(prepared.dataset.label_names)
+
+
+def _with_controls(asked: Arm, controls: Controls, modality: str) -> list[Arm]:
+    """What was asked for, and beside it what costs less."""
+    names = {"none": [], "cheap": ["zero-shot", "probe"], "full": ["zero-shot", "probe"]}[controls]
+    if controls != "none" and modality == "text":
+        names.append("tfidf")
+    if controls == "full":
+        names.append("scratch")
+    beside = [Arm(name, make(name), control=True) for name in names]
+    return [asked, *(arm for arm in beside if arm.strategy.name != asked.strategy.name)]
+
+
+def _untouched_stand_in(arm: Arm) -> Arm | None:
+    """The class means of the untouched model, where class names mean nothing to it."""
+    if arm.strategy.name != "zero-shot" or not arm.control:
+        return None
+    return Arm("prototypes", make("prototypes"), control=True)
