@@ -48,7 +48,10 @@ class Encoder(nn.Module):
             folder that ends in Normalize).
         n_depths: Blocks that a pass runs; the largest depth.
         frozen: Names of the groups that `freeze` froze.
+        virtual_tokens: Learned tokens before the text's own, which are no part of its vector.
     """
+
+    virtual_tokens: int = 0
 
     def __init__(
         self,
@@ -290,7 +293,8 @@ class Encoder(nn.Module):
         calls = 0
 
         def keep(value: Any) -> None:
-            found[calls] = pool_hidden(as_hidden(value), mask, wanted[calls], self.prefix_tokens)
+            hidden = as_hidden(value)[:, self.virtual_tokens :]
+            found[calls] = pool_hidden(hidden, mask, wanted[calls], self.prefix_tokens)
             if stop and calls == deepest:
                 raise _EnoughError
 

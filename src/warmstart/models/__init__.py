@@ -1,5 +1,16 @@
 """What a user keeps: backbone, head, label names and preprocessing; predict, save, load."""
 
+from .adapted import AdaptedModel
+from .adapters import (
+    AdaptedEncoder,
+    Method,
+    attach_bottlenecks,
+    attach_peft,
+    load_adapter,
+    save_adapter,
+)
+from .adapters_bottleneck import BottleneckShape, output_dimensions
+from .adapters_quantized import missing_for_4bit, quantize
 from .base import MODEL_FILE, Model, OwnCode, Prediction, load_model, model_kind
 from .cnn import CnnModel, SmallCnn
 from .encoder import EncoderModel
@@ -12,11 +23,15 @@ from .tfidf import TfidfModel
 
 __all__ = [
     "MODEL_FILE",
+    "AdaptedEncoder",
+    "AdaptedModel",
+    "BottleneckShape",
     "CnnModel",
     "EncoderModel",
     "Head",
     "HeadShape",
     "KnnModel",
+    "Method",
     "Model",
     "NeighbourHead",
     "NliModel",
@@ -25,11 +40,18 @@ __all__ = [
     "SmallCnn",
     "TfidfModel",
     "WeightPath",
+    "attach_bottlenecks",
+    "attach_peft",
     "interpolate_head",
+    "load_adapter",
     "load_model",
+    "missing_for_4bit",
     "model_kind",
     "native_pooling",
     "neighbours",
     "opens_with",
+    "output_dimensions",
+    "quantize",
+    "save_adapter",
     "vote",
 ]

@@ -189,7 +189,8 @@ def load_model(
         folder: Where it lies.
         device: Where the model goes.
         module: For a model on a network of your own: an instance of its class, whose weights do
-            not matter. Code is never stored.
+            not matter (but for an adapted model, which needs those of its base). Code is never
+            stored.
         processor: For such a model: what `backbone(module=...)` was given.
         groups: For such a model: what `backbone(module=...)` was given.
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from warmstart.backbones import Backbone, Encoder, FrozenLedger, freeze, unfreeze
 from warmstart.core import Run, pick_device
 from warmstart.data import View, parse_augmentation
-from warmstart.models import Head
+from warmstart.models import AdaptedEncoder, Head
 from warmstart.training import (
     Anchor,
     Callback,
@@ -147,7 +147,8 @@ class Job:
             module=nn.ModuleList([self.encoder, self.head]),
         )
         self._replayed = False
-        if isinstance(self.encoder, Encoder):
+        # an adapter lies within the groups of a base that it keeps still itself
+        if isinstance(self.encoder, Encoder) and not isinstance(self.encoder, AdaptedEncoder):
             moving = {row.group for row in self.table.rows if not row.frozen}
             self.frozen = tuple(n for n in self.encoder.groups.names if n not in moving)
             unfreeze(self.encoder, set(self.encoder.frozen) - set(self.frozen))

@@ -250,7 +250,8 @@ def announce(table: RateTable, *, transformer: bool | None = None, adam: bool = 
     progress.note(
         f"Training {table.trainable:,} of {table.total:,} parameters ({share:.1%}).\n{table.text()}"
     )
-    high = [row for row in table.rows if row.group != HEAD and row.rate >= HIGH_RATE]
+    own = [row for row in table.rows if row.group != HEAD and "adapter" not in row.group]
+    high = [row for row in own if row.rate >= HIGH_RATE]
     if transformer is None:
         transformer = any(
             "attention" in name or "attn" in name for row in table.rows for name, _ in row.members
