@@ -55,6 +55,32 @@ def test_fine_tuning_learns_everything(bert: Path) -> None:
     assert found.size == {"all": 4 * found.total, "learned": 4 * found.total}
 
 
+@pytest.mark.parametrize(("rank", "learned"), [(4, 147_456), (8, 294_912)])
+def test_lora_on_queries_and_values(bert: Path, rank: int, learned: int) -> None:
+    """12 layers of Q and V of width 768: 147,456 at r = 4, 294,912 at r = 8."""
+    found = count_training(
+        blueprint(bert), make("lora", {"rank": rank, "targets": ["query", "value"]})
+    )
+    assert found.trained - found.head == learned
+    assert [row.count for row in found.matrices] == [12, 12]
+    assert all(row.each == rank * (768 + 768) for row in found.matrices)
+    assert all(row.base_shape == (768, 768) for row in found.matrices)
+    extra = rank * 2 * 768 / (768 * 768)
+    assert f"{extra:.2%}" in found.notes[0]
+    assert (
+        f"alpha/r = {2 * rank}/{rank} = 2; at rank {2 * rank} and the same alpha by 1"
+        in (found.notes[1])
+    )
+
+
+def test_a_large_matrix_at_rank_8(tmp_path: Path) -> None:
+    wide = transformers.LlamaConfig(num_hidden_layers=1, vocab_size=100)
+    plan = blueprint(config(tmp_path / "wide", wide))
+    found = count_training(plan, make("lora", {"rank": 8, "targets": ["q_proj"]}))
+    (row,) = found.matrices
+    assert (row.shape, row.each, row.times_fewer) == ((4096, 4096), 65_536, 256)
+
+
 def test_a_probe_learns_the_head_alone(bert: Path) -> None:
     found = count_training(blueprint(bert), make("probe"), classes=10)
     assert found.trained == found.head == 10 * 769
