@@ -87,3 +87,12 @@ def test_what_is_no_strategy_or_takes_our_name_is_left_out(monkeypatch: pytest.M
     assert len(notes) == 2
     with pytest.raises(UsageError, match="no subclass of"):
         strategy_class("odd")
+
+
+def test_names_go_along_the_spectrum() -> None:
+    from warmstart.strategies import names
+    from warmstart.strategies.registry import SPECTRUM
+
+    found = names()
+    assert tuple(found[: len(SPECTRUM)]) == SPECTRUM
+    assert found.index("probe") < found.index("lora") < found.index("finetune")

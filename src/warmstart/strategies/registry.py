@@ -11,7 +11,14 @@ from warmstart.core import UsageError, nearest, progress
 
 from .base import Strategy
 
-__all__ = ["make", "names", "register", "strategy_class"]
+__all__ = ["SPECTRUM", "make", "names", "register", "strategy_class"]
+
+# From nothing learned to everything, then the controls.
+SPECTRUM = (
+    "zero-shot", "prototypes", "knn", "maml", "probe", "prompt", "ptuning", "prefix", "ia3", "lora",
+    "qlora", "adapter", "partial", "setfit", "lp-ft", "unfreeze", "finetune", "scratch", "tfidf",
+    "cnn",
+)  # fmt: skip
 
 _log = logging.getLogger(__name__)
 S = TypeVar("S", bound=type[Strategy])
@@ -68,8 +75,9 @@ def _take(point: metadata.EntryPoint) -> None:
 
 
 def names() -> list[str]:
-    """Names of all strategies, in the order in which they were registered."""
-    return list(_all())
+    """Names of all strategies: along the spectrum, then those of other packages as they came."""
+    known = _all()
+    return [*(name for name in SPECTRUM if name in known), *(n for n in known if n not in SPECTRUM)]
 
 
 def strategy_class(name: str) -> type[Strategy]:
