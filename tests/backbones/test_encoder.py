@@ -111,3 +111,31 @@ def test_settings_make_another_backbone(family_folder: Folders) -> None:
     assert short.fingerprint == source.fingerprint
     with pytest.raises(BackboneError, match="image-text"):
         source.text_encoder()
+
+
+def test_a_very_long_text_is_cut_before_it_is_tokenised(family_folder: Folders) -> None:
+    """What lies far behind the length that is kept changes nothing; spaces are not counted."""
+    encoder = backbone(family_folder("bert"), max_length=5).load(device="cpu")
+    seen: list[int] = []
+    tokenizer = encoder.processor.tokenizer
+
+    def watched(texts: list[str], **options: object) -> object:
+        seen.extend(map(len, texts))
+        return tokenizer(texts, **options)
+
+    encoder.processor.tokenizer = watched
+    words, spaces = "a b c d " * 10_000, " " * 50_000 + "a b c d"
+    found = encoder.prepare([words, spaces, "a b c d"])
+    assert found[0] == found[1] == found[2]
+    assert seen == [1000, 1000, 7, len(spaces)]
+
+
+def test_a_tokenizer_that_fails_names_the_cure(family_folder: Folders) -> None:
+    encoder = backbone(family_folder("bert")).load(device="cpu")
+
+    def broken(*_: object, **__: object) -> None:
+        raise ValueError("Missing [UNK] token")
+
+    encoder.processor.tokenizer = broken
+    with pytest.raises(BackboneError, match=r"Missing \[UNK\] token.*tokenizer_config.json"):
+        encoder.prepare(["a"])

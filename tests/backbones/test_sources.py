@@ -13,7 +13,7 @@ import torch
 import transformers
 from safetensors.torch import load_file, save_file
 
-from warmstart.backbones import backbone, packaged_names, quiet, sources
+from warmstart.backbones import backbone, blueprint, packaged_names, quiet, sources
 from warmstart.core import BackboneError, UsageError
 
 from .tiny import configs, make_folder, save_tokenizer
@@ -69,6 +69,12 @@ def test_what_cannot_be_a_source(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text("{")
     with pytest.raises(BackboneError, match="damaged"):
         backbone(tmp_path)
+    (tmp_path / "config.json").write_text('{"model_type": "bert", "hidden_size": "x"}')
+    with pytest.raises(BackboneError, match=r"config\.json cannot be used:.*hidden_size"):
+        backbone(tmp_path)
+    (tmp_path / "config.json").write_text('{"model_type": "bert", "hidden_size": -1}')
+    with pytest.raises(BackboneError, match=r"config\.json describes no bert that can be built"):
+        blueprint(tmp_path)
     (tmp_path / "config.json").write_text('{"model_type": "own", "auto_map": {"a": "b.c"}}')
     with pytest.raises(BackboneError, match="never run"):
         backbone(tmp_path)

@@ -59,6 +59,15 @@ CASES = [
     (("info", "nothing.csv"), 3, "nothing.csv does not exist"),
     (("info", "./nothing/at/all"), 4, "is no run, data or folder here"),
     (("sample", "sentimnet"), 2, 'Did you mean "sentiment"'),
+    (("fit", ""), 2, "The source is empty"),
+    (("fit", "TABLE", "--seed", "9" * 30), 2, "seed must be between"),
+    (("fit", "TABLE", "--label-names", "a,"), 2, "none empty"),
+    (("fit", "TABLE", "--strategy", "finetune", "--set", "rate=inf"), 2, "a finite number"),
+    (("fit", "TABLE", "--strategy", "finetune", "--set", "hidden=1e99"), 2, "finetune.hidden"),
+    (("fit", "TABLE", "--strategy", "unfreeze", "--set", "plan=3"), 2, "must be a table such as"),
+    (("embed", "table.parquet", "--out", "table.parquet"), 2, "is the file that is read"),
+    (("predict", "runs/none", "table.csv", "--out", "table.csv"), 2, "is the file that is read"),
+    (("fit", "TABLE", *PROBE[:-1], "table.csv/run"), 5, "cannot be made (Not a directory)"),
 ]
 
 
@@ -66,6 +75,7 @@ CASES = [
 def place(table: Path, tmp_path: Path, tiny_text: Path) -> Any:
     """Bad files beside the good table; DATA commands get the tiny backbone."""
     (tmp_path / "table.csv").write_text(table.read_text())
+    (tmp_path / "table.parquet").write_text("")
     (tmp_path / "one.csv").write_text(ONE_CLASS)
     (tmp_path / "ragged.csv").write_text(RAGGED)
     (tmp_path / "empty.csv").write_text("")

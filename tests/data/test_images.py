@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import struct
 import zlib
 from pathlib import Path
@@ -246,3 +247,14 @@ def test_relative_folder_and_file_are_read_from_where_one_stands(tmp_path, monke
     monkeypatch.chdir(root)
     assert dataset.inputs([0])[0].size == (9, 9)  # and stay readable from elsewhere
     assert len(read("cat/0.png", need_label=False)) == 1
+
+
+def test_an_image_whose_name_is_no_text(tmp_path: Path) -> None:
+    """Its path could stand in no table: an error that can be printed, or a counted skip."""
+    root = folder(tmp_path / "photos")
+    first = next((root / "cat").iterdir())
+    first.rename(os.fsdecode(bytes(first.parent) + b"/\xff.png"))
+    with pytest.raises(DataError, match=r"\\udcff\.png: its name is not UTF-8"):
+        read(root)
+    (left,) = read(root, skip_bad=True).skipped
+    assert left.file.encode().endswith(b"\\udcff.png")

@@ -202,6 +202,9 @@ def test_bad_settings() -> None:
         split(plain().without_labels())
     with pytest.raises(DataError, match="part would be empty"):
         split(rows(["a", "b"], [0, 1]))
+    same = rows(["a", "b"] * 20, [0, 1] * 20)  # not the rows are too few, but what differs
+    with pytest.raises(DataError, match=r"40 rows, 2 of them different.*where the commonest has 1"):
+        split(same)
 
 
 @settings(max_examples=60, deadline=None)

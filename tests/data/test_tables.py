@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pyarrow as pa
@@ -236,3 +237,15 @@ def test_no_bytes_give_a_traceback(tmp_path: Path, suffix: str, data: bytes, ski
         assert "fuzz" in str(error)  # noqa: PT017 - whether it raises is open
     else:
         assert len(set(found.ids)) == len(found) > 1
+
+
+def test_a_pipe_is_refused_and_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "a.csv")
+    with pytest.raises(DataError, match=r"a\.csv is no ordinary file"):
+        read(tmp_path / "a.csv")
+
+
+def test_a_name_that_is_no_text_is_told_at_once(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.csv", GOOD).rename(os.fsdecode(bytes(tmp_path) + b"/\xff.csv"))
+    with pytest.raises(DataError, match=r"\\udcff\.csv is not UTF-8: rename it"):
+        read(path)

@@ -91,5 +91,7 @@ def test_what_pretraining_is_worth_and_words() -> None:
     told = explain(arms, pairs, seen, "tfidf")
     assert "Pretraining is worth 20.0 points" in told[0]
     assert "pairs of words tell the classes apart" in told[1]
+    short = [arms[0], arms[1].model_copy(update={"status": "shortened"}), arms[2]]
+    assert "Pretraining" not in explain(short, pairs, seen, "tfidf")[0]  # time might have told
     pairs = [pair("scratch", "probe", 0.1, significant=True)]
     assert not explain(arms, pairs, seen, "probe")

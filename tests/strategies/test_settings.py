@@ -167,3 +167,29 @@ def test_augmentation_and_mixup_with_and_without_replay(
         source, view, test = text
         fitted = Partial(epochs=2, **settings).fit(source, view, make_run())
         assert np.isfinite(fitted.history[-1]["train_loss"])
+
+
+@pytest.mark.parametrize(
+    ("name", "settings", "message"),
+    [
+        ("probe", {"l2": "inf"}, "probe.l2 must be a finite number"),
+        ("probe", {"l2": 1e308}, "probe.l2 must be at most 1e"),
+        ("lp-ft", {"rate": float("inf")}, "lp-ft.rate must be a finite number"),
+        ("tfidf", {"strengths": "1|1e999"}, "must be a finite number"),
+        ("finetune", {"factor": 1e308}, "finetune.factor must be at most 100"),
+        ("maml", {"hidden": 10**20}, "maml.hidden must be at most"),
+        ("cnn", {"image_size": 1}, "cnn.image_size must be at least 16"),
+        ("finetune", {"rules": {"a": 1}}, "finetune.rules must be text"),
+        ("zero-shot", {"templates": "no braces"}, r"must have \{\} where the class name goes, got"),
+    ],
+)
+def test_numbers_out_of_all_bounds(name: str, settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        make(name, settings)
+
+
+def test_a_gradient_that_overflows_is_kept_as_no_number() -> None:
+    """JSON has no infinity: a run must not be lost at its end for one."""
+    from warmstart.planning.arms import _finite
+
+    assert _finite({"grad_norm": float("inf"), "epoch": 1.0}) == {"grad_norm": None, "epoch": 1.0}

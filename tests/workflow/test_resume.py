@@ -276,3 +276,25 @@ def test_the_chosen_input_size_is_kept_for_the_resumed_run(
     run = again(budget="10m", seeds=1)
     assert run.results["backbone"]["max_length"] == 16
     assert "Inputs are read at 16 tokens." in run.results["data"]["split"]["notes"]
+
+
+def test_what_no_run_began_is_never_discarded(tmp_path: Path) -> None:
+    """`--replace` gives up an unfinished run, not a folder of the user's that has its name."""
+    (tmp_path / "mine.partial").mkdir()
+    (tmp_path / "mine.partial" / "thesis.txt").write_text("years of work")
+    (tmp_path / "file.partial").write_text("x")
+    for name in ("mine", "file"):
+        with (
+            pytest.raises(RunError, match="holds other files than a run's"),
+            run_folder(tmp_path / name, {"a": 1}, replace=True),
+        ):
+            raise AssertionError("entered")
+    assert (tmp_path / "mine.partial" / "thesis.txt").read_text() == "years of work"
+    assert (tmp_path / "file.partial").read_text() == "x"
+
+
+def test_a_link_is_refused_before_the_work(tmp_path: Path) -> None:
+    """At the end of the work it could not be renamed over."""
+    (tmp_path / "link").symlink_to(tmp_path / "nowhere")
+    with pytest.raises(UsageError, match="is a link"), run_folder(tmp_path / "link", {"a": 1}):
+        raise AssertionError("entered")

@@ -101,10 +101,21 @@ def random_model(config: Any, tower: Modality, seed: int, *, like: nn.Module) ->
 
 
 def empty_model(config: Any, tower: Modality) -> nn.Module:
-    """The architecture on torch's meta device: shapes without weights."""
+    """The architecture on torch's meta device: shapes without weights.
+
+    Raises:
+        BackboneError: When the configuration describes no network.
+    """
     cls, own_config = _class_and_config(config, tower)
-    with quiet_transformers(), torch.device("meta"):
-        return _from_config(cls, own_config)
+    try:
+        with quiet_transformers(), torch.device("meta"):
+            return _from_config(cls, own_config)
+    except Exception as error:  # sizes that fit no layer end in whatever the network raises
+        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise BackboneError(
+            f"config.json describes no {config.model_type} that can be built "
+            f"({type(error).__name__}: {first}). Take the file from the model's own repository."
+        ) from error
 
 
 def load_tokenizer(folder: Path) -> Any:

@@ -19,6 +19,11 @@ from warmstart.core import BackboneError, UsageError
 __all__ = ["CallableProcessor", "ImageProcessor", "Processor", "TextProcessor", "as_processor"]
 
 
+# A tokenizer reads a text to its end before it cuts, some 4 s a megabyte. What lies beyond so many
+# characters for each token that is kept is left out beforehand.
+_HEAD = 200
+
+
 class Processor(Protocol):
     """Turns inputs into a batch."""
 
@@ -62,15 +67,34 @@ class TextProcessor:
         if not len(inputs):
             return []
         texts = [text.lower().strip() for text in inputs] if self._lower else list(inputs)
-        encoded = self.tokenizer(
-            texts,
-            truncation=True,
-            max_length=self.max_length,
-            padding=False,
-            return_attention_mask=False,
-            return_token_type_ids=False,
-            verbose=False,
-        )
+        head = _HEAD * self.max_length
+        rows = self._encode([text[:head] for text in texts])
+        short = [  # cut before it filled the length: such a text is read whole
+            i for i, row in enumerate(rows)
+            if len(texts[i]) > head and len(row) < self.max_length
+        ]  # fmt: skip
+        for i, row in zip(short, self._encode([texts[i] for i in short]), strict=True):
+            rows[i] = row
+        return rows
+
+    def _encode(self, texts: list[str]) -> list[list[int]]:
+        if not texts:
+            return []
+        try:
+            encoded = self.tokenizer(
+                texts,
+                truncation=True,
+                max_length=self.max_length,
+                padding=False,
+                return_attention_mask=False,
+                return_token_type_ids=False,
+                verbose=False,
+            )
+        except Exception as error:  # a vocabulary that does not fit, from within tokenizers
+            raise BackboneError(
+                f"the backbone's tokenizer cannot read these texts ({error}). Take its files, "
+                "tokenizer_config.json among them, from the model's own repository."
+            ) from error
         rows: list[list[int]] = encoded["input_ids"]
         return rows
 

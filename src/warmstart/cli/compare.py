@@ -36,7 +36,7 @@ def compare(
         str | None,
         typer.Option(
             "--strategies",
-            help="Arms, by comma; settings by colon: probe,probe:depth=auto,finetune:epochs=3",
+            help="Arms, by comma; settings by colon: probe,knn:k=5; `all` for every strategy.",
         ),
     ] = None,
     seeds: Annotated[

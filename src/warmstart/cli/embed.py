@@ -54,12 +54,18 @@ def embed(
 
       warmstart embed photos/ --episodes 5x1
     """
-    from warmstart.workflow import check_features_path, parse_episodes, write_features
+    from warmstart.workflow import (
+        check_features_path,
+        parse_episodes,
+        refuse_own_input,
+        write_features,
+    )
     from warmstart.workflow import embed as verb
     from warmstart.workflow import episodes as draw_episodes
 
     if out:
         check_features_path(out)
+        refuse_own_input(out, data)
     shape = parse_episodes(episodes) if episodes else None
     settings: dict[str, Any] = {
         "backbone": backbone, "allow_bin": allow_bin, "depth": depth, "pooling": pooling,

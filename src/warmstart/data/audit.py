@@ -106,6 +106,7 @@ def _skipped(dataset: Dataset) -> list[Finding]:
 def _classes(dataset: Dataset, known: Sequence[int]) -> list[Finding]:
     names = dataset.label_names
     labels = [i for i in dataset.labels_N[list(known)].tolist() if i >= 0]
+    what = "Rows" if len(known) == len(dataset) else "Training and validation rows"
     if not names or not labels:
         return []
     counts = Counter(labels)
@@ -116,7 +117,7 @@ def _classes(dataset: Dataset, known: Sequence[int]) -> list[Finding]:
         Finding(
             severity="fact",
             code="classes",
-            message=f"Rows of each class: {shown}{more if len(names) > _SHOWN else ''}.",
+            message=f"{what} of each class: {shown}{more if len(names) > _SHOWN else ''}.",
             count=len(names),
         )
     ]

@@ -18,6 +18,7 @@ import numpy as np
 from PIL import Image
 
 from warmstart.core.progress import task
+from warmstart.data.filenames import is_utf8
 
 __all__ = [
     "EXTENSIONS",
@@ -152,6 +153,8 @@ def _bytes(source: ImageSource) -> bytes:
         data = source
     else:
         try:
+            if not is_utf8(str(source)):
+                raise UnreadableImageError("its name is not UTF-8; rename it.")
             if not source.is_file():
                 raise UnreadableImageError("the file does not exist or is not a file.")
             if source.stat().st_size > MAX_FILE_BYTES:

@@ -126,11 +126,11 @@ def name_classes(
         names = {value: given[value] for value in values}
     else:
         listed = [str(name) for name in label_names]
-        if len(listed) != len(values) or len(set(listed)) != len(listed):
+        if len(listed) != len(values) or len(set(listed)) != len(listed) or "" in listed:
             shown = ", ".join(values[:10]) + (", ..." if len(values) > 10 else "")
             raise UsageError(
-                f"label_names must be {len(values)} different names, one for each of {shown} in "
-                f"this order; got {len(listed)}: {', '.join(listed[:10])}."
+                f"label_names must be {len(values)} different names, none empty, one for each of "
+                f"{shown} in this order; got {len(listed)}: {', '.join(listed[:10])}."
             )
         names = dict(zip(values, listed, strict=True))
     order = tuple(dict.fromkeys(names[value] for value in values))

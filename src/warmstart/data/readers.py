@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from warmstart.core.errors import DataError, UsageError, nearest
 from warmstart.data.assemble import Settings, assemble
 from warmstart.data.dataset import Dataset
+from warmstart.data.filenames import is_utf8, printable
 from warmstart.data.folders import read_folder
 from warmstart.data.hub import is_hub_id, load_hub, load_saved, tables_of
 from warmstart.data.images import EXTENSIONS, MAX_PIXELS
@@ -103,6 +104,10 @@ def _tables(source: Any, rejects: Rejects, *, need_label: bool) -> tuple[str, li
         )
     if "\0" in str(source):
         raise UsageError("The source holds a NUL character.")
+    if source == "":  # an unset variable of a shell; Path would take it for the folder one is in
+        raise UsageError("The source is empty. Name a file, a folder (. for this one) or a hub id.")
+    if not is_utf8(str(source)):
+        raise DataError(f"The name {printable(str(source))} is not UTF-8: rename it.")
     path = Path(source).expanduser()
     name = str(source)
     try:

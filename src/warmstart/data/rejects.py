@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from warmstart.core.errors import DataError
 from warmstart.core.progress import note
 from warmstart.data.dataset import Skipped
+from warmstart.data.filenames import printable
 
 __all__ = ["Rejects"]
 
@@ -22,6 +23,7 @@ class Rejects:
 
     def reject(self, file: str, row: int | None, reason: str, *, unit: str = "line") -> None:
         """Take one bad row: `reason` is a sentence; `unit` says what `row` counts (line or row)."""
+        file = printable(file)
         if not self.skip:
             where = file if row is None else f"{file}, {unit} {row}"
             raise DataError(

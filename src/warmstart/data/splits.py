@@ -168,11 +168,7 @@ def split(
     }
     for part, rows in found.items():
         if not rows:
-            raise DataError(
-                f"{dataset.source}: the {part} part would be empty ({len(dataset)} rows"
-                f"{'' if group is None else f', {len(set(groups or ()))} groups'}). More rows"
-                f"{'' if group is None else ' or groups'} are needed."
-            )
+            raise DataError(_empty_part(dataset, part, kind, groups))
     for message in notes:
         note(message)
     return Split(
@@ -186,6 +182,21 @@ def split(
         dropped=dropped,
         notes=tuple(notes),
     )
+
+
+def _empty_part(dataset: Dataset, part: str, kind: str, groups: list[str] | None) -> str:
+    """Why a part got no row: how many there are, and what a class must have."""
+    label_of = dict(zip(dataset.contents, dataset.labels_N.tolist(), strict=True))
+    have = f"{len(dataset)} rows"
+    if len(label_of) < len(dataset):
+        have += f", {len(label_of)} of them different"
+    if groups is not None:
+        have += f", {len(set(groups))} groups"
+    cure = f"More rows{'' if groups is None else ' or groups'} are needed"
+    if kind == "stratified":
+        most = max(Counter(label_of.values()).values())
+        cure += f": four different ones or more of a class, where the commonest has {most}"
+    return f"{dataset.source}: the {part} part would be empty ({have}). {cure}."
 
 
 def _check_settings(

@@ -55,6 +55,8 @@ def read_table(path: Path, rejects: Rejects, *, part: str | None = None) -> Tabl
         raise DataError(
             f"{path} is no table: the name must end in {', '.join(SUFFIXES)}, got {suffix!r}."
         )
+    if path.exists() and not path.is_file():  # reading a pipe or a device might never end
+        raise DataError(f"{path} is no ordinary file. Write the table to one first.")
     try:
         if suffix in (".parquet", ".pq"):
             table = _read_parquet(path)

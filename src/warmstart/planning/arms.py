@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import shutil
 from collections.abc import Callable, Mapping, Sequence
@@ -280,7 +281,7 @@ def run_seed(
         size_bytes=size,
         latency_ms=latency,
         opens_with=model.opens_with if kept else (),
-        history=tuple(fitted.history),
+        history=tuple(_finite(epoch) for epoch in fitted.history),
         rates=tuple(fitted.rates),
         notes=tuple(fitted.notes),
         values=_json_values(fitted.values),
@@ -303,6 +304,13 @@ def save_model(model: Model, target: Path) -> int:
     with publishing(target, replace=True, task_type="classify") as folder:
         model.save(folder)
     return folder_bytes(target)
+
+
+def _finite(epoch: Mapping[str, Any]) -> dict[str, Any]:
+    """An epoch's values with None where JSON has no number: a gradient's norm may overflow."""
+    return {
+        k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in epoch.items()
+    }
 
 
 def _json_values(values: Mapping[str, Any]) -> dict[str, Any]:

@@ -97,7 +97,7 @@ def _cures(strategy: str, kept: ArmFacts) -> list[str]:
         cures.append("Freeze more: stop unfreezing earlier, --set until=2.")
     if strategy == "partial":
         cures.append("Freeze more: --set last=1.")
-    cures.append("Lower the rate: a third of it, by --set rate=.")
+    cures.append("Lower the rate: give --set rate= a third of what the last block had.")
     if kept.from_scratch:
         cures.append("Try another backbone: this one's pretraining hinders here.")
     else:

@@ -187,6 +187,8 @@ def _worth_of_pretraining(
     pair = gaps.get((best.name, scratch.name))
     if pair is None or not pair.significant or pair.difference <= 0:
         return []
+    if scratch.status == "shortened":  # more steps might have brought it nearer
+        return []
     return [
         f"Pretraining is worth {_points(pair.difference)} points here: that is how far "
         f"{best.title} is ahead of the same architecture from random weights."

@@ -128,7 +128,13 @@ def comparison_view(results: Json) -> RenderableType:
     if shown:
         parts += [Text(), _pairs(shown, view.primary_of(results))]
     if len(shown) < len(pairs):
-        more = f"{len(pairs) - len(shown)} pairs without the best arm are in the report."
+        rest = len(pairs) - len(shown)
+        said = (
+            "1 pair without the best arm is"
+            if rest == 1
+            else f"{rest} pairs without the best arm are"
+        )
+        more = f"{said} in the report."
         parts.append(Text(more, style="dim"))
     return Group(*parts, Text(), verdict_view(results))
 

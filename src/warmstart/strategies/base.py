@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
+from pydantic import ConfigDict
 from torch import nn
 
 from warmstart.backbones import Backbone, Encoder
@@ -81,6 +82,8 @@ class Strategy(Config, ABC):
     `fit`, which sees training and validation rows only and changes neither itself nor the caller's
     backbone.
     """
+
+    model_config = ConfigDict(allow_inf_nan=False)  # inf passes every "above 0" otherwise
 
     name: ClassVar[str]
     title: ClassVar[str]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import ClassVar
 
 import torch
-from pydantic import PositiveFloat, PositiveInt
+from pydantic import Field, PositiveFloat, PositiveInt
 from torch import nn
 
 from warmstart.backbones import Backbone
@@ -41,7 +41,7 @@ class Cnn(Strategy):
     rate: PositiveFloat = 2e-3
     epochs: PositiveInt = 20
     batch_size: PositiveInt = 32
-    image_size: PositiveInt = 64
+    image_size: int = Field(64, ge=16, le=4096)
     patience: PositiveInt = 6
 
     def check(self, backbone: Backbone, view: View) -> None:

@@ -71,7 +71,7 @@ class Scratch(Trained):
     role: ClassVar[Literal["arm", "control"]] = "control"
     from_scratch: ClassVar[bool] = True
     rate: PositiveFloat = 3e-4
-    factor: float = Field(1.0, ge=1)
+    factor: float = Field(1.0, ge=1, le=100)
     head_multiplier: float = Field(1.0, ge=1, le=10)
     patience: PositiveInt = 4
     _steps: ClassVar[int] = 600

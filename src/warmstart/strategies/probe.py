@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 import numpy as np
-from pydantic import NonNegativeInt, PositiveFloat, PositiveInt
+from pydantic import Field, NonNegativeInt
 
 from warmstart.backbones import Backbone
 from warmstart.core import Run, UsageError
@@ -42,10 +42,10 @@ class Probe(Strategy):
     title: ClassVar[str] = "Linear probe"
     seeded: ClassVar[bool] = False
     uses_features: ClassVar[bool] = True
-    l2: PositiveFloat | Literal["auto"] = "auto"
+    l2: Annotated[float, Field(gt=0, le=1e9)] | Literal["auto"] = "auto"
     head: Literal["linear", "mlp"] = "linear"
     depth: Literal["last", "auto"] | NonNegativeInt = "last"
-    hidden: PositiveInt = 256
+    hidden: int = Field(256, ge=1, le=65_536)
 
     @property
     def runs_once(self) -> bool:

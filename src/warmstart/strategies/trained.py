@@ -59,12 +59,12 @@ class Trained(Strategy):
     """
 
     rate: PositiveFloat = 1e-4
-    factor: float = Field(2.6, ge=1)
+    factor: float = Field(2.6, ge=1, le=100)
     head_multiplier: float = Field(3.0, ge=1, le=10)
     epochs: PositiveInt | Literal["auto"] = "auto"
     batch_size: PositiveInt = 16
     head: Literal["linear", "mlp"] = "linear"
-    hidden: PositiveInt = 256
+    hidden: int = Field(256, ge=1, le=65_536)
     dropout: float = Field(0.1, ge=0, lt=1)
     schedule: ScheduleName = "linear"
     warmup: float = Field(0.1, ge=0, lt=1)

@@ -247,8 +247,9 @@ def announce(table: RateTable, *, transformer: bool | None = None, adam: bool = 
         adam: Whether Adam or a kin of it is used.
     """
     share = table.trainable / max(1, table.total)
+    said = "<0.1%" if 0 < share < 0.0005 else f"{share:.1%}"
     progress.note(
-        f"Training {table.trainable:,} of {table.total:,} parameters ({share:.1%}).\n{table.text()}"
+        f"Training {table.trainable:,} of {table.total:,} parameters ({said}).\n{table.text()}"
     )
     own = [row for row in table.rows if row.group != HEAD and "adapter" not in row.group]
     high = [row for row in own if row.rate >= HIGH_RATE]

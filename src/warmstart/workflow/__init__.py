@@ -15,6 +15,7 @@ from .compare import DEFAULT_ARMS, compare
 from .embed import check_features_path, embed, write_features
 from .episodes import episodes, parse_episodes
 from .fit import fit
+from .folders import refuse_own_input
 from .info import info
 from .plan import plan
 from .rates import check_plot_path, rates, write_rates
@@ -45,6 +46,7 @@ __all__ = [
     "predict",
     "rates",
     "read",
+    "refuse_own_input",
     "sample",
     "write_features",
     "write_predictions",

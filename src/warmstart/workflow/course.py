@@ -28,7 +28,14 @@ from .results import comparison_json, write_run
 from .retained import OldRows, measure_retained
 from .runs import FinishedRun, open_run
 
-__all__ = ["ShowAudit", "deciding_metric", "refuse_problems", "run_course", "run_settings"]
+__all__ = [
+    "ShowAudit",
+    "check_seed",
+    "deciding_metric",
+    "refuse_problems",
+    "run_course",
+    "run_settings",
+]
 
 ShowAudit = Callable[[Audit], None]
 
@@ -131,6 +138,16 @@ def _forgetting_json(lost: Forgetting | None, old: OldRows) -> dict[str, Any]:
         "source": old.dataset.source, "budget": old.budget, **lost.model_dump(mode="json"),
         "sentence": lost.sentence(old.budget),
     }  # fmt: skip
+
+
+def check_seed(seed: int) -> None:
+    """Refuse a seed that the tables of a run could not hold.
+
+    Raises:
+        UsageError: Outside 64 bits.
+    """
+    if not -(2**63) <= seed < 2**63:
+        raise UsageError(f"seed must be between -2^63 and 2^63 - 1, got {seed}. Usual: 0.")
 
 
 def deciding_metric(metric: str | None, labels_N: np.ndarray, classes: int) -> str:

@@ -16,7 +16,7 @@ from warmstart.planning import (
 )
 from warmstart.strategies import Strategy, make, speaking_names
 
-from .course import ShowAudit, run_course, run_settings
+from .course import ShowAudit, check_seed, run_course, run_settings
 from .prepare import Prepared, Source, prepare
 from .retained import read_retained
 from .runs import FinishedRun
@@ -86,6 +86,7 @@ def fit(
         The finished run; `run.predict([...])` answers at once.
     """
     started = time.monotonic()
+    check_seed(seed)
     prepared = prepare(
         data, backbone=backbone, limit=limit, image_size=image_size, max_length=max_length,
         device=device, group=group, shots=shots, allow_bin=allow_bin,

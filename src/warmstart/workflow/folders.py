@@ -13,7 +13,14 @@ from filelock import FileLock, Timeout
 
 from warmstart.core import RunError, UsageError, finish_folder, progress, read_json, write_json
 
-__all__ = ["SETTINGS_FILE", "default_folder", "lock_of", "partial_of", "run_folder"]
+__all__ = [
+    "SETTINGS_FILE",
+    "default_folder",
+    "lock_of",
+    "partial_of",
+    "refuse_own_input",
+    "run_folder",
+]
 
 SETTINGS_FILE = "settings.json"
 
@@ -51,19 +58,25 @@ def run_folder(
     Raises:
         RunError: When the name is taken, or another process is writing there.
     """
-    _check_free(final, replace)
     partial = partial_of(final)
     lock = FileLock(lock_of(final))
-    Path(lock.lock_file).parent.mkdir(parents=True, exist_ok=True)
     try:
+        _check_free(final, replace)
+        Path(lock.lock_file).parent.mkdir(parents=True, exist_ok=True)
         lock.acquire(timeout=0)
     except Timeout:
         raise RunError(
             f"Another process is writing {partial}. Wait for it, or name another --out."
         ) from None
+    except OSError as error:
+        raise RunError(
+            f"The run folder {final} cannot be made ({error.strerror or error}). Name another "
+            "folder with --out."
+        ) from None
     try:
         _check_free(final, replace)  # another process may have ended there meanwhile
         if partial.exists() and not _same(partial, settings):
+            _check_ours(partial)
             if not replace:
                 raise RunError(
                     f"{partial} holds an unfinished run of other settings. Repeat the command that "
@@ -87,8 +100,31 @@ def _check_free(final: Path, replace: bool) -> None:
         raise RunError(f"{final} exists already. Name another folder with --out, or --replace it.")
     if final.exists() and not final.is_dir():
         raise UsageError(f"{final} is a file; a run needs a folder of its own.")
+    if final.is_symlink():
+        raise UsageError(f"{final} is a link; name the folder itself with --out.")
     if final.exists() and any(final.iterdir()) and not (final / "manifest.json").is_file():
         raise RunError(f"{final} holds other files than a run's; it will not be replaced.")
+
+
+def refuse_own_input(out: Path, data: object) -> None:
+    """Refuse to write an answer over the file that is read.
+
+    Raises:
+        UsageError: When both are one file.
+    """
+    both = isinstance(data, str | Path) and out.is_file() and Path(data).is_file()
+    if both and out.samefile(str(data)):
+        raise UsageError(f"--out {out} is the file that is read; name another.")
+
+
+def _check_ours(partial: Path) -> None:
+    """Refuse to discard what no run began."""
+    begun = partial.is_dir() and ((partial / SETTINGS_FILE).is_file() or not any(partial.iterdir()))
+    if not begun or partial.is_symlink():
+        raise RunError(
+            f"{partial} holds other files than a run's and stands where one would be written. "
+            "Move it away, or name another --out."
+        )
 
 
 def lock_of(final: Path) -> Path:
@@ -110,6 +146,6 @@ def partial_of(final: Path) -> Path:
 def _same(partial: Path, settings: Mapping[str, Any]) -> bool:
     try:
         known: object = read_json(partial / SETTINGS_FILE)
-    except RunError:
+    except (OSError, RunError):
         return False
     return known == dict(settings)

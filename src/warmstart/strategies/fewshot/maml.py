@@ -82,7 +82,7 @@ class Maml(Strategy):
     title: ClassVar[str] = "MAML"
     uses_features: ClassVar[bool] = True
     order: Literal["first", "second"] = "second"
-    hidden: PositiveInt = 64
+    hidden: int = Field(64, ge=1, le=65_536)
     start: Start = "prototypes"
     way: Annotated[int, Field(ge=2)] | Literal["auto"] = "auto"
     shots: PositiveInt | Literal["auto"] = "auto"

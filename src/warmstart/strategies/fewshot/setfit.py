@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
 from pydantic import Field, PositiveFloat, PositiveInt
@@ -77,14 +77,14 @@ class SetFit(Strategy):
     loss: Literal["cosine", "supcon"] = "cosine"
     temperature: float = Field(0.1, ge=0.01, le=10)
     rate: PositiveFloat = 2e-5
-    factor: float = Field(1.0, ge=1)
+    factor: float = Field(1.0, ge=1, le=100)
     epochs: PositiveInt | Literal["auto"] = "auto"
     batch_size: int = Field(16, ge=2)
     schedule: Literal["linear", "cosine", "constant", "slanted-triangular", "one-cycle"] = "linear"
     warmup: float = Field(0.1, ge=0, lt=1)
     weight_decay: float = Field(0.01, ge=0)
     clip: PositiveFloat = 1.0
-    l2: PositiveFloat | Literal["auto"] = "auto"
+    l2: Annotated[float, Field(gt=0, le=1e9)] | Literal["auto"] = "auto"
 
     def check(self, backbone: Backbone, view: View) -> None:
         """Pairs of different classes need two of them.
