@@ -213,7 +213,7 @@ def _paired(sides: Mapping[str, Callable[[], None]], pairs: int) -> dict[str, An
         work()
     seconds: dict[str, list[float]] = {name: [] for name in sides}
     for number in range(pairs):
-        order = list(sides) if number % 2 else list(reversed(sides))
+        order = list(sides) if number % 2 else list(sides)[::-1]
         for name in order:
             seconds[name].append(_timed(sides[name]))
     ratio = Ratio(tuple(a / b for a, b in zip(seconds["ours"], seconds["theirs"], strict=True)))
