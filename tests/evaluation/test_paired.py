@@ -49,6 +49,8 @@ def test_a_clear_win_and_its_mirror() -> None:
     assert won.winner == "a"
     assert lost.winner == "b"
     assert (lost.low, lost.high) == pytest.approx((-won.high, -won.low))
+    assert won.turned.difference == lost.difference
+    assert (won.turned.low, won.turned.high) == (-won.high, -won.low)
     assert won.p_value < 0.01
 
 

@@ -46,6 +46,13 @@ class Paired(Config):
         return self.low > 0 or self.high < 0
 
     @property
+    def turned(self) -> Paired:
+        """The same comparison as b minus a."""
+        return self.model_copy(
+            update={"difference": -self.difference, "low": -self.high, "high": -self.low}
+        )
+
+    @property
     def winner(self) -> Literal["a", "b"] | None:
         """The arm that is significantly better, by the metric's direction; None where neither."""
         if not self.significant:

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from warmstart.core import Config
 from warmstart.evaluation import Paired
 
-from .verdict import ArmFacts, Verdict
+from .verdict import ArmFacts, Verdict, points
 
 __all__ = ["Gap", "against_controls"]
 
@@ -60,7 +60,7 @@ def against_controls(
         f"{asked.title} was asked for, but {kept.title} is better: by "
         f"{_gap(gap.validation)} on the validation rows, by which the model is chosen, and by "
         f"{_gap(gap.test)} on the test rows. The model that is kept is that of {kept.title}: "
-        f"{_points(kept.test)} % on the test rows."
+        f"{points(kept.test)} % on the test rows."
     )
     return verdict.model_copy(
         update={
@@ -76,8 +76,8 @@ def _ahead(asked: ArmFacts, control: ArmFacts, gap: Gap) -> str:
     lost = gap.test.significant and gap.test.difference > 0
     head = "is worth it" if won else "is kept"
     told = (
-        f"{asked.title} {head}: {_points(asked.test)} % on the test rows, "
-        f"{_gap(_turned(gap.test))} against {control.title}, the best of the controls."
+        f"{asked.title} {head}: {points(asked.test)} % on the test rows, "
+        f"{_gap(gap.test.turned)} against {control.title}, the best of the controls."
     )
     if lost:
         told += " The choice was made on validation, where it was not behind."
@@ -110,18 +110,8 @@ def _rest(verdict: Verdict) -> tuple[str, ...]:
     return verdict.sentences[1:]
 
 
-def _turned(pair: Paired) -> Paired:
-    return pair.model_copy(
-        update={"difference": -pair.difference, "low": -pair.high, "high": -pair.low}
-    )
-
-
 def _gap(pair: Paired) -> str:
     return (
-        f"{_points(pair.difference)} points (95 % interval {_points(pair.low)} to "
-        f"{_points(pair.high)})"
+        f"{points(pair.difference)} points (95 % interval {points(pair.low)} to "
+        f"{points(pair.high)})"
     )
-
-
-def _points(value: float) -> str:
-    return f"{round(100 * value, 1) + 0.0:.1f}"

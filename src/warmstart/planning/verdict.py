@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from warmstart.core import Config
 from warmstart.evaluation import Paired
 
-__all__ = ["ArmFacts", "Pair", "Verdict", "judge"]
+__all__ = ["ArmFacts", "Pair", "Verdict", "judge", "points"]
 
 
 class Pair(Config):
@@ -19,6 +19,14 @@ class Pair(Config):
     low: float
     high: float
     significant: bool
+
+    @property
+    def turned(self) -> Pair:
+        """The same pair as b minus a."""
+        return self.model_copy(
+            update={"a": self.b, "b": self.a, "difference": -self.difference,
+                    "low": -self.high, "high": -self.low}
+        )  # fmt: skip
 
     @classmethod
     def of(cls, a: str, b: str, paired: Paired) -> Pair:
@@ -119,7 +127,7 @@ def judge(
             sentences=(text,), next=("Run again with a larger --budget or with --limit.",),
         )  # fmt: skip
     best = max(judged, key=lambda arm: (arm.validation, arm.name == asked, -arm.seconds))
-    difference = {(p.a, p.b): p for p in pairs} | {(p.b, p.a): _turned(p) for p in pairs}
+    difference = {(p.a, p.b): p for p in pairs} | {(p.b, p.a): p.turned for p in pairs}
     tied = [
         arm
         for arm in judged
@@ -148,17 +156,6 @@ def judge(
     )
 
 
-def _turned(pair: Pair) -> Pair:
-    return Pair(
-        a=pair.b,
-        b=pair.a,
-        difference=-pair.difference,
-        low=-pair.high,
-        high=-pair.low,
-        significant=pair.significant,
-    )
-
-
 def _lost_to_controls(
     judged: Sequence[ArmFacts], difference: Mapping[tuple[str, str], Pair]
 ) -> tuple[list[str], list[tuple[str, str]]]:
@@ -180,7 +177,8 @@ def _lost_to_controls(
     return sorted(set(negative)), below
 
 
-def _points(value: float) -> str:
+def points(value: float) -> str:
+    """A share as hundredths, with one decimal."""
     return f"{round(100 * value, 1) + 0.0:.1f}"  # + 0.0: no minus before a zero
 
 
@@ -195,13 +193,13 @@ def _sentences(
     if best.seeds > 1:
         sentences.append(
             f"These are means of {best.seeds} seeds. The kept model is that of seed "
-            f"{best.kept_seed}, the best on validation: {_points(best.kept_test)} % on the test "
+            f"{best.kept_seed}, the best on validation: {points(best.kept_test)} % on the test "
             "rows."
         )
     top = max(judged, key=lambda arm: arm.test)
     if top.name != best.name and top.test > best.test:
         sentences.append(
-            f"{top.title} scored higher on the test rows ({_points(top.test)} %); the choice was "
+            f"{top.title} scored higher on the test rows ({points(top.test)} %); the choice was "
             "made on validation, and stays so, since choosing on test rows would flatter."
         )
     if cheapest is not None:
@@ -217,11 +215,11 @@ def _sentences(
 
 def _headline(best: ArmFacts, judged: int, metric: str) -> str:
     interval = (
-        f" (95 % interval {_points(best.low)} to {_points(best.high)})"
+        f" (95 % interval {points(best.low)} to {points(best.high)})"
         if best.low is not None and best.high is not None
         else ""
     )
-    reached = f"reaches {_points(best.test)} % {metric} on the test rows{interval}."
+    reached = f"reaches {points(best.test)} % {metric} on the test rows{interval}."
     if judged == 1:
         return f"{best.title} {reached}"
     return (
@@ -233,15 +231,15 @@ def _cheaper(best: ArmFacts, cheapest: ArmFacts, pair: Pair) -> str:
     """What the cheaper arm costs in points and saves in time."""
     times = best.seconds / max(cheapest.seconds, 1e-9)
     saved = f" at 1/{times:.0f} of the time" if times >= 1.5 else ""
-    shown = f"{_points(pair.low)} to {_points(pair.high)}"
+    shown = f"{points(pair.low)} to {points(pair.high)}"
     if pair.significant:
         return (
             f"{cheapest.title} is significantly better on the test rows{saved} (difference "
-            f"{_points(-pair.difference)} points, {_points(-pair.high)} to {_points(-pair.low)})."
+            f"{points(-pair.difference)} points, {points(-pair.high)} to {points(-pair.low)})."
         )
     return (
         f"{cheapest.title} is not significantly worse{saved} (difference "
-        f"{_points(pair.difference)} points, {shown})."
+        f"{points(pair.difference)} points, {shown})."
     )
 
 
@@ -260,7 +258,7 @@ def _control_sentences(
         pair = difference[name, control]
         sentences.append(
             f"{titles[name]} is below control: {titles[control]} beats it by "
-            f"{_points(-pair.difference)} points ({_points(-pair.high)} to {_points(-pair.low)})."
+            f"{points(-pair.difference)} points ({points(-pair.high)} to {points(-pair.low)})."
         )
     return sentences
 

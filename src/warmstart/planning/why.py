@@ -7,7 +7,7 @@ from typing import Any
 
 from warmstart.core import Config
 
-from .verdict import ArmFacts, Pair
+from .verdict import ArmFacts, Pair, points
 
 __all__ = ["Evidence", "explain"]
 
@@ -91,7 +91,7 @@ def explain(
     """
     titles = {arm.name: arm for arm in arms}
     gaps = {(p.a, p.b): p for p in pairs}
-    gaps |= {(p.b, p.a): _turned(p) for p in pairs}
+    gaps |= {(p.b, p.a): p.turned for p in pairs}
     found: list[str] = []
     by_kind = {
         kind: [a.name for a in arms if a.name in evidence and evidence[a.name].strategy in names]
@@ -131,15 +131,15 @@ def _whole_or_frozen(
     seen = evidence[whole.name]
     if pair.significant and pair.difference > 0:
         return [
-            f"{whole.title} beat {frozen.title} by {_points(pair.difference)} points: the "
+            f"{whole.title} beat {frozen.title} by {points(pair.difference)} points: the "
             f"untouched features do not hold all that tells the classes apart, and "
             f"{seen.rows:,} rows were enough to change them."
         ]
     head = (
-        f"{whole.title} fell behind {frozen.title} by {_points(-pair.difference)} points"
+        f"{whole.title} fell behind {frozen.title} by {points(-pair.difference)} points"
         if pair.significant
         else f"{whole.title} gained nothing that can be told from noise over {frozen.title} "
-        f"({_points(pair.difference)} points)"
+        f"({points(pair.difference)} points)"
     )
     if seen.overfits:
         return [
@@ -168,15 +168,15 @@ def _whole_or_small(
     if not pair.significant:
         return [
             f"{small.title} learns {share:.1%} of the parameters of {whole.title} and is within "
-            f"its noise ({_points(-pair.difference)} points): the task needs a small change."
+            f"its noise ({points(-pair.difference)} points): the task needs a small change."
         ]
     if pair.difference > 0:
         return [
-            f"{whole.title} beat {small.title} by {_points(pair.difference)} points: "
+            f"{whole.title} beat {small.title} by {points(pair.difference)} points: "
             f"{evidence[small.name].trained:,} parameters leave too little room here."
         ]
     return [
-        f"{small.title} beat {whole.title} by {_points(-pair.difference)} points with {share:.1%} "
+        f"{small.title} beat {whole.title} by {points(-pair.difference)} points with {share:.1%} "
         "of its parameters: less room to learn the training rows by heart."
     ]
 
@@ -190,21 +190,10 @@ def _worth_of_pretraining(
     if scratch.status == "shortened":  # more steps might have brought it nearer
         return []
     return [
-        f"Pretraining is worth {_points(pair.difference)} points here: that is how far "
+        f"Pretraining is worth {points(pair.difference)} points here: that is how far "
         f"{best.title} is ahead of the same architecture from random weights."
     ]
 
 
 def _top(names: Sequence[str], arms: Mapping[str, ArmFacts]) -> str | None:
     return max(names, key=lambda name: arms[name].validation, default=None)
-
-
-def _turned(pair: Pair) -> Pair:
-    return pair.model_copy(
-        update={"a": pair.b, "b": pair.a, "difference": -pair.difference,
-                "low": -pair.high, "high": -pair.low}
-    )  # fmt: skip
-
-
-def _points(value: float) -> str:
-    return f"{round(100 * value, 1) + 0.0:.1f}"
