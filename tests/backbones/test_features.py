@@ -277,6 +277,9 @@ def test_another_format_is_refused(source: Backbone) -> None:
     path.write_text(path.read_text().replace('"format_version": 1', '"format_version": 9'))
     with pytest.raises(RunError, match="another format"):
         source.features(rows(TEXTS[:3]))
+    path.write_text(path.read_text()[:40])
+    with pytest.raises(RunError, match=r"space\.json is damaged\. Delete .*filled anew"):
+        source.features(rows(TEXTS[:3]))
 
 
 def test_limit_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -69,6 +69,9 @@ def test_what_cannot_be_a_source(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text("{")
     with pytest.raises(BackboneError, match="damaged"):
         backbone(tmp_path)
+    (tmp_path / "config.json").write_text("null")
+    with pytest.raises(BackboneError, match="model_type None is not one"):
+        backbone(tmp_path)
     (tmp_path / "config.json").write_text('{"model_type": "bert", "hidden_size": "x"}')
     with pytest.raises(BackboneError, match=r"config\.json cannot be used:.*hidden_size"):
         backbone(tmp_path)

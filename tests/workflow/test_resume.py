@@ -293,8 +293,11 @@ def test_what_no_run_began_is_never_discarded(tmp_path: Path) -> None:
     assert (tmp_path / "file.partial").read_text() == "x"
 
 
-def test_a_link_is_refused_before_the_work(tmp_path: Path) -> None:
-    """At the end of the work it could not be renamed over."""
+def test_a_link_or_a_name_that_is_no_text_is_refused_before_the_work(tmp_path: Path) -> None:
+    """At the end of the work the one could not be renamed over, the other not be written."""
     (tmp_path / "link").symlink_to(tmp_path / "nowhere")
+    odd = tmp_path / os.fsdecode(b"\xff")
+    with pytest.raises(UsageError, match="is not UTF-8"), run_folder(odd, {"a": 1}):
+        raise AssertionError("entered")
     with pytest.raises(UsageError, match="is a link"), run_folder(tmp_path / "link", {"a": 1}):
         raise AssertionError("entered")

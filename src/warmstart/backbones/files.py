@@ -64,7 +64,9 @@ def read_config(folder: Path) -> Any:
         raise BackboneError(str(error)) from None
     kind = raw.get("model_type") if isinstance(raw, dict) else None
     if kind not in CONFIG_MAPPING_NAMES:
-        custom = " Code that comes with a model is never run." if "auto_map" in raw else ""
+        custom = ""
+        if isinstance(raw, dict) and "auto_map" in raw:
+            custom = " Code that comes with a model is never run."
         raise BackboneError(
             f"{path}: model_type {kind!r} is not one that this transformers knows.{custom} Use "
             "another model, or load it yourself and give it as module=."

@@ -219,7 +219,12 @@ class RowStore:
         path = self.folder / self._facts
         if not path.is_file():
             return False
-        facts = read_json(path)
+        try:
+            facts = read_json(path)
+        except RunError:
+            raise RunError(
+                f"{path} is damaged. Delete {self.folder}: it is a cache, and is filled anew."
+            ) from None
         if not isinstance(facts, dict) or facts.get("format_version") != FORMAT_VERSION:
             raise RunError(
                 f"{self.folder} is a feature cache of another format; this warmstart reads "

@@ -110,7 +110,7 @@ def compare(
         data,
         backbone=backbone,
         allow_bin=allow_bin,
-        strategies=[name for name in strategies.split(",") if name] if strategies else None,
+        strategies=None if strategies is None else [s for s in strategies.split(",") if s.strip()],
         seeds=seeds,
         budget=budget,
         limit=limit,

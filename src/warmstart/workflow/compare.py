@@ -90,6 +90,8 @@ def compare(
     Raises:
         WarmstartError: With a sentence that says what to do.
     """
+    if strategies is not None and not strategies:
+        raise UsageError("strategies names no arm. Leave it out for the usual ones, or say all.")
     if shots is not None:
         if keep_models:
             raise UsageError("keep_models does not go with shots: the k-shot table keeps no model.")

@@ -12,6 +12,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from warmstart.core import RunError, UsageError, finish_folder, progress, read_json, write_json
+from warmstart.data.filenames import is_utf8, printable
 
 __all__ = [
     "SETTINGS_FILE",
@@ -96,6 +97,8 @@ def run_folder(
 
 def _check_free(final: Path, replace: bool) -> None:
     """Refuse a name that is taken by something that may not be replaced."""
+    if not is_utf8(str(final)):
+        raise UsageError(f"The name {printable(str(final))} is not UTF-8. Choose another --out.")
     if final.exists() and not replace:
         raise RunError(f"{final} exists already. Name another folder with --out, or --replace it.")
     if final.exists() and not final.is_dir():
