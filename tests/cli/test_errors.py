@@ -60,6 +60,7 @@ CASES = [
     (("info", "./nothing/at/all"), 4, "is no run, data or folder here"),
     (("sample", "sentimnet"), 2, 'Did you mean "sentiment"'),
     (("fit", ""), 2, "The source is empty"),
+    (("compare", "TABLE", "--watts", "inf"), 2, "prices.watts must be a finite number"),
     (("compare", "TABLE", "--strategies", ","), 2, "strategies names no arm"),
     (("fit", "TABLE", "--seed", "9" * 30), 2, "seed must be between"),
     (("fit", "TABLE", "--label-names", "a,"), 2, "none empty"),

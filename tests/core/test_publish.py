@@ -375,3 +375,16 @@ def test_damaged_json_names_its_file(tmp_path: Path, raw: bytes) -> None:
 def test_json_is_plain(tmp_path: Path) -> None:
     write_json(tmp_path / "x.json", {"b": 1, "a": 2})
     assert list(json.loads((tmp_path / "x.json").read_bytes())) == ["b", "a"]
+
+
+def test_a_failed_write_names_the_file_that_was_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(_: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space left") as caught:
+        write_atomic(tmp_path / "answers.csv", "a")
+    assert caught.value.filename == str(tmp_path / "answers.csv")
+    assert not list(tmp_path.iterdir())

@@ -121,7 +121,10 @@ def compare(
         out=out,
         replace=replace,
         keep_models=keep_models,
-        prices=Prices(price_per_hour=price_per_hour, watts=watts, grams_per_kwh=grams_per_kwh),
+        prices=Prices.parse(
+            {"price_per_hour": price_per_hour, "watts": watts, "grams_per_kwh": grams_per_kwh},
+            who="prices",
+        ),
         device=device,
         trackers=tuple(tracker or ()),
         shots=shots,

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from pydantic import Field
 
 from warmstart.core import Config
 from warmstart.models import Model
@@ -25,9 +26,9 @@ class Prices(Config):
             (Ember, Global Electricity Review 2024: 480 g/kWh); national grids range from 30 to 700.
     """
 
-    price_per_hour: float | None = None
-    watts: float | None = None
-    grams_per_kwh: float = 480.0
+    price_per_hour: float | None = Field(None, ge=0, allow_inf_nan=False)
+    watts: float | None = Field(None, ge=0, allow_inf_nan=False)
+    grams_per_kwh: float = Field(480.0, ge=0, allow_inf_nan=False)
 
     def cost(self, seconds: float) -> dict[str, float] | None:
         """Money and grams of CO₂ for so many seconds; None when nothing was given."""
