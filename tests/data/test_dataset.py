@@ -93,7 +93,9 @@ def test_label_names_as_list_and_mapping() -> None:
     assert name_classes(["10", "2"], ["two", "ten"]) == (("two", "ten"), {"2": 0, "10": 1})
     merged = name_classes(["1", "2", "3"], {1: "bad", 2: "bad", 3: "good"})
     assert merged == (("bad", "good"), {"1": 0, "2": 0, "3": 1})
-    with pytest.raises(UsageError, match="must be 2 different names, one for each of 2, 10"):
+    with pytest.raises(
+        UsageError, match="must be 2 different names, none empty, one for each of 2, 10"
+    ):
         name_classes(["10", "2"], ["two"])
     with pytest.raises(UsageError, match="no name for the label '3'"):
         name_classes(["3"], {1: "bad"})
