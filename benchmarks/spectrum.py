@@ -59,7 +59,7 @@ def measure(part: str, options: argparse.Namespace, scratch: Path) -> Any:
     few = Task(task.name, task.view.__class__(task.view.train.select(range(512)),
                                               task.view.validation.select(range(64))),
                task.test)  # fmt: skip
-    found = [measure_prefix(recipe, few, depth, rounds=3) for depth in (3, 4, 5)]
+    found = [measure_prefix(recipe, few, depth, rounds=1) for depth in (3, 4, 5)]
     weights, photos = SHARED / "weights" / "resnet50-imagenet", options.ready / "eurosat"
     if weights.is_dir() and photos.is_dir():
         rows = read(photos, limit=400)
@@ -67,7 +67,7 @@ def measure(part: str, options: argparse.Namespace, scratch: Path) -> Any:
         images = Task("eurosat", view, view.validation)
         seen = backbone(str(weights), image_size=64)
         found += [
-            measure_prefix(seen, images, depth, rounds=2) | {"data": "eurosat"} for depth in (2, 3)
+            measure_prefix(seen, images, depth, rounds=1) | {"data": "eurosat"} for depth in (2, 3)
         ]
     return found
 
