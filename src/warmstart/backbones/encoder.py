@@ -84,6 +84,20 @@ class Encoder(nn.Module):
         self._dimensions: dict[tuple[int | None, str], int] = {}
 
     @property
+    def settings(self) -> dict[str, Any]:
+        """How it is read, beside network, preprocessing and groups: for another encoder like it."""
+        return {
+            "modality": self.modality,
+            "pooling": self.pooling,
+            "inner_pooling": self.inner_pooling,
+            "pooling_names": self.pooling_names,
+            "prefix_tokens": self.prefix_tokens,
+            "normalize": self.normalize,
+            "n_depths": self.n_depths,
+            "extra": self._extra,
+        }
+
+    @property
     def device(self) -> torch.device:
         """Where the weights are."""
         found = next(self.module.parameters(), None)

@@ -80,19 +80,7 @@ class AdaptedEncoder(Encoder):
             prompted: PEFT's model around the network where virtual tokens are used.
             shape: Of bottlenecks.
         """
-        super().__init__(
-            base.module,
-            base.processor,
-            base.groups,
-            modality=base.modality,
-            pooling=base.pooling,
-            inner_pooling=base.inner_pooling,
-            pooling_names=base.pooling_names,
-            prefix_tokens=base.prefix_tokens,
-            normalize=base.normalize,
-            n_depths=base.n_depths,
-            extra=base._extra,
-        )
+        super().__init__(base.module, base.processor, base.groups, **base.settings)
         self.method: Method = method
         self.shape = shape
         self.prompt: nn.Module | None = None if prompted is None else prompted.prompt_encoder

@@ -110,6 +110,28 @@ def _seconds_per_row(encoder: Encoder, inputs: Sequence[Any]) -> float:
     return min(times) / len(inputs)
 
 
+class Budgeted:
+    """What has a budget and a start: how much of it is left.
+
+    Attributes:
+        budget: Seconds for everything.
+        started: `time.monotonic()` at the start, less what earlier sessions took.
+    """
+
+    budget: float
+    started: float
+
+    @property
+    def left(self) -> float:
+        """Seconds that remain."""
+        return self.budget - (time.monotonic() - self.started)
+
+    @property
+    def limited(self) -> bool:
+        """Whether there is a budget."""
+        return self.budget < float("inf")
+
+
 def divide(wanted: Mapping[str, float], available: float) -> dict[str, float]:
     """Share time among arms: who wants less than an equal share gets it all, the rest goes on.
 

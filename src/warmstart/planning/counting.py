@@ -5,6 +5,7 @@ Everything is read off the architecture without weights, so config.json is enoug
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Sequence
 from typing import Any, Literal
@@ -182,13 +183,12 @@ def count_training(
         parameter.requires_grad_(id(parameter) in chosen)
     inside = {id(p): p for p in plan.module.parameters()} | {id(p): p for _, p in learned}
     extra = sum(p.numel() for key, p in inside.items() if key not in base)
-    has_head = strategy.has_head
-    head = (plan.dimension + 1) * classes if has_head else 0
+    head = (plan.dimension + 1) * classes if strategy.has_head else 0
     total = sum(p.numel() for p in base.values()) + extra + head
     trained = sum(p.numel() for _, p in learned) + head
     before = memory(total, trained, dtype)
     size = length or _own_length(plan)
-    rows = _matrices([(n, p) for n, p in learned], {id(p) for p in base.values()}, shapes)
+    rows = _matrices(learned, set(base), shapes)
     activations = []
     for batch_size in batch_sizes if learned else ():
         found = activation_bytes(plan, batch_size, length=size)
@@ -275,7 +275,7 @@ def _matrices(
         matrix = bases.get(key)
         count = len(sizes) if matrix is None else len(beside[key])
         total = sum(sizes)
-        base_size = None if matrix is None else _product(matrix)
+        base_size = None if matrix is None else math.prod(matrix)
         rows.append(
             MatrixRow(name=key, shape=shape or (matrix or ()), count=count, each=total // count,
                       trained=total, base=base_size, base_shape=matrix)
@@ -323,10 +323,3 @@ def _notes(strategy: Strategy, rows: Sequence[MatrixRow]) -> list[str]:
 
 def _div(rank: int, root: bool) -> float:
     return float(rank**0.5 if root else rank)
-
-
-def _product(shape: Sequence[int]) -> int:
-    size = 1
-    for part in shape:
-        size *= part
-    return size

@@ -33,6 +33,7 @@ from warmstart.strategies import Strategy
 from warmstart.training import Diverged
 
 from .arms import Allowance, Arm, SeedResult, read_seed, run_seed
+from .budget import Budgeted
 
 __all__ = [
     "OUT_OF_TIME",
@@ -80,7 +81,7 @@ def parse_shots(value: str | int | Sequence[int]) -> tuple[int, ...]:
 
 
 @dataclass(frozen=True)
-class ShotTask:
+class ShotTask(Budgeted):
     """What all cells of the grid share.
 
     Attributes:
@@ -112,16 +113,6 @@ class ShotTask:
     device: str = "auto"
     row_seconds: float = 0.0
     trackers: tuple[str, ...] = ()
-
-    @property
-    def left(self) -> float:
-        """Seconds that remain."""
-        return self.budget - (time.monotonic() - self.started)
-
-    @property
-    def limited(self) -> bool:
-        """Whether there is a budget."""
-        return self.budget < float("inf")
 
 
 @dataclass

@@ -17,6 +17,7 @@ from warmstart.evaluation import Scores, measure
 from warmstart.strategies import Cost
 
 from .arms import Arm, SeedResult, Status
+from .budget import Budgeted
 from .meter import Prices
 from .verdict import Pair, Verdict
 
@@ -40,7 +41,7 @@ class Embedding(Config):
 
 
 @dataclass(frozen=True)
-class Task:
+class Task(Budgeted):
     """What every arm of a comparison shares.
 
     Attributes:
@@ -78,16 +79,6 @@ class Task:
     trackers: tuple[str, ...] = ()
     asked: str | None = None
     max_forgetting: float | None = None
-
-    @property
-    def left(self) -> float:
-        """Seconds that remain."""
-        return self.budget - (time.monotonic() - self.started)
-
-    @property
-    def limited(self) -> bool:
-        """Whether there is a budget."""
-        return self.budget < float("inf")
 
     def validation_value(self, proba_MC: np.ndarray) -> float:
         """The primary metric on the validation rows."""

@@ -10,9 +10,9 @@ from pydantic import PositiveFloat
 from warmstart.backbones import Backbone
 from warmstart.core import Run
 from warmstart.data import View
-from warmstart.models import EncoderModel, Head, HeadShape
+from warmstart.models import Head, HeadShape
 
-from .probe import Probe
+from .probe import convex_head
 from .registry import register
 from .trained import Trained
 
@@ -44,9 +44,8 @@ class ProbeThenFinetune(Trained):
 
     def _start_head(self, backbone: Backbone, view: View, run: Run, shape: HeadShape) -> Head:
         head = Head(shape, run.streams)
-        probe = Probe().fit(backbone, view, run).model
-        assert isinstance(probe, EncoderModel)
+        solved = convex_head(backbone, view)
         with torch.no_grad():
-            head.output.weight.copy_(probe.head.output.weight)
-            head.output.bias.copy_(probe.head.output.bias)
+            head.output.weight.copy_(solved.output.weight)
+            head.output.bias.copy_(solved.output.bias)
         return head

@@ -11,13 +11,13 @@ from warmstart.core import UsageError
 from warmstart.data import View
 
 from .registry import register
-from .trained import Trained
+from .trained import Replaying
 
 __all__ = ["Partial"]
 
 
 @register
-class Partial(Trained):
+class Partial(Replaying):
     """The last n layer groups and the head learn; the groups before them are frozen.
 
     Earlier layers transfer better than later ones (Yosinski et al. 2014), so little is lost, each
@@ -28,15 +28,12 @@ class Partial(Trained):
 
     Attributes:
         last: How many backbone groups learn, at least 1, or `third` for the last third of them.
-        prefix: `auto` computes the frozen groups once for each row and replays them; `off` runs
-            them in every step.
     """
 
     name: ClassVar[str] = "partial"
     title: ClassVar[str] = "Partial fine-tuning"
     rate: PositiveFloat = 5e-4
     last: PositiveInt | Literal["third"] = "third"
-    prefix: Literal["auto", "off"] = "auto"
 
     def check(self, backbone: Backbone, view: View) -> None:
         """Something must be left to freeze.

@@ -17,7 +17,7 @@ from .base import Fitted, Strategy
 from .logistic import LogisticFit, fit_logistic
 from .registry import register
 
-__all__ = ["Probe"]
+__all__ = ["Probe", "convex_head"]
 
 
 @register
@@ -105,6 +105,18 @@ class Probe(Strategy):
         best = min(losses, key=lambda depth: losses[depth])
         shown = {"last" if d is None else str(d): round(v, 5) for d, v in losses.items()}
         return best, fits, {"depth_losses": shown}
+
+
+def convex_head(backbone: Backbone, view: View, l2: float | None = None) -> Head:
+    """The probe's linear head on the backbone's own vectors.
+
+    Args:
+        backbone: The untouched backbone.
+        view: Its training rows are learned from.
+        l2: Strength of the penalty; by held-out loss when None.
+    """
+    solved = _solve(backbone.features(view.train).vectors_ND, view, l2)
+    return Head.linear(solved.weight_CD, solved.bias_C)
 
 
 def _solve(vectors_ND: np.ndarray, view: View, l2: float | None) -> LogisticFit:

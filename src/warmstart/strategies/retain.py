@@ -23,7 +23,7 @@ from warmstart.training import (
     estimate_fisher,
 )
 
-from .logistic import fit_logistic
+from .probe import convex_head
 
 __all__ = ["OldTask", "old_task"]
 
@@ -125,7 +125,4 @@ def old_task(backbone: Backbone, view: View, *, l2: float | None = None) -> OldT
         view: Rows of the old task.
         l2: Strength of the head's penalty; by cross-validation when None.
     """
-    train = view.train
-    vectors_ND = backbone.features(train).vectors_ND
-    solved = fit_logistic(vectors_ND, train.labels_N, view.n_classes, ids=train.ids, l2=l2)
-    return OldTask(backbone, Head.linear(solved.weight_CD, solved.bias_C), view)
+    return OldTask(backbone, convex_head(backbone, view, l2), view)

@@ -16,12 +16,12 @@ from warmstart.training import History, RateSweep, Rule, discriminative_rates, p
 
 from .base import Cost, Fitted, Strategy
 from .interpolate import interpolate
-from .probe import Probe
+from .probe import convex_head
 from .recipe import Recipe, ScheduleName, epochs_for, smaller_batches
 from .retain import OldTask, old_task
 from .supervised import Job, groups_of, passes
 
-__all__ = ["Trained", "fitted"]
+__all__ = ["Replaying", "Trained", "fitted"]
 
 
 class Trained(Strategy):
@@ -93,7 +93,7 @@ class Trained(Strategy):
     @property
     def _replays(self) -> bool:
         """Whether what frozen groups put out may be computed once and replayed."""
-        return getattr(self, "prefix", "off") == "auto"
+        return False
 
     @property
     def _rules(self) -> tuple[Rule, ...]:
@@ -160,13 +160,15 @@ class Trained(Strategy):
     def _parts(self, backbone: Backbone, view: View, run: Run) -> tuple[Encoder, Head]:
         """A fresh copy of the encoder, and the head."""
         encoder = backbone.load(random_seed=self._random_seed(run))
-        shape = HeadShape(
+        return encoder, self._start_head(backbone, view, run, self._shape(encoder, view))
+
+    def _shape(self, encoder: Encoder, view: View) -> HeadShape:
+        return HeadShape(
             dimension=encoder.dimension,
             classes=len(view.label_names),
             hidden=self.hidden if self.head == "mlp" else None,
             dropout=self.dropout,
         )
-        return encoder, self._start_head(backbone, view, run, shape)
 
     def _job(self, backbone: Backbone, view: View, run: Run) -> Job:
         encoder, head = self._parts(backbone, view, run)
@@ -209,13 +211,27 @@ class Trained(Strategy):
         """Go back part of the way to the untouched model, where that was asked for."""
         if not self.wise:
             return result
-        tuned, probe = result.model, Probe().fit(backbone, view, run).model
+        tuned = result.model
         assert isinstance(tuned, EncoderModel)
-        assert isinstance(probe, EncoderModel)
-        model, curve = interpolate(backbone, probe.head, tuned, view)
+        model, curve = interpolate(backbone, convex_head(backbone, view), tuned, view)
         chosen = next(point["share"] for point in curve if point["chosen"])
         values = {**result.values, "wise_share": chosen, "wise_curve": curve}
         return replace(result, model=model, values=values)
+
+
+class Replaying(Trained):
+    """A training with frozen groups, whose output is computed once.
+
+    Attributes:
+        prefix: `auto` computes the frozen groups once for each row and replays them; `off` runs
+            them in every step.
+    """
+
+    prefix: Literal["auto", "off"] = "auto"
+
+    @property
+    def _replays(self) -> bool:
+        return self.prefix == "auto"
 
 
 def fitted(backbone: Backbone, job: Job, history: History) -> Fitted:

@@ -18,7 +18,7 @@ from .base import Cost, Fitted
 from .recipe import ScheduleName
 from .registry import register
 from .supervised import Job, groups_of, pull
-from .trained import Trained, fitted
+from .trained import Replaying, fitted
 
 __all__ = ["Stage", "Unfreeze", "planned_stages", "stages_by_group"]
 
@@ -39,7 +39,7 @@ class Stage:
 
 
 @register
-class Unfreeze(Trained):
+class Unfreeze(Replaying):
     """Head first, then one more group a stage, from the last to the first, until all learn.
 
     Gradual unfreezing with discriminative rates and slanted triangular schedules after Howard and
@@ -59,8 +59,6 @@ class Unfreeze(Trained):
         plan: In place of all that, `{epoch: frozen groups}`: from each epoch on these groups are
             frozen (names or patterns, `*` for all of the backbone) and the others learn; the first
             epoch is 0, and `epochs` counts the whole.
-        prefix: `auto` computes the frozen groups once for each row and replays them; `off` runs
-            them in every step.
     """
 
     name: ClassVar[str] = "unfreeze"
@@ -72,7 +70,6 @@ class Unfreeze(Trained):
     groups_per_stage: PositiveInt = 1
     until: PositiveInt | Literal["all"] = "all"
     plan: dict[NonNegativeInt, tuple[str, ...]] | None = None
-    prefix: Literal["auto", "off"] = "auto"
     _steps: ClassVar[int] = 200
     _least: ClassVar[int] = 2
     _most: ClassVar[int] = 10
@@ -116,7 +113,7 @@ class Unfreeze(Trained):
         stages = self.stages(backbone.group_names, view)
         epochs = sum(stage.epochs for stage in stages)
         groups = len(backbone.group_names)
-        floor = 0.05 if self.prefix == "auto" else 1 / 3  # a pass without gradient is a third
+        floor = 0.05 if self._replays else 1 / 3  # a pass without gradient is a third
         work = 0.0
         for stage in stages:
             share = 1 - len(stage.frozen) / groups

@@ -21,7 +21,7 @@ from accelerate.utils import (
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from warmstart.core import UsageError, nearest, pick_device
+from warmstart.core import Run, Streams, UsageError, nearest, pick_device
 
 from .feed import Window
 from .schedules import Schedule
@@ -114,6 +114,20 @@ class Engine:
         for optimizer in self.optimizers.values():
             for group in optimizer.param_groups:
                 group.setdefault("initial_lr", group["lr"])
+
+    def state(self, run: Run, streams: Streams, **more: Any) -> LoopState:
+        """What a step function sees while this engine works.
+
+        Args:
+            run: The run.
+            streams: Random streams of this work.
+            **more: Further fields of `LoopState`.
+        """
+        return LoopState(
+            modules=self.modules, plain=self.raw, optimizers=self.optimizers, run=run,
+            device=self.device, streams=streams, tensors=self.tensors, rank=self.rank,
+            world=self.world, backward_call=self.backward, reduce_call=self.reduce, **more,
+        )  # fmt: skip
 
     def set_training(self) -> None:
         """Put the modules in training mode, frozen parts in evaluation mode."""

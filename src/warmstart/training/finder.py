@@ -195,12 +195,7 @@ def _losses(
     diverges: float,
     advance: Callable[[int], None],
 ) -> list[float]:
-    state = LoopState(
-        modules=engine.modules, plain=engine.raw, optimizers=engine.optimizers, run=run,
-        device=engine.device, streams=run.streams.child("finder"), tensors=engine.tensors,
-        rank=engine.rank, world=engine.world, backward_call=engine.backward,
-        reduce_call=engine.reduce,
-    )  # fmt: skip
+    state = engine.state(run, run.streams.child("finder"))
     engine.set_training()
     losses: list[float] = []
     epoch = 0

@@ -222,24 +222,11 @@ def _state(
     callbacks: Sequence[Callback],
     pause: Callable[[], None],
 ) -> LoopState:
-    return LoopState(
-        modules=engine.modules,
-        plain=engine.raw,
-        optimizers=engine.optimizers,
-        run=run,
-        device=engine.device,
-        streams=run.streams.child("training", name),
-        name=name,
-        epochs=epochs,
-        rank=engine.rank,
-        world=engine.world,
-        callbacks=tuple(callbacks),
-        tensors=engine.tensors,
-        backward_call=engine.backward,
-        reduce_call=engine.reduce,
-        mode_call=engine.set_training,
+    return engine.state(
+        run, run.streams.child("training", name),
+        name=name, epochs=epochs, callbacks=tuple(callbacks), mode_call=engine.set_training,
         pause_call=pause,
-    )
+    )  # fmt: skip
 
 
 def _named(optimizers: Optimizer | Mapping[str, Optimizer]) -> dict[str, Optimizer]:

@@ -76,12 +76,7 @@ def measure_steps(
         feed = Feed(
             loaders, accumulate=accumulate, weigh=weigh, rank=engine.rank, world=engine.world
         )
-        state = LoopState(
-            modules=engine.modules, plain=engine.raw, optimizers=engine.optimizers, run=run,
-            device=engine.device, streams=run.streams.child("measure"), tensors=engine.tensors,
-            rank=engine.rank, world=engine.world, backward_call=engine.backward,
-            reduce_call=engine.reduce,
-        )  # fmt: skip
+        state = engine.state(run, run.streams.child("measure"))
         engine.set_training()
         with Meter(engine.device) as meter:
             times = _timed(engine, feed, step, state, steps)

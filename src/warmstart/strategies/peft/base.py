@@ -21,7 +21,7 @@ from warmstart.core import (
     pick_device,
 )
 from warmstart.data import View
-from warmstart.models import AdaptedEncoder, AdaptedModel, Head, HeadShape
+from warmstart.models import AdaptedEncoder, AdaptedModel, Head
 from warmstart.training import History, discriminative_rates
 
 from ..base import Fitted
@@ -161,13 +161,7 @@ class Adapting(Trained):
             quantize(encoder, device)
         untouched_ND = embed_inputs(encoder, probes)
         adapted = self._attach(encoder, run.streams)
-        shape = HeadShape(
-            dimension=adapted.dimension,
-            classes=len(view.label_names),
-            hidden=self.hidden if self.head == "mlp" else None,
-            dropout=self.dropout,
-        )
-        head = Head(shape, run.streams)
+        head = Head(self._shape(adapted, view), run.streams)
         groups, rates = self._groups(adapted, head)
         job = Job(
             adapted, head,

@@ -167,21 +167,10 @@ def _plain_encoder(encoder: AdaptedEncoder, network: nn.Module) -> Encoder:
     from warmstart.backbones import LayerGroups
 
     groups = encoder.groups
-    return Encoder(
-        network,
-        encoder.processor,
-        LayerGroups(
-            network, groups.prefixes, blocks=groups.block_paths, shared_note=groups.shared_note
-        ),
-        modality=encoder.modality,
-        pooling=encoder.pooling,
-        inner_pooling=encoder.inner_pooling,
-        pooling_names=encoder.pooling_names,
-        prefix_tokens=encoder.prefix_tokens,
-        normalize=encoder.normalize,
-        n_depths=encoder.n_depths,
-        extra=encoder._extra,
-    ).eval()
+    own = LayerGroups(
+        network, groups.prefixes, blocks=groups.block_paths, shared_note=groups.shared_note
+    )
+    return Encoder(network, encoder.processor, own, **encoder.settings).eval()
 
 
 @torch.inference_mode()
