@@ -71,7 +71,7 @@ def test_track_over_an_iterator_knows_no_total() -> None:
 def test_a_bar_closes_when_the_work_fails() -> None:
     listener = Listener()
     with progress.use(listener), pytest.raises(TypeError, match="unsupported operand"):
-        sum(progress.track([1, "bad"], "x"))  # type: ignore[arg-type]
+        sum(progress.track([1, "bad"], "x"))
     walk = progress.track([1, 2], "x")
     with progress.use(listener):
         next(walk)

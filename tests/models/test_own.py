@@ -87,7 +87,7 @@ def test_without_its_code_the_call_is_told(tmp_path: Path) -> None:
     call = f"load_model({str(folder)!r}, module=Net(...), processor=..., groups=...)"
     for given in ({}, {"module": Net()}, {"processor": colours}):
         with pytest.raises(RunError) as caught:
-            load_model(folder, device="cpu", **given)  # type: ignore[arg-type]
+            load_model(folder, device="cpu", **given)
         assert call in str(caught.value)
 
 

@@ -229,7 +229,7 @@ def test_sampled_fisher_of_a_logistic_model_is_known() -> None:
 
 def test_fisher_forms_take_less_and_tell_their_error() -> None:
     kept = {
-        form: estimate_fisher(classifier(), FixedLoader(batches()), streams=Streams(0), form=form)  # type: ignore[arg-type]
+        form: estimate_fisher(classifier(), FixedLoader(batches()), streams=Streams(0), form=form)
         for form in ("float32", "bfloat16", "factored")
     }
     assert kept["bfloat16"].bytes * 2 == kept["float32"].bytes == 4 * (30 + 5 + 20 + 4)
