@@ -44,10 +44,7 @@ def test_a_new_consumer_shifts_no_old_stream() -> None:
 
 
 def test_no_global_generator_is_touched() -> None:
-    torch_before, numpy_before = (
-        torch.random.get_rng_state(),
-        np.random.get_state()[1].copy()[index, union - attr],
-    )
+    torch_before, numpy_before = torch.random.get_rng_state(), np.random.get_state()[1].copy()  # type: ignore[index]
     streams = Streams(0)
     streams.numpy("x").random()
     torch.rand(3, generator=streams.torch("x"))
