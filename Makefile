@@ -33,6 +33,7 @@ check: setup  ## ruff, mypy, import contracts, docs
 
 bench: setup  ## measure against peers and keep the results
 	$(BIN)/python benchmarks/probe.py
+	$(BIN)/python benchmarks/spectrum.py prefix lora epoch
 
 clean:  ## remove the environment and what demo made
 	rm -rf $(VENV) demo .mypy_cache .ruff_cache .pytest_cache

@@ -2,6 +2,9 @@
 
     python benchmarks/spectrum.py [prefix lora epoch rates never-worse] [--pairs 12] [--ready DIR]
 
+The two studies take hours on two cores; each finished run of theirs is kept under `--cells`, so
+that they go on after an interruption.
+
 `prefix`: replayed steps against recomputed ones, as a share of the speed-up that separately
 measured times of prefix and rest allow. `lora`: a LoRA step against PEFT under a bare loop.
 `epoch`: one epoch of fine-tuning against transformers' Trainer. `rates`: discriminative rates
@@ -34,9 +37,10 @@ HERE = Path(__file__).resolve().parent
 SHARED = HERE.parent.parent / "shared"
 PARTS = ("prefix", "lora", "epoch", "rates", "never-worse")
 TARGETS = {"prefix": 0.85, "lora": 1.05, "epoch": 1.0}
-RATE_SETS = ("trec", "customer_reviews.csv", "subjectivity.csv", "amazon_domains/books.csv")
-NEVER_SETS = (*RATE_SETS, "movie_reviews.csv", "sst2", "sentiment_domains/tweets.csv",
-              "sentiment_domains/product_reviews.csv")  # fmt: skip
+DOMAINS = "sentiment_domains"
+RATE_SETS = ("trec", "customer_reviews.csv", "subjectivity.csv", f"{DOMAINS}/product_reviews.csv")
+NEVER_SETS = (*RATE_SETS, "movie_reviews.csv", "sst2", f"{DOMAINS}/tweets.csv",
+              f"{DOMAINS}/nyt_editorials.csv")  # fmt: skip
 
 
 def measure(part: str, options: argparse.Namespace, scratch: Path) -> Any:
@@ -49,8 +53,12 @@ def measure(part: str, options: argparse.Namespace, scratch: Path) -> Any:
         if missing:
             return {"skipped": f"not here: {', '.join(missing)}"}
         if part == "rates":
-            return rates_study(recipe, paths, rows=options.rows, test_rows=600, seeds=3)
-        return never_worse(recipe, paths, labels=(64, 512), test_rows=1000)
+            return rates_study(
+                recipe, paths, rows=options.rows, test_rows=600, seeds=3, cells=options.cells
+            )
+        return never_worse(
+            recipe, paths, labels=options.labels, test_rows=1000, cells=options.cells
+        )
     task = make_task(find_data(None, scratch), 1000, 500)
     if part == "lora":
         return measure_lora(recipe, task, pairs=options.pairs)
@@ -123,7 +131,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
     parser.add_argument("parts", nargs="*", choices=[*PARTS, []], help="what to measure")
     parser.add_argument("--pairs", type=int, default=12, help="interleaved pairs")
-    parser.add_argument("--rows", type=int, default=256, help="training rows of the rates study")
+    parser.add_argument("--rows", type=int, default=64, help="training rows of the rates study")
+    parser.add_argument("--labels", type=int, nargs="+", default=[64, 512], help="of never-worse")
+    parser.add_argument(
+        "--cells", type=Path, default=HERE / "cells", help="finished runs of studies"
+    )
     parser.add_argument("--ready", type=Path, default=SHARED / "ready", help="data of the studies")
     parser.add_argument("--out", type=Path, default=HERE / "results" / "spectrum.json")
     options = parser.parse_args(arguments)

@@ -1,22 +1,26 @@
-"""Studies over data sets: discriminative rates against one rate, and whether fit is never worse."""
+"""Studies over data sets: discriminative rates against one rate, and whether fit is never worse.
+
+Every training run is a cell of its own, kept as a file as soon as it ends: a study that is stopped
+goes on where it was. Cells are no results; delete their folder to measure anew.
+"""
 
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from warmstart.backbones import Backbone
-from warmstart.core import Run, Streams
+from warmstart.core import Run, Streams, fingerprint, progress, read_json, write_json
 from warmstart.data import Dataset, Split, View, read, split
 from warmstart.evaluation import compare_arms, measure
 from warmstart.strategies import Finetune
 from warmstart.workflow import fit
 
-__all__ = ["never_worse", "rates_study"]
+__all__ = ["cell", "never_worse", "rates_study"]
 
 RATES = (5e-5, 1.5e-4, 5e-4, 1.5e-3)
 FACTORS = {"discriminative": 2.6, "flat": 1.0}
@@ -36,8 +40,24 @@ def few_rows(path: Path, rows: int, test_rows: int, seed: int) -> tuple[View, Da
     )
 
 
+def cell(folder: Path, key: Sequence[object], compute: Callable[[], Any]) -> Any:
+    """What `compute` gives, from its file when the same was computed before."""
+    path = folder / f"{fingerprint(*map(str, key))}.json"
+    if not path.is_file():
+        folder.mkdir(parents=True, exist_ok=True)
+        write_json(path, {"key": [str(part) for part in key], "value": compute()})
+        progress.note(f"done: {' '.join(map(str, key))}")
+    return read_json(path)["value"]
+
+
 def rates_study(
-    recipe: Backbone, paths: Sequence[Path], *, rows: int, test_rows: int, seeds: int
+    recipe: Backbone,
+    paths: Sequence[Path],
+    *,
+    rows: int,
+    test_rows: int,
+    seeds: int,
+    cells: Path,
 ) -> list[dict[str, Any]]:
     """Discriminative rates against one flat rate, each with the same grid of base rates.
 
@@ -47,28 +67,43 @@ def rates_study(
     found = []
     for path in paths:
         view, test = few_rows(path, rows, test_rows, seed=0)
-        proba: dict[str, np.ndarray] = {}
+
+        def fitted(
+            factor: float, rate: float, seed: int, view: View = view, test: Dataset = test
+        ) -> dict[str, Any]:
+            with tempfile.TemporaryDirectory(prefix="warmstart-rates-") as folder:
+                run = Run(folder, seed=seed, device="cpu")
+                one = Finetune(rate=rate, factor=factor).fit(recipe, view, run)
+                proba_NC = one.model.proba(test.without_labels())
+            losses = [epoch["validation_loss"] for epoch in one.history]
+            return {"loss": min(losses), "proba": proba_NC.round(6).tolist()}
+
         row: dict[str, Any] = {"data": path.stem if path.is_file() else path.name, "rows": rows}
+        proba: dict[str, np.ndarray] = {}
         for side, factor in FACTORS.items():
-            best: tuple[float, float, np.ndarray] | None = None
+            tried = {}
             for rate in RATES:
-                fits = []
-                for seed in range(seeds):
-                    with tempfile.TemporaryDirectory(prefix="warmstart-rates-") as folder:
-                        run = Run(folder, seed=seed, device="cpu")
-                        fits.append(Finetune(rate=rate, factor=factor).fit(recipe, view, run))
-                losses = [min(r["validation_loss"] for r in one.history) for one in fits]
-                loss = float(np.mean(losses))
-                if best is None or loss < best[0]:
-                    tests = np.stack([one.model.proba(test.without_labels()) for one in fits])
-                    best = (loss, rate, tests)
-            assert best is not None
-            proba[side] = best[2]
+                key = ["rates", path.name, rows, test_rows, factor, rate]
+                tried[rate] = [
+                    cell(cells, [*key, seed], lambda f=factor, r=rate, s=seed: fitted(f, r, s))  # type: ignore[misc]
+                    for seed in range(seeds)
+                ]
+            losses = {
+                rate: float(np.mean([c["loss"] for c in fits])) for rate, fits in tried.items()
+            }
+            accuracies = {
+                rate: float(np.mean([_accuracy(c["proba"], test) for c in fits]))
+                for rate, fits in tried.items()
+            }
+            best = min(losses, key=losses.__getitem__)
+            proba[side] = np.array([c["proba"] for c in tried[best]])
             row[side] = {
-                "rate": best[1],
-                "accuracy": float(
-                    np.mean([measure(p, test.labels_N, ["accuracy"])["accuracy"] for p in best[2]])
-                ),
+                "rate": best,
+                "accuracy": accuracies[best],
+                "grid": [
+                    {"rate": rate, "validation_loss": losses[rate], "accuracy": accuracies[rate]}
+                    for rate in RATES
+                ],
             }
         pair = compare_arms(proba["discriminative"], proba["flat"], test.labels_N)
         row["difference"] = pair.model_dump(mode="json")
@@ -76,32 +111,47 @@ def rates_study(
     return found
 
 
+def _accuracy(proba: Any, test: Dataset) -> float:
+    return float(measure(np.array(proba), test.labels_N, ["accuracy"])["accuracy"])
+
+
 def never_worse(
-    recipe: Backbone, paths: Sequence[Path], *, labels: Sequence[int], test_rows: int
+    recipe: Backbone,
+    paths: Sequence[Path],
+    *,
+    labels: Sequence[int],
+    test_rows: int,
+    cells: Path,
 ) -> dict[str, Any]:
     """The kept model against the best of untouched, probe and adapted, on test rows.
 
     Regret is how far the kept model is below the best of them on test, which no choice made
     without test rows can bring to nought.
     """
-    runs: list[dict[str, Any]] = []
-    for path in paths:
-        for count in labels:
-            view, test = few_rows(path, count, test_rows, seed=1)
-            rows = _joined(view, test)
-            with tempfile.TemporaryDirectory(prefix="warmstart-never-") as folder:
-                run = fit(rows, backbone=recipe, strategy="finetune", device="cpu",
-                          out=Path(folder) / "run")  # fmt: skip
-                values = {
-                    arm["name"]: arm["scores"]["metrics"]["accuracy"]["value"]
-                    for arm in run.results["arms"]
-                    if "scores" in arm
-                }
-                runs.append(
-                    {"data": path.stem if path.is_file() else path.name, "labels": count,
-                     "kept": run.best, "accuracy": values,
-                     "regret": max(values[n] for n in values if n != "tfidf") - values[run.best]}
-                )  # fmt: skip
+
+    def judged(path: Path, count: int) -> dict[str, Any]:
+        view, test = few_rows(path, count, test_rows, seed=1)
+        with tempfile.TemporaryDirectory(prefix="warmstart-never-") as folder:
+            run = fit(_joined(view, test), backbone=recipe, strategy="finetune", device="cpu",
+                      out=Path(folder) / "run")  # fmt: skip
+            values = {
+                arm["name"]: arm["scores"]["metrics"]["accuracy"]["value"]
+                for arm in run.results["arms"]
+                if "scores" in arm
+            }
+            return {
+                "data": path.stem if path.is_file() else path.name,
+                "labels": count,
+                "kept": run.best,
+                "accuracy": values,
+                "regret": max(values[n] for n in values if n != "tfidf") - values[run.best],
+            }
+
+    runs: list[dict[str, Any]] = [
+        cell(cells, ["never", path.name, count, test_rows], lambda p=path, c=count: judged(p, c))  # type: ignore[misc]
+        for count in labels
+        for path in paths
+    ]
     regrets = np.array([max(0.0, run["regret"]) for run in runs])
     return {
         "runs": runs,

@@ -14,6 +14,8 @@ from typing import Any
 
 import pytest
 
+from warmstart.strategies.registry import SPECTRUM
+
 PROBE = ("--strategy", "probe", "--controls", "none", "--out", "runs/a")
 COMMANDS = ["plan", "fit", "compare", "predict", "evaluate", "embed", "info", "rates", "sample"]
 
@@ -25,6 +27,12 @@ def test_help_has_an_example(call: Any, command: str, flag: str) -> None:
     assert found.code == 0
     assert f"warmstart {command}" in found.out.split("Usage:")[1].split("Example")[1]
     assert "--json" in found.out
+
+
+def test_help_lists_every_strategy(call: Any) -> None:
+    for command in ("fit", "compare"):
+        told = " ".join(call(command, "--help").out.replace("│", " ").split())
+        assert ", ".join(SPECTRUM) in told
 
 
 def test_the_root_tells_commands_and_exit_codes(call: Any) -> None:

@@ -44,6 +44,7 @@ CASES = [
     (("predict", ".", "TABLE"), 5, "no finished warmstart folder"),
     (("info", "."), 3, "."),
     (("predict", "runs/none"), 2, "either DATA or one or more --input"),
+    (("predict", "runs/none", "--input", " "), 2, "--input is empty"),
     (("embed", "TABLE", "--pooling", "max"), 2, "pooling 'max'"),
     (("embed", "TABLE", "--depth", "9"), 2, "depth must be between 0 and 2"),
     (("embed", "TABLE", "--out", "v.pkl"), 2, ".npy or .parquet"),

@@ -164,3 +164,22 @@ def test_with_several_seeds_the_kept_one_is_told_apart_from_the_mean() -> None:
     )
     assert "means of 3 seeds" in words(found)
     assert "seed 2, the best on validation: 91.2 %" in words(found)
+
+
+@pytest.mark.parametrize(("lower", "said"), [(0.36, "so few test rows"), (0.02, "not signif")])
+def test_few_test_rows_are_not_called_no_worse(lower: float, said: str) -> None:
+    arms = [arm("finetune", 0.95, 0.94, 100), arm("probe", 0.93, 0.94 - lower, 10)]
+    found = verdict(arms, [pair("finetune", "probe", lower, False)])
+    assert said in words(found)
+    assert ("not significantly worse" in words(found)) == (lower < 0.1)
+
+
+def test_a_long_list_of_short_arms_is_cut() -> None:
+    names = list(TITLES)
+    arms = [arm(name, 0.9, 0.9, status="shortened") for name in names]
+    step = next(step for step in verdict(arms, []).next if "more time" in step)
+    assert step == (
+        "Give more time: --budget limited Linear probe, Fine-tuning, From scratch and 3 more arms."
+    )
+    four = next(step for step in verdict(arms[:4], []).next if "more time" in step)
+    assert four.endswith("limited Linear probe, Fine-tuning, From scratch, TF-IDF.")

@@ -172,3 +172,10 @@ def test_bad_arguments() -> None:
         model_card(sample(), "prob")
     with pytest.raises(UsageError, match="must name classes such as"):
         model_card(sample(), opens_with=["keras"])
+
+
+def test_the_card_tells_what_was_forgotten() -> None:
+    results = sample()
+    assert "forg" not in model_card(results)
+    results["forgetting"] = {"sentence": "The old task lost 3.0 points (1.0 to 5.0): forgotten."}
+    assert "- The old task lost 3.0 points (1.0 to 5.0): forgotten." in model_card(results)

@@ -236,3 +236,30 @@ def test_confused_pairs_are_the_largest_cells_off_the_diagonal() -> None:
         ("c", "a", 4, "40 %"),
         ("a", "b", 3, "38 %"),
     ]
+
+
+def test_interpolated_weights_are_a_plot_and_not_a_list_of_numbers() -> None:
+    results = sample()
+    points = [
+        {"share": share, "chosen": share == 0.5, "validation_loss": 0.5 - share / 4,
+         "validation_accuracy": 0.7 + share / 5}
+        for share in (0.0, 0.5, 1.0)
+    ]  # fmt: skip
+    results["arms"][2]["chosen"] = {"wise_share": 0.5, "wise_curve": points}
+    page = render_report(results)
+    assert "Interpolated weights: validation loss from 0.500 untouched to 0.250 tuned" in page
+    assert "Kept: 50% of the tuned weights." in page
+    assert "from the untouched to the tuned weights" in page
+    assert "chosen wise_share" in page
+    assert "wise_curve" not in page
+
+
+def test_an_old_task_is_drawn_beside_the_new_one() -> None:
+    results = sample()
+    for place, epoch in enumerate(results["arms"][2]["history"][0]):
+        epoch["retained_accuracy"] = 0.8 - 0.125 * place
+    page = render_report(results)
+    last = 0.8 - 0.125 * (len(results["arms"][2]["history"][0]) - 1)
+    assert f"retained accuracy from 0.800 to {last:.3f}" in page
+    assert "old task" in page
+    assert "old task" not in render_report(sample())

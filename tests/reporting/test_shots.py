@@ -123,3 +123,10 @@ def test_the_readme(results: dict[str, Any]) -> None:
     assert "| 4 | – | 55.1 % 50.1–59.1 | 62.0 % 57.0–66.0 |" in lines
     assert "- SetFit leads." in lines
     assert "    warmstart compare x.csv --shots 1,4,16" in lines
+
+
+def test_the_star_is_at_the_arm_that_the_sentences_call_the_leader(results: dict[str, Any]) -> None:
+    """A mean over fewer draws than others have leads nothing, however high."""
+    results["shots"]["arms"][1]["cells"][1] = cell(4, 0.99, 2)
+    row = shot_rows(results)["rows"][2]  # type: ignore[index]
+    assert (row["k"], [one["best"] for one in row["cells"]]) == ("4", [False, False, True])

@@ -9,7 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.linear_model import LogisticRegression
+from threadpoolctl import threadpool_info, threadpool_limits
 
+from warmstart.strategies import logistic
 from warmstart.strategies.logistic import (
     L2_GRID,
     cross_validated_loss,
@@ -207,3 +209,27 @@ def test_many_classes_are_solved_too() -> None:
         proba_NC = solver.fit(x_ND[learn_N], labels_N[learn_N]).predict_proba(x_ND[held_N])
         exact = -np.log(proba_NC[np.arange(held_N.sum()), labels_N[held_N]]).mean()
         assert loss == pytest.approx(exact, rel=0.02), l2
+
+
+def test_a_small_problem_is_solved_by_one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And the caller's threads are as they were afterwards."""
+
+    def threads() -> list[int]:
+        return [pool["num_threads"] for pool in threadpool_info() if pool["user_api"] == "blas"]
+
+    seen: list[list[int]] = []
+    solve = logistic.cross_validated_loss
+    monkeypatch.setattr(
+        logistic, "cross_validated_loss", lambda *a: (seen.append(threads()), solve(*a))[1]
+    )
+    generator = np.random.default_rng(0)
+    x_ND, y_N = generator.normal(size=(40, 3)), np.arange(40) % 2
+    with threadpool_limits(2, user_api="blas"):
+        before = threads()
+        logistic.fit_logistic(x_ND, y_N, 2)
+        assert threads() == before
+    assert seen == [[1] * len(before)]
+    monkeypatch.setattr(logistic, "_SMALL", 1.0)
+    with threadpool_limits(2, user_api="blas"):
+        logistic.fit_logistic(x_ND, y_N, 2)
+    assert seen[1] == before

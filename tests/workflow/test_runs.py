@@ -10,9 +10,19 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
+from torch import nn
 
 import warmstart as ws
-from warmstart.core import DataError, NotApplicable, RunError, UsageError, verify_manifest
+from warmstart.backbones import backbone
+from warmstart.core import (
+    DataError,
+    NotApplicable,
+    RunError,
+    UsageError,
+    verify_manifest,
+    write_json,
+    write_manifest,
+)
 from warmstart.data import Dataset, View, read
 from warmstart.strategies import Fitted, Probe
 from warmstart.workflow import (
@@ -139,6 +149,8 @@ def test_fit_predict_evaluate(table: Path, minilm: str, tmp_path: Path) -> None:
     assert [a.label for a in direct] == [a.label for a in found.answers]
     assert [a.score for a in direct] == pytest.approx([a.score for a in found.answers], abs=1e-6)
     assert "probe" in repr(fitted)
+    new.write_text("text,label\nsweet banana,fruit\n")
+    assert evaluate(fitted, new).n == 1, "one row of one class is enough for a finished model"
 
 
 def test_the_one_liner_follows_the_plan(table: Path, minilm: str) -> None:
@@ -275,6 +287,12 @@ def test_open_run_tells_what_is_wrong(run: FinishedRun, tmp_path: Path) -> None:
         open_run(tmp_path / "half")
     with pytest.raises(RunError, match="no arm 'cnn'"):
         run.arm("cnn")
+    strange = tmp_path / "strange"
+    strange.mkdir()
+    write_json(strange / "results.json", {"verdict": [], "arms": {}})
+    write_manifest(strange)
+    with pytest.raises(RunError, match=r"results\.json holds no results of a run"):
+        open_run(strange).verdict  # noqa: B018
 
 
 @pytest.mark.parametrize("victim", ["results.json", "model/head.safetensors", "split.json",
@@ -386,3 +404,32 @@ def test_controls_are_chosen(table: Path, tiny_text: Path, pictures: Path, tiny_
     assert scored == ["probe", "prototypes"]
     with pytest.raises(UsageError, match="controls 'most' is unknown"):
         fit(table, backbone=tiny_text, controls="most")  # type: ignore[arg-type]
+
+
+def test_a_network_of_ones_own_answers_where_it_was_fitted(pictures: Path, tmp_path: Path) -> None:
+    """Its code is in no folder; the run that fit returns still knows it."""
+
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.stem, self.deep = nn.Linear(3, 8), nn.Linear(8, 8)
+
+        def forward(self, colour: torch.Tensor) -> torch.Tensor:
+            found: torch.Tensor = self.deep(self.stem(colour).tanh())
+            return found
+
+    def colours(images: Any) -> dict[str, torch.Tensor]:
+        pixels = [torch.tensor(i.resize((1, 1)).getpixel((0, 0))) / 255.0 for i in images]
+        return {"colour": torch.stack(pixels)}
+
+    torch.manual_seed(0)
+    groups = {"stem": ["stem"], "deep": ["deep"]}
+    own = backbone(module=Net(), processor=colours, groups=groups, modality="image")
+    run = fit(pictures, backbone=own, strategy="probe", controls="none", out=tmp_path / "own")
+    paths = sorted(map(str, pictures.rglob("*.png")))[:3]
+    labels = [answer.label for answer in run.predict(paths)]
+    assert labels == [answer.label for answer in predict(run, paths, device="cpu").answers]
+    with pytest.raises(RunError, match="its code is not stored"):
+        open_run(run.folder).predict(paths)
+    again = open_run(run.folder, code={"module": Net(), "processor": colours, "groups": groups})
+    assert [answer.label for answer in again.predict(paths)] == labels

@@ -10,7 +10,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from warmstart.core import DataError, RunError, UsageError, verify_manifest
-from warmstart.strategies import Fitted, Prototypes
+from warmstart.strategies import Fitted, Prototypes, strategy_class
+from warmstart.strategies.registry import SPECTRUM
 from warmstart.workflow import compare, open_run
 
 
@@ -113,6 +114,14 @@ def test_the_defaults_of_each_modality(
     assert str(compare(table, strategies=["knn"], backbone=tiny_text, **shared).folder) == (
         "runs/shots-topics"
     )
+
+
+def test_all_names_every_strategy_of_the_modality(again: Any) -> None:
+    run = again(strategies=["all"], shots=1, draws=1, budget="3s")
+    found = [arm["name"] for arm in run.results["shots"]["arms"]]
+    assert found == [name for name in SPECTRUM if "text" in strategy_class(name).modalities]
+    assert {"zero-shot", "lora", "scratch", "tfidf"} < set(found)
+    assert "cnn" not in found
 
 
 @pytest.mark.parametrize(

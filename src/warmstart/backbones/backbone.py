@@ -57,6 +57,11 @@ class Backbone:
         return self._recipe.source
 
     @property
+    def code(self) -> dict[str, Any]:
+        """`module`, `processor` and `groups` of a user's own network; empty for all others."""
+        return self._recipe.code
+
+    @property
     def modality(self) -> Literal["text", "image", "image-text"]:
         """What it reads."""
         return self._recipe.modality

@@ -61,6 +61,11 @@ class ModuleRecipe(Recipe):
         self._family: Family | None = FAMILIES.get(kind) if self._spec is None else None
         self._layout = self._groups(self._module)
 
+    @property
+    def code(self) -> dict[str, Any]:
+        """What `backbone(module=...)` was given and no folder keeps."""
+        return {"module": self._module, "processor": self._given, "groups": self._spec}
+
     @cached_property
     def fingerprint(self) -> str:
         """Hash of structure, weights and of what probe inputs become.

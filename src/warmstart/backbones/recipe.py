@@ -80,6 +80,11 @@ class Recipe(ABC):
         """Names weights and preprocessing."""
 
     @property
+    def code(self) -> dict[str, Any]:
+        """`module`, `processor` and `groups` of a user's own network; empty for all others."""
+        return {}
+
+    @property
     @abstractmethod
     def card(self) -> Card:
         """What is known about the network."""

@@ -31,7 +31,7 @@ app = typer.Typer(
     help="Adapt a pretrained model to your data, and prove that it was worth it.",
     epilog=(
         "Exit codes: 0 done, 1 unexpected, 2 settings, 3 data, 4 backbone, 5 run folder, "
-        "6 not applicable, 130 interrupted."
+        "6 not applicable, 130 interrupted, 143 terminated."
     ),
     no_args_is_help=True,
     add_completion=True,

@@ -12,6 +12,7 @@ import typer
 from warmstart.core import UsageError
 
 __all__ = [
+    "STRATEGIES",
     "AllowBin",
     "Backbone",
     "Data",
@@ -36,6 +37,11 @@ __all__ = [
     "parse_settings",
     "reading",
 ]
+
+STRATEGIES = (
+    "zero-shot, prototypes, knn, maml, probe, prompt, ptuning, prefix, ia3, lora, qlora, adapter, "
+    "partial, setfit, lp-ft, unfreeze, finetune, scratch, tfidf, cnn"
+)  # strategies.SPECTRUM, which is not imported before a command runs; a test holds them equal
 
 _READ, _SIZE, _RUN = "Reading the data", "Backbone and input size", "The run"
 

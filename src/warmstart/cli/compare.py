@@ -36,7 +36,8 @@ def compare(
         str | None,
         typer.Option(
             "--strategies",
-            help="Arms, by comma; settings by colon: probe,knn:k=5; `all` for every strategy.",
+            help="Arms, by comma; settings by colon: probe,knn:k=5; `all` for every strategy: "
+            f"{o.STRATEGIES}.",
         ),
     ] = None,
     seeds: Annotated[

@@ -16,7 +16,7 @@ def fit(
     data: o.Data,
     strategy: Annotated[
         str | None,
-        typer.Option("--strategy", help="What to do; the plan's recommendation otherwise."),
+        typer.Option("--strategy", help=f"{o.STRATEGIES}; the plan's recommendation otherwise."),
     ] = None,
     set_: Annotated[
         list[str] | None,

@@ -49,6 +49,8 @@ def predict(
 
     if (data is None) == (not inputs):
         raise UsageError("predict wants either DATA or one or more --input, and not both.")
+    if any(not one.strip() for one in inputs or ()):
+        raise UsageError("predict --input is empty. Give a text, or the path of an image.")
     if out:
         check_predictions_path(out)
         refuse_own_input(out, data)

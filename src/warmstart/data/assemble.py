@@ -46,6 +46,7 @@ class Settings:
     label_names: LabelNames | None = None
     max_pixels: int = 100_000_000
     need_label: bool = True
+    need_classes: bool = True
     group: str | None = None
 
 
@@ -268,7 +269,7 @@ def _classes(
     rows: Sequence[_Row], tables: Sequence[Table], columns: Columns, settings: Settings
 ) -> tuple[tuple[str, ...], dict[str, int]]:
     raw = [row.label for row in rows if row.label is not None]
-    if settings.need_label:
+    if settings.need_label and settings.need_classes:
         check_classes(raw, settings.source, columns.label or "label")
     ordered: Sequence[str] = ()
     if columns.label:

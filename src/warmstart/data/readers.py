@@ -38,6 +38,7 @@ def read(
     limit: int | None = None,
     seed: int = 0,
     need_label: bool = True,
+    need_classes: bool = True,
 ) -> Dataset:
     """Read a data set for classification and check every row of it.
 
@@ -57,6 +58,7 @@ def read(
         limit: At most so many rows, drawn by class and part in proportion, a function of `seed`.
         seed: Root seed of the draw.
         need_label: False to read rows for prediction: labels may then be absent (-1).
+        need_classes: False to read rows for scoring a finished model: one class is enough then.
 
     Raises:
         DataError: Naming file and row, or what is wrong with the whole.
@@ -87,7 +89,7 @@ def read(
                     f"{table.file or name} has no column {group!r} (group={group!r})."
                     + nearest(group, table.columns)
                 )
-    settings = Settings(name, label_names, max_pixels, need_label, group)
+    settings = Settings(name, label_names, max_pixels, need_label, need_classes, group)
     dataset = assemble(tables, columns, settings, rejects)
     return dataset if limit is None else limit_rows(dataset, limit, seed)
 

@@ -10,6 +10,9 @@ from warmstart.evaluation import Paired
 __all__ = ["ArmFacts", "Pair", "Verdict", "judge", "points"]
 
 
+_WIDE = 0.1  # a loss that the interval leaves open and that nobody would call as good
+
+
 class Pair(Config):
     """Arm a minus arm b on the test rows."""
 
@@ -237,6 +240,11 @@ def _cheaper(best: ArmFacts, cheapest: ArmFacts, pair: Pair) -> str:
             f"{cheapest.title} is significantly better on the test rows{saved} (difference "
             f"{points(-pair.difference)} points, {points(-pair.high)} to {points(-pair.low)})."
         )
+    if pair.high > _WIDE and pair.difference > 0:
+        return (
+            f"{cheapest.title}{saved} is {points(pair.difference)} points lower, but so few test "
+            f"rows cannot tell them apart ({shown})."
+        )
     return (
         f"{cheapest.title} is not significantly worse{saved} (difference "
         f"{points(pair.difference)} points, {shown})."
@@ -263,6 +271,13 @@ def _control_sentences(
     return sentences
 
 
+def _some(names: Sequence[str], most: int = 4) -> str:
+    """A list for a sentence; a long one is cut, and its length told."""
+    if len(names) <= most:
+        return ", ".join(names)
+    return f"{', '.join(names[: most - 1])} and {len(names) - most + 1} more arms"
+
+
 def _next(
     best: ArmFacts,
     judged: Sequence[ArmFacts],
@@ -274,8 +289,7 @@ def _next(
     steps = []
     short = [arm.title for arm in judged if arm.status == "shortened"]
     if cut or short:
-        names = ", ".join([*cut, *short])
-        steps.append(f"Give more time: --budget limited {names}.")
+        steps.append(f"Give more time: --budget limited {_some([*cut, *short])}.")
     if negative:
         steps.append("Try another backbone: this one's features hinder more than they help here.")
     if best.high is not None and best.low is not None and best.high - best.low > 0.1:

@@ -324,6 +324,9 @@ def _limits(results: Json, arm: Json) -> str:
             f"- Weakest group: {escape(low)}, accuracy "
             f"{fmt.with_interval('accuracy', groups[low])}."
         )
+    forgetting = results.get("forgetting") or {}
+    if forgetting.get("sentence"):
+        lines.append(f"- {escape(forgetting['sentence'])}")
     verdict = results.get("verdict") or {}
     if arm.get("name") in (verdict.get("negative_transfer") or []):
         lines.append("- **Negative transfer**: training from scratch does significantly better.")

@@ -14,11 +14,13 @@ from typing import Any
 from warmstart.core import write_atomic
 from warmstart.evaluation import METRICS
 
+from . import curves, plots, shots, view
 from . import format as fmt
-from . import plots, shots, view
 from .view import Json
 
 __all__ = ["render_report", "write_report"]
+
+WISE_CURVE = "wise_curve"
 
 
 def write_report(results: Json, path: Path) -> Path:
@@ -162,6 +164,12 @@ def _curves(results: Json) -> list[dict[str, Any]]:
             seeds = len([run for run in arm["history"] if run])
             words = f"{seeds} seeds, one line each" if seeds > 1 else "one seed"
             found.append({"label": label, "words": words, "svg": _markup(svg)})
+        points = (arm.get("chosen") or {}).get(WISE_CURVE) or []
+        path = curves.interpolation_curve(points, name=f"wise{number}")
+        if path is not None:
+            label = fmt.clean(arm.get("label") or arm.get("name"))
+            words = "from the untouched to the tuned weights"
+            found.append({"label": label, "words": words, "svg": _markup(path)})
     return found
 
 
@@ -314,7 +322,11 @@ def _settings(results: Json) -> list[dict[str, Any]]:
         if arm.get("seeds"):
             pairs.append(("seeds run", str(arm["seeds"])))
         chosen = arm.get("chosen") or {}
-        pairs += [(f"chosen {fmt.clean(k)}", view.plain(v)) for k, v in chosen.items()]
+        pairs += [
+            (f"chosen {fmt.clean(k)}", view.plain(v))
+            for k, v in chosen.items()
+            if k != WISE_CURVE  # a plot tells it
+        ]
         if arm.get("epochs"):
             pairs.append(("epochs run", f"{arm['epochs']:g}"))
         if arm.get("seconds_estimated") is not None:

@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from warmstart.evaluation import METRICS
+from warmstart.training import RETAINED
 
 from .format import clean, metric_title, metric_value, with_interval
 from .svg import ARM_COLORS, FAINT, INK, PAPER, figure, has_glyphs, style, to_svg
@@ -23,6 +24,8 @@ _WIDTH = 344
 
 def learning_curves(arm: Mapping[str, Any], name: str = "curves", color: int = 0) -> str | None:
     """Loss and validation score per epoch of one arm; thin lines are its training seeds.
+
+    The score on an old task (`--retain`) is drawn dashed beside the new one's.
 
     Args:
         arm: An arm of the results; `history` holds, for each seed, one dict an epoch.
@@ -40,6 +43,7 @@ def learning_curves(arm: Mapping[str, Any], name: str = "curves", color: int = 0
     scores = sorted(
         key for key in keys if key.startswith("validation_") and key != "validation_loss"
     )[:1]
+    scores += [old for key in scores if (old := RETAINED + _metric_of(key)) in keys]
     if not losses and not scores:
         return None
     ink = ARM_COLORS[color % len(ARM_COLORS)]
@@ -48,10 +52,10 @@ def learning_curves(arm: Mapping[str, Any], name: str = "curves", color: int = 0
         drawn, axes = figure(_WIDTH, 38 + 126 * len(panels), rows=len(panels))
         for axis, shown in zip(axes, panels, strict=True):
             for key in shown:
-                train = key == "train_loss"
-                _lines(axis, runs, key, FAINT if train else ink, "--" if train else "-")
+                beside = key == "train_loss" or key.startswith(RETAINED)
+                _lines(axis, runs, key, FAINT if beside else ink, "--" if beside else "-")
             axis.set_title("Loss" if shown is losses else _title(shown[0]))
-            if shown is losses and len(losses) == 2:
+            if len(shown) == 2:
                 axis.legend(loc="best", handlelength=2.2)
             _whole_epochs(axis, max(len(run) for run in runs))
             percent_axis(axis.yaxis, "" if shown is losses else _metric_of(shown[0]), 4)
@@ -202,6 +206,7 @@ def _points(arm: Mapping[str, Any]) -> list[Mapping[str, Any]]:
 
 def _lines(axis: Any, runs: Sequence[Any], key: str, color: str, dash: str) -> None:
     label = "training" if key == "train_loss" else "validation"
+    label = "old task" if key.startswith(RETAINED) else label
     for number, run in enumerate(runs):
         points = [
             (epoch.get("epoch", place + 1), epoch[key])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich import box
@@ -38,9 +38,9 @@ def shot_rows(results: Json, dash: str = "–") -> dict[str, Any] | None:
     rows = []
     for k in (*sizes, *(table.get("k") or [])):
         cells = [_cell(arm, k, metric, int(table.get("draws") or 0), dash) for arm in arms]
-        values = [cell["number"] for cell in cells if cell["number"] is not None]
+        best = _best(cells)
         for cell in cells:
-            cell["best"] = bool(k) and cell["number"] is not None and cell["number"] == max(values)
+            cell["best"] = bool(k) and best is not None and cell["number"] == best
         rows.append({"k": str(k) if k else "none", "cells": cells})
     return {
         "heads": [fmt.clean(arm.get("label") or arm.get("name")) for arm in arms],
@@ -49,6 +49,13 @@ def shot_rows(results: Json, dash: str = "–") -> dict[str, Any] | None:
         "pairs": [_pair(pair, table, metric) for pair in table.get("pairs") or []],
         "notes": _notes(table),
     }
+
+
+def _best(cells: Sequence[Mapping[str, Any]]) -> float | None:
+    """The highest mean among arms with as many draws as any has: what sentences call the leader."""
+    found = [cell for cell in cells if cell["number"] is not None]
+    most = max((cell["count"] for cell in found), default=0)
+    return max((cell["number"] for cell in found if cell["count"] == most), default=None)
 
 
 def shots_view(results: Json) -> RenderableType:
@@ -103,13 +110,14 @@ def _cell(arm: Json, k: int, metric: str, draws: int, dash: str) -> dict[str, An
     """One arm at one k; arms that read no rows stand in the line of none alone."""
     found = next((one for one in arm.get("cells") or [] if one.get("k") == k), None)
     if found is None or found.get("value") is None:
-        return {"value": fmt.MISSING, "interval": "", "draws": "", "number": None}
+        return {"value": fmt.MISSING, "interval": "", "draws": "", "number": None, "count": 0}
     few = int(found.get("draws") or 0)
     return {
         "value": fmt.metric_value(metric, found["value"]),
         "interval": fmt.interval(metric, found.get("low"), found.get("high"), dash),
         "draws": f"{few} of {draws} draws" if k and few < draws else "",
         "number": found["value"],
+        "count": few,
     }
 
 

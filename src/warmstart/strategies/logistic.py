@@ -11,12 +11,14 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 import numpy as np
 from scipy.special import log_softmax
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
+from threadpoolctl import threadpool_limits
 
 from warmstart.core import progress
 
@@ -33,6 +35,7 @@ L2_GRID = tuple(float(10.0**e) for e in np.arange(0.0, -7.5, -0.5))
 # When a solve ends: largest entry of the gradient, in units of what it is at zero weights. (In
 # absolute terms it would be reached at once where there are many classes: each has few rows.)
 _TRIAL, _FINAL, _EXACT = 1e-2, 5e-5, 1e-6  # a final solve need not go below _EXACT itself
+_SMALL = 2e9  # multiplications of a gradient up to which one thread is quickest
 _FLOOR = -20.0  # log-probability given to a class that a fold has not seen
 
 
@@ -180,15 +183,28 @@ def fit_logistic(
     scale_D = np.maximum(scale, 1e-3 * max(float(np.sqrt((scale**2).mean())), 1e-12))
     x_ND = (x_ND - mean_D) / scale_D / np.sqrt(x_ND.shape[1])
     losses: dict[float, float] = {}
-    if l2 is None:
-        folds = 3 if 1000 <= len(y_N) < 5000 else 5
-        held = None if len(y_N) < 5000 else 1
-        losses = cross_validated_loss(x_ND, y_N, classes, grid, min(folds, len(y_N)), held)
-        l2 = min(losses, key=lambda k: (losses[k], -k))
-    tolerance = max(_FINAL * _gradient_at_zero(x_ND, y_N), _EXACT)
-    weight_CD, bias_C, _, converged = _solve(x_ND, y_N, classes, l2, None, tolerance)
+    with _few_threads(4.0 * x_ND.size * classes):
+        if l2 is None:
+            folds = 3 if 1000 <= len(y_N) < 5000 else 5
+            held = None if len(y_N) < 5000 else 1
+            losses = cross_validated_loss(x_ND, y_N, classes, grid, min(folds, len(y_N)), held)
+            l2 = min(losses, key=lambda k: (losses[k], -k))
+        tolerance = max(_FINAL * _gradient_at_zero(x_ND, y_N), _EXACT)
+        weight_CD, bias_C, _, converged = _solve(x_ND, y_N, classes, l2, None, tolerance)
     if not converged:
         progress.note(f"The logistic regression stopped before convergence at l2 = {l2:g}.")
     weight_CD = weight_CD / scale_D / np.sqrt(x_ND.shape[1])
     bias_C = bias_C - weight_CD @ mean_D
     return LogisticFit(weight_CD, bias_C, l2, losses, converged)
+
+
+def _few_threads(multiplications: float) -> AbstractContextManager[object]:
+    """One thread for the products of a small problem.
+
+    Hundreds of short products would each wake the threads of the linear algebra, which wait for
+    those of the network that was run before: on two cores that takes up to 17 times as long.
+    """
+    if multiplications > _SMALL:
+        return nullcontext()
+    limits: AbstractContextManager[object] = threadpool_limits(limits=1, user_api="blas")
+    return limits

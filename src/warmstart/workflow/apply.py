@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -77,7 +78,7 @@ def _as_run(run: FinishedRun | str | Path, device: str) -> FinishedRun:
         pick_device(device)  # an unknown one is told before anything is read
     if not isinstance(run, FinishedRun):
         return open_run(run, device=device)
-    return run if device in {"auto", run.device} else FinishedRun(run.folder, device)
+    return run if device in {"auto", run.device} else replace(run, device=device)
 
 
 def predict(
@@ -154,7 +155,7 @@ def evaluate(
         UsageError: For an option that cannot apply to such data, or an unknown device.
     """
     opened = _as_run(run, device)
-    dataset = as_dataset(data, **reading)
+    dataset = as_dataset(data, need_classes=False, **reading)
     _check_modality(opened, dataset)
     dataset = dataset.relabel(opened.model.label_names)
     proba_NC = opened.model.proba(dataset.without_labels())

@@ -15,9 +15,9 @@ from warmstart.planning import (
     parse_arms,
     parse_duration,
 )
-from warmstart.strategies import Strategy, names, strategy_class
+from warmstart.strategies import Strategy
 
-from .course import ShowAudit, run_course, run_settings
+from .course import ShowAudit, run_course, run_settings, with_all_named
 from .prepare import Source, prepare
 from .runs import FinishedRun
 from .shots import compare_shots
@@ -112,7 +112,7 @@ def compare(
         trackers=trackers, **reading,
     )  # fmt: skip
     modality = prepared.dataset.modality
-    arms = parse_arms(_named(strategies, modality) or DEFAULT_ARMS[modality])
+    arms = parse_arms(with_all_named(strategies, modality) or DEFAULT_ARMS[modality])
     settings = run_settings(prepared, arms, seeds=seeds, budget=seconds, limit=limit, metric=metric)
     return run_course(
         prepared, arms, settings, verb="compare", out=out, replace=replace, started=started,
@@ -122,18 +122,6 @@ def compare(
         substitute=None if strategies else _prototypes_for_zero_shot,
         sizes_open=(image_size if modality == "image" else max_length) is None,
     )  # fmt: skip
-
-
-def _named(
-    strategies: Sequence[str | Strategy] | None, modality: str
-) -> Sequence[str | Strategy] | None:
-    """The arms as they were named, with `all` written out."""
-    if strategies is None or "all" not in strategies:
-        return strategies
-    every = [name for name in names() if modality in strategy_class(name).modalities]
-    told = [item for item in strategies if item != "all"]
-    plain = {item for item in told if isinstance(item, str)}
-    return [*told, *(name for name in every if name not in plain)]
 
 
 def _prototypes_for_zero_shot(arm: Arm) -> Arm | None:

@@ -20,6 +20,7 @@ from warmstart.planning import (
     elapsed_clock,
     run_comparison,
 )
+from warmstart.strategies import Strategy, names, strategy_class
 
 from .embedding import embed_all
 from .folders import default_folder, run_folder
@@ -35,6 +36,7 @@ __all__ = [
     "refuse_problems",
     "run_course",
     "run_settings",
+    "with_all_named",
 ]
 
 ShowAudit = Callable[[Audit], None]
@@ -126,7 +128,7 @@ def run_course(
             lost = measure_retained(folder, comparison, prepared, old, task.device)
             results["forgetting"] = _forgetting_json(lost, old)
         write_run(folder, results, comparison, prepared, name=final.name, keep_models=keep_models)
-    return open_run(final)
+    return open_run(final, code=prepared.backbone.code)
 
 
 def _forgetting_json(lost: Forgetting | None, old: OldRows) -> dict[str, Any]:
@@ -188,3 +190,15 @@ def _refuse_empty(comparison: Comparison, asked: str | None) -> None:
             raise only.error
         reasons = "; ".join(f"{r.name}: {r.reason}" for r in comparison.arms)
         raise UsageError(f"No arm could be run. {reasons}.")
+
+
+def with_all_named(
+    strategies: Sequence[str | Strategy] | None, modality: str
+) -> Sequence[str | Strategy] | None:
+    """The arms as they were named, with `all` written out for the modality."""
+    if strategies is None or "all" not in strategies:
+        return strategies
+    every = [name for name in names() if modality in strategy_class(name).modalities]
+    told = [item for item in strategies if item != "all"]
+    plain = {item for item in told if isinstance(item, str)}
+    return [*told, *(name for name in every if name not in plain)]

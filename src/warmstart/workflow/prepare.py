@@ -62,7 +62,12 @@ class Prepared:
 
 
 def as_dataset(
-    data: Source, *, group: str | None = None, need_label: bool = True, **reading: Any
+    data: Source,
+    *,
+    group: str | None = None,
+    need_label: bool = True,
+    need_classes: bool = True,
+    **reading: Any,
 ) -> Dataset:
     """A Dataset from anything that `read` takes; one that is read already is only limited.
 
@@ -70,6 +75,7 @@ def as_dataset(
         data: Anything that `read` takes, or a Dataset.
         group: Column whose values must be present.
         need_label: Whether rows must have labels.
+        need_classes: Whether there must be two classes or more.
         **reading: Passed to `read`. A Dataset takes limit= (and the seed= of that draw) alone.
 
     Raises:
@@ -77,7 +83,7 @@ def as_dataset(
         UsageError: For options that a Dataset cannot take, naming them.
     """
     if not isinstance(data, Dataset):
-        return read(data, group=group, need_label=need_label, **reading)
+        return read(data, group=group, need_label=need_label, need_classes=need_classes, **reading)
     limit, seed = reading.pop("limit", None), reading.pop("seed", 0)
     refuse_reading(reading, f"the Dataset {data.source}, which is read already")
     if group is not None:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from warmstart.core import RunError, read_json, verify_manifest
-from warmstart.models import Model, Prediction, load_model
+from warmstart.models import MODEL_FILE, Model, Prediction, load_model
 
 from .folders import partial_of
 
@@ -23,15 +23,24 @@ class FinishedRun:
     Attributes:
         folder: Where it lies.
         device: Where the model is put: `auto`, `cpu`, `cuda`, `mps`.
+        code: `module`, `processor` and `groups` of a network of the user's own, which no folder
+            holds; empty otherwise.
     """
 
     folder: Path
     device: str = "auto"
+    code: Mapping[str, Any] = field(default_factory=dict)
 
     @cached_property
     def results(self) -> dict[str, Any]:
         """results.json."""
-        values: dict[str, Any] = read_json(self.folder / "results.json")
+        path = self.folder / "results.json"
+        values: dict[str, Any] = read_json(path)
+        held = {"arms": list, "verdict": dict}
+        if not isinstance(values, dict) or not all(
+            isinstance(values.get(name), kind) for name, kind in held.items()
+        ):
+            raise RunError(f"{path} holds no results of a run: arms and a verdict are missing.")
         return values
 
     @property
@@ -65,7 +74,9 @@ class FinishedRun:
         """The kept model, loaded on first use."""
         if not (self.folder / "model").is_dir():
             raise RunError(f"{self.folder} kept no model: no arm ended within its budget.")
-        return load_model(self.folder / "model", device=self.device)
+        facts = read_json(self.folder / "model" / MODEL_FILE)
+        code = self.code if isinstance(facts, dict) and facts.get("module") else {}
+        return load_model(self.folder / "model", device=self.device, **code)
 
     def predict(self, inputs: Sequence[Any] | str) -> list[Prediction]:
         """Classify texts, or images given as paths or PIL images."""
@@ -82,12 +93,16 @@ class FinishedRun:
         )
 
 
-def open_run(folder: str | Path, *, device: str = "auto") -> FinishedRun:
+def open_run(
+    folder: str | Path, *, device: str = "auto", code: Mapping[str, Any] | None = None
+) -> FinishedRun:
     """Read a run folder after checking every file against its manifest.
 
     Args:
         folder: The run's folder.
         device: Where its model is put on first use: `auto`, `cpu`, `cuda`, `mps`.
+        code: For a run on a network of your own: `module`, `processor` and `groups`, as
+            `backbone(module=...)` was given them.
 
     Raises:
         RunError: When it is unfinished, damaged, or no run at all.
@@ -99,4 +114,4 @@ def open_run(folder: str | Path, *, device: str = "auto") -> FinishedRun:
     if not folder.is_dir():
         raise RunError(f"{folder} does not exist. Name a run folder, such as runs/fit-reviews.")
     verify_manifest(folder)
-    return FinishedRun(folder, device)
+    return FinishedRun(folder, device, dict(code or {}))

@@ -34,7 +34,7 @@ from warmstart.planning.shots import Cell, draw_seed, draw_view
 from warmstart.reporting import shots_markdown, write_report
 from warmstart.strategies import Strategy
 
-from .course import deciding_metric, refuse_problems, run_settings
+from .course import deciding_metric, refuse_problems, run_settings, with_all_named
 from .embedding import embed_all
 from .folders import default_folder, run_folder
 from .prepare import Prepared, Source, prepare, settle_size
@@ -84,7 +84,8 @@ def compare_shots(
             give are left out, and that is said.
         draws: Draws of each number, 1 or more; with one, the interval knows test rows alone.
         backbone: What to start from; the default for the modality otherwise.
-        strategies: Arms; zero-shot, prototypes, knn and probe (and setfit for text) otherwise.
+        strategies: Arms, or `all`; otherwise zero-shot, prototypes, knn, probe and, for text,
+            setfit.
         budget: Time for everything; fits that would not end in time are left out and named.
         limit: See `compare`.
         image_size: See `compare`.
@@ -117,7 +118,7 @@ def compare_shots(
         device=device, group=group, allow_bin=allow_bin, trackers=trackers, **reading,
     )  # fmt: skip
     modality = prepared.dataset.modality
-    arms = parse_arms(strategies or DEFAULT_SHOT_ARMS[modality])
+    arms = parse_arms(with_all_named(strategies, modality) or DEFAULT_SHOT_ARMS[modality])
     values = run_settings(prepared, arms, seeds=1, budget=seconds, limit=limit, metric=metric)
     del values["seeds"]
     values |= {"shots": list(wanted), "draws": draws}
