@@ -323,7 +323,8 @@ def _texts(cells: dict[str, list[Any]], read: dict[str, pl.Series]) -> list[str]
             if isinstance(value, list):
                 value = ", ".join(value) or None
             if value is not None:
-                parts.append(f"{label}: {str(value).replace('|', ', ')}")
+                text = f"{value:g}" if isinstance(value, float) else str(value)
+                parts.append(f"{label}: {text.replace('|', ', ')}")
         parts.append(cells["description"][i] or "")
         texts.append(". ".join(part.rstrip(" .") for part in parts if part.rstrip(" .")))
     return texts

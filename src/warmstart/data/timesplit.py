@@ -152,9 +152,6 @@ def test_events(data: Interactions, split: TimeSplit) -> Interactions:
     return data.select(data.time_N >= split.test_cut)
 
 
-test_events.__test__ = False  # type: ignore[attr-defined]  # no test, whatever its name says
-
-
 # --- cuts ----------------------------------------------------------------------------------------
 
 
