@@ -340,7 +340,9 @@ def test_limit_users(tmp_path: Path) -> None:
     assert read_interactions(source, limit_users=7, seed=4).user_ids != few.user_ids
     more = read_interactions(source, limit_users=20, seed=3)
     assert set(few.user_ids) < set(more.user_ids)
-    assert read_interactions(source, limit_users=40).n_users == 45  # nothing to draw
+    every = read_interactions(source, limit_users=40)
+    assert (every.n_users, len(every)) == (40, 120)  # no draw, and still none without events
+    assert read_interactions(source).n_users == 45
     lowest = sorted(range(40), key=lambda u: _slow_rank(3, f"u{u}"))[:7]
     assert set(few.user_ids) == {f"u{u}" for u in lowest}
     with pytest.raises(UsageError, match="limit_users must be at least 2, got 1"):

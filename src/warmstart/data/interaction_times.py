@@ -86,7 +86,7 @@ class Seconds:
 
 
 class TimeReader:
-    """Reads the blocks of one column; the first block decides what kind of times it holds."""
+    """Reads the blocks of one column; the first times decide of what kind all others must be."""
 
     def __init__(self, column: str, file: str) -> None:
         self._column = column
@@ -127,9 +127,12 @@ class TimeReader:
         missing = cells.is_null() | cells.str.to_lowercase().is_in(_MISSING).fill_null(False)
         if self._kind is None:
             some = cells.filter(~missing).head(_SAMPLE)
-            numbers = some.cast(pl.Float64, strict=False).is_not_null().sum()
-            if len(some):
-                self._kind = "number" if 2 * int(numbers) >= len(some) else "text"
+            numbers = int(some.cast(pl.Float64, strict=False).is_not_null().sum())
+            dates = int(_dates(some)[0].is_not_null().sum())
+            if numbers or dates:
+                self._kind = "number" if numbers >= dates else "text"
+        if self._kind is None:
+            return _ticks(cells.cast(pl.Int64, strict=False), missing)
         if self._kind == "number":
             whole = cells.cast(pl.Int64, strict=False)
             if (whole.is_null() & ~missing).any():

@@ -102,7 +102,9 @@ class Interactions:
                 continue
             if values_N.shape != (n,):
                 raise ValueError(f"{name} must have shape ({n},), got {values_N.shape}.")
-            values_N.setflags(write=False)
+            fixed_N = values_N.view()  # the caller's own array stays writable
+            fixed_N.setflags(write=False)
+            object.__setattr__(self, name, fixed_N)
         if self.items.height != len(self.item_ids):
             raise ValueError(f"items has {self.items.height} rows for {len(self.item_ids)} ids.")
         if self.users is not None and self.users.height != len(self.user_ids):
@@ -168,7 +170,7 @@ class Interactions:
             where_N = np.unique(where_N.astype(np.int64))
             if len(where_N) and not (where_N[0] >= 0 and where_N[-1] < len(self)):
                 raise IndexError(f"events {where_N[0]} to {where_N[-1]} of {len(self)}")
-        chosen = {
+        chosen: dict[str, Any] = {
             name: None if getattr(self, name) is None else getattr(self, name)[where_N]
             for name in EVENT_ARRAYS
         }
