@@ -4,9 +4,13 @@ from .audit import audit
 from .dataset import Dataset, Modality, Skipped, from_columns, from_inputs
 from .findings import Audit, Finding
 from .images import MAX_PIXELS, UnreadableImageError, open_rgb
+from .interaction_layouts import is_interactions
+from .interaction_readers import read_interactions
+from .interactions import Histories, Interactions
 from .readers import read
 from .samples import SAMPLES, Sample, SampleResult, sample
 from .splits import Split, View, split
+from .timesplit import TimeSplit, test_events, time_split
 from .transforms import AUGMENTATIONS, Augment, Augmentation, parse_augmentation
 
 __all__ = [
@@ -18,19 +22,26 @@ __all__ = [
     "Augmentation",
     "Dataset",
     "Finding",
+    "Histories",
+    "Interactions",
     "Modality",
     "Sample",
     "SampleResult",
     "Skipped",
     "Split",
+    "TimeSplit",
     "UnreadableImageError",
     "View",
     "audit",
     "from_columns",
     "from_inputs",
+    "is_interactions",
     "open_rgb",
     "parse_augmentation",
     "read",
+    "read_interactions",
     "sample",
     "split",
+    "test_events",
+    "time_split",
 ]
