@@ -27,9 +27,9 @@ class _Parts(Protocol):
     """What is fitted and what it is judged on: `data.TimeSplit`."""
 
     @property
-    def train(self) -> Events: ...  # noqa: D102
+    def train(self) -> Events: ...
     @property
-    def validation(self) -> Events: ...  # noqa: D102
+    def validation(self) -> Events: ...
 
 
 def tune(
