@@ -1,0 +1,93 @@
+"""A baseline's settings, chosen on validation: no claim is made against an untuned one."""
+
+from __future__ import annotations
+
+import time
+from typing import Any, Protocol, TypeVar
+
+from warmstart.core import Run, progress
+from warmstart.evaluation import (
+    RANKING_METRICS,
+    Events,
+    Recommender,
+    measure_ranking,
+    next_item_task,
+    rank_targets,
+    ranking_metric,
+)
+
+from .baselines import Baseline
+
+__all__ = ["tune"]
+
+B = TypeVar("B", bound=Baseline)
+
+
+class _Parts(Protocol):
+    """What is fitted and what it is judged on: `data.TimeSplit`."""
+
+    @property
+    def train(self) -> Events: ...
+    @property
+    def validation(self) -> Events: ...
+
+
+def tune(
+    kind: type[B],
+    split: _Parts,
+    metric: str = "HR@100",
+    *,
+    run: Run | None = None,
+    block: int = 512,
+) -> tuple[B, list[dict[str, Any]]]:
+    """Fit every setting of the grid on training events and keep the best on validation.
+
+    Validation asks for the next item with the running history. Test events are out of reach; refit
+    the chosen settings on training and validation together before the test.
+
+    Args:
+        kind: Which baseline.
+        split: Training and validation events.
+        metric: What decides; of equal settings the first of the grid, which begins with the
+            default.
+        run: Gives the seed, and a deadline after which no further setting is begun.
+        block: Queries scored at once.
+
+    Returns:
+        The chosen settings, and a row for each that was tried: settings, metric, seconds, chosen.
+
+    Raises:
+        NotApplicable: When the baseline cannot work on the data.
+        UsageError: For an unknown metric.
+    """
+    better = RANKING_METRICS[ranking_metric(metric, "tune.metric")[0]].higher_is_better
+    ks = (int(metric.partition("@")[2]),) if metric.startswith("coverage@") else ()
+    task = next_item_task(split.train, split.validation)
+    settings = kind.grid()
+    table: list[dict[str, Any]] = []
+    best: tuple[float, int] | None = None
+    earlier: tuple[Recommender, B] | None = None
+    for number, one in enumerate(progress.track(settings, f"Tuning {kind.title}", unit="settings")):
+        if earlier is not None and run is not None and run.out_of_time():
+            progress.note(
+                f"{kind.title}: {number} of {len(settings)} settings were tried before time ran "
+                "out."
+            )
+            break
+        start = time.perf_counter()
+        fitted = (
+            one.fit(split.train, run)
+            if earlier is None
+            else one.fit_like(earlier[0], earlier[1], split.train, run)
+        )
+        earlier = (fitted, one)
+        ranks = rank_targets(fitted, task, task.n_items, block=block, ks=ks)
+        value = measure_ranking(ranks, task, [metric])[metric]
+        seconds = time.perf_counter() - start
+        table.append({**one.model_dump(), metric: value, "seconds": seconds, "chosen": False})
+        worth = value if better else -value
+        if best is None or worth > best[0]:
+            best = (worth, number)
+    assert best is not None
+    table[best[1]]["chosen"] = True
+    return settings[best[1]], table
