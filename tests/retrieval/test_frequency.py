@@ -58,7 +58,7 @@ def test_known_gap() -> None:
 
 
 def test_converges_to_the_chance_that_a_batch_shows_an_item() -> None:
-    probability = [0.6, 0.25, 0.1, 0.04, 0.01]
+    probability = [0.55, 0.25, 0.1, 0.06, 0.04]
     frequency = StreamingFrequency(4096, hashes=2, rate=0.002)
     for batch in stream(probability, 4000, 4):
         frequency.update(torch.tensor(batch))
@@ -81,17 +81,17 @@ def test_follows_a_drift() -> None:
 
 def test_several_hashes_undo_collisions() -> None:
     """In a crowded array a rare item shares slots; more hashes bring it nearer the truth."""
-    probability = [0.01] * 100
+    probability, names = [0.01] * 100, np.random.default_rng(5).integers(0, 2**31 - 1, 100)
     batches = stream(probability, 1500, 2, seed=1)
     errors: list[float] = []
     for hashes in (1, 4):
         frequency = StreamingFrequency(150, hashes=hashes, streams=Streams(3))
         for batch in batches:
-            frequency.update(torch.tensor(batch))
-        found = frequency.log_probability(torch.arange(100)).exp()
+            frequency.update(torch.from_numpy(names[batch]))
+        found = frequency.log_probability(torch.from_numpy(names)).exp()
         truth = 1 - 0.99**2
         errors.append(float((found / truth - 1).abs().mean()))
-        assert bool((found > truth * 0.7).all())  # a collision only ever raises the estimate
+        assert float(found.mean()) > truth  # a collision only ever raises the estimate
     assert errors[1] < errors[0] / 1.5
 
 

@@ -194,34 +194,36 @@ def losses(scores: Tensor, rows: Rows, drawn: Candidates) -> Tensor:
 def toy_problem(shares: Mapping[str, float], *, corrected: bool = True) -> tuple[float, float]:
     """Distance of mixture and exact softmax: in the loss, and in the gradient by its length.
 
-    The rows that are judged are those of user and item 0 to 3; the rest of a batch of 20,000 rows
-    comes as items occur and gives the in-batch draws.
+    The rows that are judged are those of user and item 0 to 3, each time in another batch whose
+    other rows come as items occur. The draws of all batches make one large sample.
     """
     judged = Rows(torch.tensor([0, 1, 2, 3]), torch.tensor([0, 3, 6, 8]))
-    more = batch(20_000)
-    rows = Rows(
-        torch.cat([judged.users_N, more.users_N]), torch.cat([judged.targets_N, more.targets_N])
-    )
     known = Known(torch.tensor([0, 0, 1, 3, 3]), torch.tensor([0, 2, 3, 8, 7]), ITEMS)
     mixture = Mixture(samplers(), shares, known=known, corrected=corrected)
-    drawn = mixture.draw(rows, 40_000, seeded(1))
-    own = drawn.own_NM[:4]
-    weight = drawn.log_weight_NC
-    mine = Candidates(
-        drawn.shared_K,
-        own,
-        drawn.masked_NC[:4],
-        None if weight is None else weight[:4],
-        drawn.draws,
-    )
+    parts = []
+    for seed in range(BATCHES):
+        more = batch(196, seed=1000 + seed)
+        rows = Rows(
+            torch.cat([judged.users_N, more.users_N]), torch.cat([judged.targets_N, more.targets_N])
+        )
+        parts.append(mixture.draw(rows, 400, seeded(seed)))
+    items = [torch.cat([p.shared_K.expand(4, -1), p.own_NM[:4]], dim=1) for p in parts]
+    weights = [torch.zeros(1) if p.log_weight_NC is None else p.log_weight_NC[:4] for p in parts]
     scores = torch.randn(4, ITEMS, generator=seeded(2)).requires_grad_()
     truth = exact(scores, judged, known)
-    found = losses(scores, judged, mine)
+    found = sampled_softmax(
+        scores.gather(1, judged.targets_N[:, None])[:, 0],
+        scores.gather(1, torch.cat(items, dim=1)),
+        masked_BK=torch.cat([p.masked_NC[:4] for p in parts], dim=1),
+        log_weight_BK=torch.cat([w.expand_as(i) for w, i in zip(weights, items, strict=True)], 1)
+        - math.log(BATCHES),
+    )
     (wanted,) = torch.autograd.grad(truth.sum(), scores)
     (got,) = torch.autograd.grad(found.sum(), scores)
     return float((found - truth).abs().max()), float((got - wanted).norm() / wanted.norm())
 
 
+BATCHES = 150
 SHARES: dict[str, Mapping[str, float]] = {
     "in-batch": {"in-batch": 1.0},
     "uniform": {"uniform": 1.0},

@@ -23,7 +23,7 @@ from .towerkit import events
 
 
 def lengths_of(*counts: int) -> Sequences:
-    """Users with that many events; item codes count on over all users, so that each is one place."""
+    """Users with that many events; item codes count on over all users: each is one place."""
     offsets = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
     return Sequences(offsets, np.arange(sum(counts)), np.arange(sum(counts)))
 
@@ -160,7 +160,7 @@ def test_queries_are_cut_to_their_newest_events() -> None:
 
 
 def test_queries_that_run_along_share_a_window() -> None:
-    """Of one user the prefixes are asked within the longest; another past is a window of its own."""
+    """A user's prefixes are asked within the longest; another past is a window of its own."""
     histories: Sequence[Sequence[int]] = [
         [1], [1, 2], [5, 6], [1, 2, 3], [9, 2, 4, 6], [], [1, 2], [1],
     ]  # fmt: skip

@@ -50,8 +50,8 @@ def test_the_id_of_an_unseen_item_does_not_matter() -> None:
     codes = torch.tensor([1, 2, 3, 4])
     found = tower(codes, text, torch.tensor([True, True, False, False]))
     assert not torch.allclose(found[0], found[1])
-    assert torch.equal(found[2], found[3])
-    assert torch.equal(tower(None, text[:1], torch.tensor([False]))[0], found[2])
+    torch.testing.assert_close(found[2], found[3])
+    torch.testing.assert_close(tower(None, text[:1], torch.tensor([False]))[0], found[2])
 
 
 def test_id_dropout_takes_ids_away_while_training_only() -> None:
@@ -124,11 +124,12 @@ def test_attributes_reach_the_vector_and_unknown_users_have_none() -> None:
     asked = windows([[5], [5], [5], [5]], [(row, 1) for row in range(4)], [0, 1, -1, 2])
     found = model.user_vectors(asked, items, profile)
     assert not torch.allclose(found[0], found[1])
-    assert torch.equal(found[2], found[3])
+    torch.testing.assert_close(found[2], found[3])
     zeros = model.user_vectors(asked, items, torch.zeros(2, 3))
     torch.testing.assert_close(zeros[0], found[2])
 
 
+@torch.no_grad()
 def test_attention_against_a_slow_twin() -> None:
     """One block by plain loops: causal, scaled by the root of a head's width."""
     tower = UserTower(SHAPE.model_copy(update={"layers": 1}), Streams(2)).eval()
@@ -178,13 +179,13 @@ def test_every_parameter_is_in_one_group() -> None:
 def test_temperature() -> None:
     assert float(Temperature(0.05)()) == pytest.approx(0.05)
     learned = Temperature(0.05, learned=True)
-    assert float(learned()) == pytest.approx(0.05)
+    assert learned().item() == pytest.approx(0.05)
     optimizer = torch.optim.SGD(learned.parameters(), lr=100.0)
     for _ in range(50):
         optimizer.zero_grad()
         (-learned()).backward()
         optimizer.step()
-    assert 0.9 < float(learned()) <= 1.0
+    assert 0.9 < learned().item() <= 1.0
     with pytest.raises(UsageError, match=r"temperature must be 0.01 to 1, got 0.001"):
         Temperature(0.001)
 

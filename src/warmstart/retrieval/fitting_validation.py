@@ -13,6 +13,7 @@ from warmstart.objectives import full_softmax, info_nce, mutual_information_boun
 from warmstart.training import EvaluateFunction, LoopState
 
 from .fitting import Catalogue, item_table
+from .fitting_average import judged_towers
 from .sequences import WindowRows
 from .towers import Towers
 
@@ -49,9 +50,7 @@ def task_metrics(
         due = (state.epoch + 1) % every == 0 or state.epoch + 1 >= state.epochs
         if state.metrics and not due:
             return state.metrics
-        towers = state.plain["towers"]
-        assert isinstance(towers, Towers)
-        made = model(towers)
+        made = model(judged_towers(state))
         ranks = rank_targets(made, task, task.n_items, block=block, ks=())
         found = {**measure_ranking(ranks, task, WATCHED), "information": information(made, task)}
         return {f"validation_{key}": value for key, value in found.items()}
@@ -76,7 +75,7 @@ def information(model: TwoTowerModel, task: RankingTask) -> float:
         taken = stop
     users_BD, items_B = torch.cat(users), torch.cat(items)
     vectors_BD = torch.from_numpy(model.item_vectors())[items_B]
-    temperature = float(model.towers.temperature())
+    temperature = model.towers.temperature().item()
     loss = info_nce(users_BD, vectors_BD, temperature=temperature)
     return mutual_information_bound(float(loss), len(users_BD) - 1)
 
@@ -98,8 +97,7 @@ def held_out_loss(
 
     @torch.inference_mode()
     def evaluate(state: LoopState) -> Mapping[str, float]:
-        towers = state.plain["towers"]
-        assert isinstance(towers, Towers)
+        towers = judged_towers(state)
         here = catalogue.to(state.device)
         items_ID = item_table(towers, here)
         place_I = torch.cumsum(here.known_I, dim=0) - 1

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 import numpy as np
 from pydantic import BeforeValidator, ConfigDict, Field, PositiveFloat, PositiveInt, model_validator
+from torch import nn
 
 from warmstart.core import Config, Run, UsageError, fingerprint, nearest
 from warmstart.training import (
@@ -24,6 +25,7 @@ from warmstart.training import (
 )
 
 from .fitting import item_table, training_step
+from .fitting_average import Averaging, averaged
 from .fitting_validation import best_popularity, held_out_loss, task_metrics
 from .negatives_plan import MIXABLE, Comparison, compare
 from .sequences import Events, WindowRows
@@ -99,6 +101,7 @@ class TwoTower(Config):
         warmup: Share of the steps that the rate rises.
         weight_decay: Decoupled, on matrices only.
         clip: Largest gradient norm.
+        average: Decay of the running mean of the weights, which is what is kept; 0 for none.
         keep: The weights of the `best` epoch on validation, or of the `last`.
         metric: What is best: `HR@10`, `HR@100` or `MRR`.
         patience: Epochs without a better value before training stops; None trains on.
@@ -150,6 +153,7 @@ class TwoTower(Config):
     warmup: float = Field(0.05, ge=0, lt=1)
     weight_decay: float = Field(0.01, ge=0)
     clip: PositiveFloat = 1.0
+    average: float = Field(0.0, ge=0, lt=1)
     keep: Literal["best", "last"] = "best"
     metric: Literal["HR@10", "HR@100", "MRR"] = "HR@100"
     patience: PositiveInt | None = 5
@@ -239,32 +243,40 @@ class TwoTower(Config):
         def model(trained: Towers, popularity: float = 0.0) -> TwoTowerModel:
             return _model(trained, work, names, popularity)
 
-        history = self._train(work, comparison, towers, run, validation, model, checkpoints)
-        strength = self._popularity(towers, model, validation)
+        kept = averaged(towers) if self.average else towers
+        modules: dict[str, nn.Module] = {"towers": towers, **comparison.modules}
+        if self.average:
+            modules["average"] = kept
+        history = self._train(work, comparison, modules, run, validation, model, checkpoints)
+        strength = self._popularity(kept, model, validation)
         facts = {
             "settings": self.model_dump(), "history": history.model_dump(),
             "notes": list(comparison.notes), "negatives": comparison.name,
         }  # fmt: skip
-        return replace(model(towers, strength), facts=facts)
+        return replace(model(kept, strength), facts=facts)
 
     def _train(
         self,
         work: Work,
         comparison: Comparison,
-        towers: Towers,
+        modules: dict[str, nn.Module],
         run: Run,
         validation: RankingTask | None,
         model: Callable[[Towers], TwoTowerModel],
         checkpoints: Checkpoints,
     ) -> History:
-        """The towers, trained; what is best on validation where that is to be kept."""
+        """Train the modules in place; what is best on validation where that is to be kept."""
         streams = run.streams.child("two-tower")
         rows = WindowRows(
             work.sequences, history=self.history, stride=self.stride, shift=self.shift,
             streams=streams, learned_P=work.learned_P,
         )  # fmt: skip
         loader = RowLoader(rows, self.batch_size, streams=streams)
-        loader.fingerprint = fingerprint(loader.fingerprint, rows.fingerprint, work.fingerprint)
+        loader.fingerprint = fingerprint(
+            loader.fingerprint, rows.fingerprint, work.fingerprint, self.model_dump_json(exclude={"popularity"})
+        )
+        towers = modules["towers"]
+        assert isinstance(towers, Towers)
         groups = towers.parameter_groups()
         table = rate_table(groups, self.rate, rates=dict.fromkeys(groups, self.rate))
         announce(table, transformer=False)
@@ -279,6 +291,8 @@ class TwoTower(Config):
             )
             evaluate = held_out_loss(held, work.catalogue)
         callbacks = list(comparison.callbacks)
+        if self.average:
+            callbacks.append(Averaging(self.average))
         if self.keep == "best":
             callbacks.append(
                 EarlyStopping(
@@ -287,7 +301,7 @@ class TwoTower(Config):
             )
         return fit_loop(
             step=training_step(comparison.objective, work.catalogue, chunk=self.cache_chunk),
-            modules={"towers": towers, **comparison.modules},
+            modules=modules,
             optimizers=make_optimizer(table, weight_decay=self.weight_decay),
             loaders=loader,
             run=run,
