@@ -9,14 +9,38 @@ from .regularisers import (
     l2_sp_penalty,
     pack_fisher,
 )
+from .retrieval import (
+    TEMPERATURES,
+    accidental_hits,
+    bounded_temperature,
+    calibrate_popularity,
+    frequency_temperature,
+    info_nce,
+    log_expected_draws,
+    mutual_information_bound,
+    sampled_softmax,
+    unbounded_temperature,
+)
+from .retrieval_softmax import full_softmax
 
 __all__ = [
     "FISHER_FORMS",
+    "TEMPERATURES",
     "FisherForm",
     "PackedFisher",
+    "accidental_hits",
+    "bounded_temperature",
+    "calibrate_popularity",
     "cosine_pair_loss",
     "elastic_penalty",
+    "frequency_temperature",
+    "full_softmax",
+    "info_nce",
     "l2_sp_penalty",
+    "log_expected_draws",
+    "mutual_information_bound",
     "pack_fisher",
+    "sampled_softmax",
     "supervised_contrastive",
+    "unbounded_temperature",
 ]

@@ -1,0 +1,148 @@
+"""From settings to what a position is told apart from: the objective and its samplers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import numpy as np
+from torch import nn
+
+from warmstart.core import Streams, UsageError, progress
+from warmstart.training import Callback
+
+from .fitting import FullSoftmax, Objective, SampledSoftmax
+from .fitting_mining import MineNegatives
+from .frequency import StreamingFrequency
+from .negatives import InBatch, Mixture, Sampler, StreamedBatch, Uniform
+from .negatives_hard import Mined, SameTags, Viewed
+from .sequences import Events
+
+if TYPE_CHECKING:
+    from .two_tower import TwoTower
+    from .two_tower_work import Work
+
+__all__ = ["MIXABLE", "Comparison", "compare"]
+
+MIXABLE = ("in-batch", "mined", "tags", "uniform", "viewed")
+"""Samplers that a mixture may name."""
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What a position is told apart from.
+
+    Attributes:
+        name: `full`, or the shares of the samplers.
+        objective: The loss.
+        modules: What a checkpoint must keep beside the towers.
+        callbacks: What happens between epochs.
+        notes: Sentences that the user should read.
+    """
+
+    name: str
+    objective: Objective
+    modules: Mapping[str, nn.Module] = field(default_factory=dict)
+    callbacks: Sequence[Callback] = ()
+    notes: Sequence[str] = ()
+
+
+def compare(
+    settings: TwoTower,
+    train: Events,
+    work: Work,
+    streams: Streams,
+    tags: Sequence[Sequence[str]] | None = None,
+) -> Comparison:
+    """Set up the loss that the settings name.
+
+    Args:
+        settings: Of the fit.
+        train: Events, whose views without completion are negatives.
+        work: Sequences and items.
+        streams: Source of the hash functions of a stream.
+        tags: Tags of all items.
+
+    Raises:
+        NotApplicable: For hard negatives that these events or items do not have.
+        UsageError: For negatives by tags without tags.
+    """
+    catalogue = work.catalogue
+    known = work.known if settings.mask_known else None
+    seen = int(catalogue.known_I.sum())
+    shares = _shares(settings, seen)
+    if shares is None:
+        objective = FullSoftmax(
+            catalogue, known=known, smoothing=settings.smoothing, power=settings.temperature_power
+        )
+        return Comparison("full", objective)
+    modules: dict[str, nn.Module] = {}
+    callbacks: list[Callback] = []
+    stream = None
+    if settings.logq == "stream" and "in-batch" in shares:
+        stream = StreamingFrequency(streams=streams)
+        modules["frequency"] = stream
+    samplers: dict[str, Sampler] = {}
+    for name in shares:
+        samplers[name] = _sampler(name, settings, train, work, stream, tags)
+    mined = samplers.get("mined")
+    if isinstance(mined, Mined):
+        modules["mined"] = mined
+        callbacks.append(
+            MineNegatives(
+                mined, catalogue, work.sequences, work.known, every=settings.mine_every,
+                margin=settings.mine_margin, history=settings.history,
+            )
+        )  # fmt: skip
+    objective = SampledSoftmax(
+        catalogue, Mixture(samplers, shares, known=known, corrected=settings.logq != "off"),
+        settings.draws, symmetric=settings.symmetric, known=known,
+        power=settings.temperature_power, stream=stream,
+    )  # fmt: skip
+    name = ", ".join(f"{name}={share:g}" for name, share in shares.items())
+    notes = []
+    if settings.negatives == "auto":
+        notes.append(
+            f"{seen:,} items are more than full_limit ({settings.full_limit:,}): each position is "
+            f"compared with {settings.draws:,} sampled items ({name})."
+        )
+        progress.note(notes[0])
+    return Comparison(name, objective, modules, callbacks, notes)
+
+
+def _shares(settings: TwoTower, seen: int) -> dict[str, float] | None:
+    """The mixture that is meant; None for the full softmax."""
+    if settings.negatives == "full":
+        return None
+    if settings.negatives == "auto":
+        return None if seen <= settings.full_limit else dict(settings.shares)
+    if settings.negatives == "mixed":
+        return dict(settings.shares)
+    return {settings.negatives: 1.0}
+
+
+def _sampler(
+    name: str,
+    settings: TwoTower,
+    train: Events,
+    work: Work,
+    stream: StreamingFrequency | None,
+    tags: Sequence[Sequence[str]] | None,
+) -> Sampler:
+    allowed_I = work.catalogue.known_I.cpu().numpy()
+    if name == "in-batch":
+        return InBatch.counted(work.catalogue.counts_I) if stream is None else StreamedBatch(stream)
+    if name == "uniform":
+        return Uniform(work.catalogue.codes_L, train.n_items)
+    if name == "viewed":
+        return Viewed(
+            np.asarray(train.user_N), np.asarray(train.item_N),
+            np.asarray(train.positive_N, dtype=bool),
+            n_users=train.n_users, n_items=train.n_items, allowed_I=allowed_I,
+        )  # fmt: skip
+    if name == "mined":
+        return Mined(train.n_users, settings.mine_size, allowed_I=allowed_I)
+    if tags is None:
+        raise UsageError("negatives by tags need the tags of the items. Give tags.")
+    return SameTags(tags, allowed_I=allowed_I)

@@ -1,0 +1,343 @@
+"""The two-tower recommender: its settings, and how it is fitted."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+
+import numpy as np
+from pydantic import BeforeValidator, ConfigDict, Field, PositiveFloat, PositiveInt, model_validator
+from torch import nn
+
+from warmstart.core import Config, Run, UsageError, fingerprint, nearest
+from warmstart.training import (
+    Checkpoints,
+    EarlyStopping,
+    EvaluateFunction,
+    History,
+    RowLoader,
+    announce,
+    fit_loop,
+    make_optimizer,
+    make_schedule,
+    rate_table,
+)
+
+from .fitting import item_table, training_step
+from .fitting_average import Averaging, averaged
+from .fitting_validation import best_popularity, held_out_loss, task_metrics
+from .negatives_plan import MIXABLE, Comparison, compare
+from .sequences import Events, WindowRows
+from .towers import Towers
+from .two_tower_model import TwoTowerModel
+from .two_tower_work import Work, prepare
+
+if TYPE_CHECKING:
+    from warmstart.evaluation import RankingTask
+
+__all__ = ["TwoTower"]
+
+Negatives = Literal["auto", "full", "in-batch", "uniform", "viewed", "tags", "mined", "mixed"]
+
+
+def _parse_shares(value: Any) -> Any:
+    """`in-batch=0.5, mined=0.5` as a mapping."""
+    if not isinstance(value, str):
+        return value
+    parts = [part.partition("=") for part in value.split(",") if part.strip()]
+    try:
+        return {name.strip(): float(share) for name, _, share in parts}
+    except ValueError:
+        raise ValueError("must be shares such as in-batch=0.5, mined=0.5") from None
+
+
+class TwoTower(Config):
+    """A causal transformer over a user's last items, against one vector for each item.
+
+    Needs: timestamped interactions; text vectors of the items for items that are new.
+    Pick when: what comes next depends on the last items, and answers must come from an index.
+
+    Attributes:
+        width: Length D of the vectors.
+        layers: Blocks of the user tower.
+        heads: Attention heads of a block.
+        history: Events that the user tower looks back on.
+        dropout: Of the user tower.
+        feature_dropout: Of the given item vectors.
+        id_dropout: Share of items whose id part is taken away in each step; what lets new items be
+            ranked.
+        hidden: Width of a hidden layer over the given vectors, 0 for none.
+        use_ids: Whether items have an id embedding.
+        use_text: Whether text vectors are read, where given.
+        use_images: Whether image vectors are read, where given.
+        temperature: What cosines are divided by, 0.01 to 1; the start where it is learned.
+        learn_temperature: Whether it is learned, within these bounds.
+        temperature_power: Temperature by item frequency: 0 for none, above 0 for a lower
+            temperature where the item is rare.
+        negatives: What an item is told apart from. `full`: every item that training has seen.
+            Otherwise `draws` items a position: of the same batch, `uniform`, passed over by the
+            user (`viewed`), of the same `tags`, `mined` by the current model, or `mixed` by
+            `shares`. `auto`: `full` up to `full_limit` items, then mixed.
+        shares: Of the mixture: `in-batch=0.5, mined=0.5`.
+        draws: Negatives of each position.
+        logq: Whether draws are weighed by how often they are drawn: counted exactly, estimated in
+            a `stream`, or not (`off`).
+        mask_known: Whether a user's other positives are no negatives.
+        symmetric: Whether users are told apart for each item as well; with `in-batch` only.
+        full_limit: Most items for which `auto` compares with all.
+        mine_every: Epochs between two minings.
+        mine_size: Mined items kept for each user.
+        mine_margin: How far below the positive, in cosine, a mined item must be.
+        smoothing: Share of the target spread over all items; with `full` only.
+        epochs: Passes over the events; the schedule is laid out over them.
+        stop_after: Epochs after which to stop all the same; None for all. What `refit` sets.
+        batch_size: Windows a step.
+        stride: Events that a window foretells; smaller gives each a longer past. None: `history`.
+        shift: Whether windows are cut elsewhere in each epoch.
+        cache_chunk: Windows encoded at once with gradient caching; None without.
+        rate: Learning rate.
+        schedule: After the warm-up.
+        warmup: Share of the steps that the rate rises.
+        weight_decay: Decoupled, on matrices only.
+        clip: Largest gradient norm.
+        average: Decay of the running mean of the weights, which is what is kept; 0 for none.
+        keep: The weights of the `best` epoch on validation, or of the `last`.
+        metric: What is best: `HR@10`, `HR@100` or `MRR`.
+        patience: Epochs without a better value before training stops; None trains on.
+        judge_every: Epochs between two rankings of the validation task.
+        held_out: Share of the newest events that are held out to watch the loss, where `best` is
+            to be kept and no validation task is given.
+        popularity: Strength of the popularity calibration of scores, 0 for none, or `auto`: the
+            best on the validation task.
+    """
+
+    model_config = ConfigDict(allow_inf_nan=False)
+    name: ClassVar[str] = "two-tower"
+
+    width: PositiveInt = 128
+    layers: PositiveInt = 2
+    heads: PositiveInt = 2
+    history: PositiveInt = 50
+    dropout: float = Field(0.2, ge=0, lt=1)
+    feature_dropout: float = Field(0.0, ge=0, lt=1)
+    id_dropout: float = Field(0.1, ge=0, lt=1)
+    hidden: int = Field(0, ge=0)
+    use_ids: bool = True
+    use_text: bool = True
+    use_images: bool = True
+    temperature: float = Field(0.07, ge=0.01, le=1)
+    learn_temperature: bool = False
+    temperature_power: float = Field(0.0, ge=-1, le=1)
+    negatives: Negatives = "auto"
+    shares: Annotated[dict[str, float], BeforeValidator(_parse_shares)] = Field(
+        default_factory=lambda: {"in-batch": 0.5, "uniform": 0.5}
+    )
+    draws: PositiveInt = 1024
+    logq: Literal["exact", "stream", "off"] = "exact"
+    mask_known: bool = False
+    symmetric: bool = False
+    full_limit: PositiveInt = 20_000
+    mine_every: PositiveInt = 2
+    mine_size: PositiveInt = 100
+    mine_margin: float = Field(0.05, ge=0, le=2)
+    smoothing: float = Field(0.0, ge=0, lt=1)
+    epochs: PositiveInt = 20
+    stop_after: PositiveInt | None = None
+    batch_size: PositiveInt = 64
+    stride: PositiveInt | None = None
+    shift: bool = False
+    cache_chunk: PositiveInt | None = None
+    rate: PositiveFloat = 1e-3
+    schedule: Literal["constant", "cosine", "linear"] = "linear"
+    warmup: float = Field(0.05, ge=0, lt=1)
+    weight_decay: float = Field(0.01, ge=0)
+    clip: PositiveFloat = 1.0
+    average: float = Field(0.0, ge=0, lt=1)
+    keep: Literal["best", "last"] = "best"
+    metric: Literal["HR@10", "HR@100", "MRR"] = "HR@100"
+    patience: PositiveInt | None = 5
+    judge_every: PositiveInt = 1
+    held_out: float = Field(0.05, gt=0, lt=1)
+    popularity: float | Literal["auto"] = 0.0
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> TwoTower:
+        """Settings that contradict one another."""
+        if self.width % self.heads:
+            raise ValueError(
+                f"width must be a multiple of heads, got {self.width} and {self.heads}"
+            )
+        if self.stride is not None and self.stride > self.history:
+            raise ValueError(f"stride must be at most history ({self.history}), got {self.stride}")
+        if self.symmetric and self.negatives != "in-batch":
+            raise ValueError("symmetric needs negatives=in-batch, where the users of a batch are")
+        if self.smoothing and self.negatives not in ("auto", "full"):
+            raise ValueError("smoothing needs negatives=full")
+        if self.stop_after is not None and self.stop_after > self.epochs:
+            raise ValueError(f"stop_after must be at most epochs ({self.epochs})")
+        wrong = [name for name in self.shares if name not in MIXABLE]
+        if wrong:
+            raise ValueError(f'shares names "{wrong[0]}".{nearest(wrong[0], MIXABLE)}')
+        if not self.shares or min(self.shares.values()) <= 0:
+            raise ValueError("shares must be above 0, such as in-batch=0.5, mined=0.5")
+        return self
+
+    def refit(self, history: History) -> TwoTower:
+        """These settings for a fit on more data, as long as an earlier one was at its best.
+
+        Args:
+            history: Of the fit whose best epoch was found on validation rows that the new fit
+                trains on.
+        """
+        best = history.best_epoch or len(history.epochs)
+        return self.model_copy(update={"stop_after": max(1, int(best)), "keep": "last"})
+
+    def fit(
+        self,
+        train: Events,
+        run: Run,
+        *,
+        text_IE: np.ndarray | None = None,
+        image_IE: np.ndarray | None = None,
+        profile_UP: np.ndarray | None = None,
+        validation: RankingTask | None = None,
+        item_ids: Sequence[str] | None = None,
+        tags: Sequence[Sequence[str]] | None = None,
+        checkpoints: Checkpoints | None = None,
+    ) -> TwoTowerModel:
+        """Learn from the events up to the cut.
+
+        Args:
+            train: Events in time order.
+            run: Where to log, the seed, and how long it may take. A fit that was killed goes on
+                where its newest checkpoint stands.
+            text_IE: Text vectors of all items, those without events too.
+            image_IE: Image vectors of all items; zeros where there is no image.
+            profile_UP: Attributes of all users as numbers.
+            validation: Queries of the time after `train`, to keep the best epoch by.
+            item_ids: Names of the items; their codes when None.
+            tags: Tags of all items, for negatives by tags.
+            checkpoints: When to write them; every two minutes when None.
+
+        Returns:
+            The model, with the record of the fit in `facts`.
+
+        Raises:
+            UsageError: For settings or vectors that do not fit the events.
+            DataError: For vectors that are not finite.
+            NotApplicable: For negatives that these events do not have.
+        """
+        checkpoints = checkpoints or Checkpoints()
+        work = prepare(
+            self, train, run, text_IE=text_IE, image_IE=image_IE, profile_UP=profile_UP,
+            watches_loss=validation is None,
+        )  # fmt: skip
+        comparison = compare(self, train, work, run.streams, tags)
+        towers = Towers(
+            work.shape, temperature=self.temperature, learn_temperature=self.learn_temperature,
+            streams=run.streams.child("towers"),
+        )  # fmt: skip
+        names = item_ids or [str(code) for code in range(train.n_items)]
+
+        def model(trained: Towers, popularity: float = 0.0) -> TwoTowerModel:
+            return _model(trained, work, names, popularity)
+
+        kept = averaged(towers) if self.average else towers
+        modules: dict[str, nn.Module] = {"towers": towers, **comparison.modules}
+        if self.average:
+            modules["average"] = kept
+        history = self._train(work, comparison, modules, run, validation, model, checkpoints)
+        strength = self._popularity(kept, model, validation)
+        facts = {
+            "settings": self.model_dump(), "history": history.model_dump(),
+            "notes": list(comparison.notes), "negatives": comparison.name,
+        }  # fmt: skip
+        return replace(model(kept, strength), facts=facts)
+
+    def _train(
+        self,
+        work: Work,
+        comparison: Comparison,
+        modules: dict[str, nn.Module],
+        run: Run,
+        validation: RankingTask | None,
+        model: Callable[[Towers], TwoTowerModel],
+        checkpoints: Checkpoints,
+    ) -> History:
+        """Train the modules in place; what is best on validation where that is to be kept."""
+        streams = run.streams.child("two-tower")
+        rows = WindowRows(
+            work.sequences, history=self.history, stride=self.stride, shift=self.shift,
+            streams=streams, learned_P=work.learned_P,
+        )  # fmt: skip
+        loader = RowLoader(rows, self.batch_size, streams=streams)
+        loader.fingerprint = fingerprint(
+            loader.fingerprint, rows.fingerprint, work.fingerprint, self.model_dump_json(exclude={"popularity"})
+        )
+        towers = modules["towers"]
+        assert isinstance(towers, Towers)
+        groups = towers.parameter_groups()
+        table = rate_table(groups, self.rate, rates=dict.fromkeys(groups, self.rate))
+        announce(table, transformer=False)
+        evaluate: EvaluateFunction | None = None
+        watched, mode = f"validation_{self.metric}", "max"
+        if validation is not None:
+            evaluate = task_metrics(validation, model, every=self.judge_every)
+        elif self.keep == "best":
+            watched, mode = "validation_loss", "min"
+            held = WindowRows(
+                work.sequences, history=self.history, stride=self.stride, learned_P=work.held_P
+            )
+            evaluate = held_out_loss(held, work.catalogue)
+        callbacks = list(comparison.callbacks)
+        if self.average:
+            callbacks.append(Averaging(self.average))
+        if self.keep == "best":
+            callbacks.append(
+                EarlyStopping(
+                    watched, mode="max" if mode == "max" else "min", patience=self.patience
+                )
+            )
+        return fit_loop(
+            step=training_step(comparison.objective, work.catalogue, chunk=self.cache_chunk),
+            modules=modules,
+            optimizers=make_optimizer(table, weight_decay=self.weight_decay),
+            loaders=loader,
+            run=run,
+            epochs=self.stop_after or self.epochs,
+            schedules=make_schedule(self.schedule, self.epochs * len(loader), self.warmup),
+            evaluate=evaluate,
+            callbacks=callbacks,
+            clip=self.clip,
+            checkpoints=checkpoints,
+            name=self.name,
+        )
+
+    def _popularity(
+        self,
+        towers: Towers,
+        model: Callable[[Towers, float], TwoTowerModel],
+        validation: RankingTask | None,
+    ) -> float:
+        """The strength of the calibration that was set, or that does best on validation."""
+        if self.popularity != "auto":
+            return float(self.popularity)
+        if validation is None:
+            raise UsageError(
+                'popularity="auto" is chosen on a validation task, and none was given. Give one, '
+                "or a number such as 0.1."
+            )
+        return best_popularity(lambda value: model(towers, value), validation, self.metric)
+
+
+def _model(towers: Towers, work: Work, item_ids: Sequence[str], popularity: float) -> TwoTowerModel:
+    """The recommender that these towers make."""
+    device = next(towers.parameters()).device
+    towers.eval()
+    here = work.catalogue.to(device)
+    counts_I = here.counts_I.double()
+    return TwoTowerModel(
+        towers, item_table(towers, here), here.known_I, (counts_I / counts_I.sum()).float(),
+        tuple(item_ids), work.text, work.image, popularity, here.profile_UP,
+    )  # fmt: skip

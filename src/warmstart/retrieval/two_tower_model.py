@@ -1,0 +1,274 @@
+"""A trained two-tower model: vectors of users and items, scores, new items, and its folder."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from warmstart.core import (
+    DataError,
+    RunError,
+    UsageError,
+    fingerprint,
+    pick_device,
+    publishing,
+    read_json,
+    verify_manifest,
+    write_json,
+)
+from warmstart.objectives import calibrate_popularity
+
+from .sequences import QueryRows, query_batch
+from .towers import Towers, TowerShape
+
+__all__ = ["TwoTowerModel", "join_features"]
+
+_WEIGHTS, _ITEMS, _FACTS = "towers.safetensors", "items.safetensors", "model.json"
+_KIND = "two-tower"
+
+
+@dataclass(frozen=True)
+class TwoTowerModel:
+    """Trained towers and the vectors of a catalogue.
+
+    Attributes:
+        towers: In evaluation mode.
+        items_ID: Unit vectors of all items.
+        known_I: True for items that training has seen.
+        share_I: Each item's share of the training events.
+        item_ids: The users' own names of the items, in the order of their codes.
+        text: Length of the text vectors that the item tower reads, 0 without.
+        image: Length of its image vectors, 0 without.
+        popularity: Strength of the popularity calibration, 0 for none.
+        profile_UP: Attributes of the users; None without.
+        facts: What is worth keeping of the fit: settings, epochs, notes.
+        name: What tables call it.
+    """
+
+    towers: Towers
+    items_ID: Tensor
+    known_I: Tensor
+    share_I: Tensor
+    item_ids: tuple[str, ...]
+    text: int = 0
+    image: int = 0
+    popularity: float = 0.0
+    profile_UP: Tensor | None = None
+    facts: dict[str, Any] = field(default_factory=dict)
+    name: str = "two-tower"
+
+    @property
+    def device(self) -> torch.device:
+        """Where the towers are."""
+        return self.items_ID.device
+
+    @property
+    def dimension(self) -> int:
+        """D."""
+        return int(self.items_ID.shape[1])
+
+    @property
+    def fingerprint(self) -> str:
+        """Of the item tower: vectors of two models may be compared only where it is the same."""
+        weights = {
+            key: value.detach().cpu().numpy()
+            for key, value in self.towers.items.state_dict().items()
+        }
+        return fingerprint("item tower", self.text, self.image, weights)
+
+    def item_vectors(self) -> np.ndarray:
+        """Unit vectors (I, D) of all items, float32."""
+        found: np.ndarray = self.items_ID.cpu().numpy()
+        return found
+
+    def user_vectors(self, queries: QueryRows) -> np.ndarray:
+        """Unit vectors (Q, D), float32; of a long history the newest events count.
+
+        Args:
+            queries: Users and their histories; a history may be empty, a user unknown.
+        """
+        found: np.ndarray = self._users(queries).cpu().numpy()
+        return found
+
+    def scores(self, queries: QueryRows) -> Tensor:
+        """Scores (Q, I), higher is better, on the model's device.
+
+        Cosines; with a popularity calibration, those divided by the temperature plus what it adds.
+        """
+        scores_QI = self._users(queries) @ self.items_ID.T
+        if not self.popularity:
+            return scores_QI
+        return calibrate_popularity(
+            scores_QI / self._temperature(), self._log_share(), self.popularity
+        )
+
+    def encode_items(
+        self, text_NT: np.ndarray | None = None, image_NG: np.ndarray | None = None
+    ) -> np.ndarray:
+        """Unit vectors (N, D) of items that training has not seen, from what is given of them.
+
+        Args:
+            text_NT: Their text vectors, from the encoder that the model was trained with.
+            image_NG: Their image vectors, alike.
+
+        Raises:
+            UsageError: When a kind of vectors that the model reads is missing, or one that it does
+                not read is given.
+            DataError: For vectors of another length or with values that are not finite.
+        """
+        given = join_features(text_NT, image_NG)
+        self._check_given(text_NT, image_NG)
+        if given is None:
+            raise UsageError(
+                "this model knows items by their ids alone, so a new item has no vector. Train "
+                "with text vectors (use_text)."
+            )
+        found = []
+        with torch.inference_mode():
+            for start in range(0, len(given), 8192):
+                part = torch.from_numpy(given[start : start + 8192]).to(self.device)
+                unknown = torch.zeros(len(part), dtype=torch.bool, device=self.device)
+                found.append(self.towers.items(None, part, unknown).cpu())
+        vectors: np.ndarray = torch.cat(found).numpy() if found else np.zeros((0, self.dimension))
+        return vectors.astype(np.float32)
+
+    def with_items(
+        self,
+        item_ids: Sequence[str],
+        text_NT: np.ndarray | None = None,
+        image_NG: np.ndarray | None = None,
+    ) -> TwoTowerModel:
+        """This model with new items after those it has.
+
+        Args:
+            item_ids: Names of the new items.
+            text_NT: Their text vectors.
+            image_NG: Their image vectors.
+        """
+        twice = sorted(set(item_ids) & set(self.item_ids))
+        if twice or len(set(item_ids)) != len(item_ids):
+            shown = ", ".join(twice[:3]) or "one of the new ids"
+            raise DataError(f"item ids must be new and different, but {shown} is there already.")
+        added = torch.from_numpy(self.encode_items(text_NT, image_NG)).to(self.device)
+        if len(added) != len(item_ids):
+            raise DataError(f"there are {len(item_ids)} item ids and {len(added)} vectors.")
+        none = torch.zeros(len(added), device=self.device)
+        return replace(
+            self,
+            items_ID=torch.cat([self.items_ID, added]),
+            known_I=torch.cat([self.known_I, none.bool()]),
+            share_I=torch.cat([self.share_I, none]),
+            item_ids=self.item_ids + tuple(item_ids),
+        )
+
+    def save(self, folder: Path | str, *, replace: bool = False) -> None:
+        """Write the model: safetensors and JSON under a manifest.
+
+        Args:
+            folder: To publish whole.
+            replace: Whether an existing one may be replaced.
+        """
+        tensors = {"vectors": self.items_ID, "known": self.known_I, "share": self.share_I}
+        if self.profile_UP is not None:
+            tensors["profile"] = self.profile_UP
+        facts = {
+            "shape": self.towers.shape.model_dump(), "text": self.text, "image": self.image,
+            "popularity": self.popularity, "name": self.name, "facts": self.facts,
+            "learned_temperature": self.towers.temperature.raw is not None,
+            "item_tower": self.fingerprint, "item_ids": list(self.item_ids),
+        }  # fmt: skip
+        with publishing(Path(folder), replace=replace, kind=_KIND) as temporary:
+            save_file(_plain(self.towers.state_dict()), temporary / _WEIGHTS)
+            save_file(_plain(tensors), temporary / _ITEMS)
+            write_json(temporary / _FACTS, facts)
+
+    @classmethod
+    def load(cls, folder: Path | str, *, device: str = "cpu") -> TwoTowerModel:
+        """Read a model that `save` wrote.
+
+        Args:
+            folder: The published folder.
+            device: Where to put it.
+
+        Raises:
+            RunError: When a file is missing or damaged, or it is another kind of folder.
+        """
+        path = Path(folder)
+        manifest = verify_manifest(path)
+        if manifest.get("kind") != _KIND:
+            raise RunError(f"{path} holds {manifest.get('kind')!r}, not a two-tower model.")
+        facts = read_json(path / _FACTS)
+        where = pick_device(device)
+        towers = Towers(
+            TowerShape(**facts["shape"]), learn_temperature=facts["learned_temperature"]
+        )
+        towers.load_state_dict(load_file(path / _WEIGHTS))
+        tensors = {key: value.to(where) for key, value in load_file(path / _ITEMS).items()}
+        return cls(
+            towers.to(where).eval(), tensors["vectors"], tensors["known"], tensors["share"],
+            tuple(facts["item_ids"]), facts["text"], facts["image"], facts["popularity"],
+            tensors.get("profile"), facts["facts"], facts["name"],
+        )  # fmt: skip
+
+    @torch.inference_mode()
+    def _users(self, queries: QueryRows, block: int = 1024) -> Tensor:
+        """User vectors (Q, D) on the model's device."""
+        found = [torch.zeros(0, self.dimension, device=self.device)]
+        for start in range(0, len(queries), block):
+            stop = min(start + block, len(queries))
+            windows = query_batch(queries, start, stop, self.towers.shape.history)
+            here = windows.to(self.device)
+            found.append(self.towers.user_vectors(here, self.items_ID, self.profile_UP))
+        return torch.cat(found)
+
+    def _temperature(self) -> Tensor:
+        return self.towers.temperature().detach()
+
+    def _log_share(self) -> Tensor:
+        """Logarithm of the items' shares; items without events get half of the least one."""
+        least = self.share_I[self.share_I > 0].min()
+        return torch.log(torch.where(self.share_I > 0, self.share_I, least / 2))
+
+    def _check_given(self, text: np.ndarray | None, image: np.ndarray | None) -> None:
+        for name, wanted, given in (("text", self.text, text), ("image", self.image, image)):
+            length = 0 if given is None else int(given.shape[1])
+            if length and not wanted:
+                raise UsageError(f"this model reads no {name} vectors. Leave them out.")
+            if wanted and not length:
+                raise UsageError(f"this model reads {name} vectors of length {wanted}. Give them.")
+            if length != wanted:
+                raise DataError(
+                    f"this model reads {name} vectors of length {wanted}, got {length}. Use the "
+                    "encoder that it was trained with."
+                )
+
+
+def join_features(text_IT: np.ndarray | None, image_IG: np.ndarray | None) -> np.ndarray | None:
+    """Text and image vectors side by side (I, F) in float32; None without either.
+
+    Raises:
+        DataError: When they are not one finite vector an item.
+    """
+    parts = []
+    for name, given in (("text", text_IT), ("image", image_IG)):
+        if given is None:
+            continue
+        if given.ndim != 2 or (parts and len(given) != len(parts[0])):
+            raise DataError(
+                f"{name} vectors must be one row an item, got an array of shape {given.shape}."
+            )
+        if not np.isfinite(given).all():
+            raise DataError(f"{name} vectors must be finite; some values are not. Make them again.")
+        parts.append(np.asarray(given, dtype=np.float32))
+    return np.concatenate(parts, axis=1) if parts else None
+
+
+def _plain(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {key: value.detach().cpu().contiguous().clone() for key, value in tensors.items()}

@@ -1,0 +1,154 @@
+"""What a fit of two towers works on: sequences, what is known of the items, the towers' shape."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from warmstart.core import DataError, Run, UsageError, fingerprint, pick_device
+
+from .fitting import Catalogue
+from .frequency import item_counts
+from .negatives import Known
+from .sequences import Events, Sequences, group_events
+from .towers import TowerShape
+from .two_tower_model import join_features
+
+if TYPE_CHECKING:
+    from .two_tower import TwoTower
+
+__all__ = ["Work", "prepare"]
+
+
+@dataclass(frozen=True)
+class Work:
+    """The events and items of a fit.
+
+    Attributes:
+        sequences: Users' positive events.
+        learned_P: Which of them are learned from.
+        held_P: Which are held out to watch the loss; none where a validation task is given.
+        catalogue: What is known of the items by the learned events.
+        known: Users' learned positives.
+        shape: Of the towers.
+        text: Length of the text vectors that are read.
+        image: Length of the image vectors that are read.
+        fingerprint: Of the given vectors: a fit that resumes must meet the same.
+    """
+
+    sequences: Sequences
+    learned_P: np.ndarray
+    held_P: np.ndarray
+    catalogue: Catalogue
+    known: Known
+    shape: TowerShape
+    text: int
+    image: int
+    fingerprint: str
+
+
+def prepare(
+    settings: TwoTower,
+    train: Events,
+    run: Run,
+    *,
+    text_IE: np.ndarray | None,
+    image_IE: np.ndarray | None,
+    profile_UP: np.ndarray | None,
+    watches_loss: bool,
+) -> Work:
+    """Bring events and vectors into the form that training reads.
+
+    Args:
+        settings: Of the fit.
+        train: Events in time order.
+        run: Names the device.
+        text_IE: Text vectors of all items.
+        image_IE: Image vectors of all items.
+        profile_UP: Attributes of all users.
+        watches_loss: Whether the newest events may be held out.
+
+    Raises:
+        UsageError: When vectors do not fit the catalogue, or the items would have none.
+        DataError: When they are not finite.
+    """
+    text = text_IE if settings.use_text else None
+    image = image_IE if settings.use_images else None
+    features = join_features(text, image)
+    _check_rows("text and image vectors", features, "items", train.n_items)
+    _check_rows("profile", profile_UP, "users", train.n_users)
+    if profile_UP is not None and not np.isfinite(profile_UP).all():
+        raise DataError("profile values must be finite; some are not. Fill the gaps with 0.")
+    if features is None and not settings.use_ids:
+        raise UsageError(
+            "two-tower items need ids, text vectors or image vectors, got none. Set use_ids, or "
+            "give text_IE."
+        )
+    sequences = group_events(train)
+    learned_P, cut = _learned(sequences, settings, watches_loss)
+    seen_N = np.asarray(train.time_N) < cut if cut is not None else slice(None)
+    known_I = np.zeros(train.n_items, dtype=bool)
+    known_I[np.asarray(train.item_N)[seen_N]] = True
+    held_P = ~learned_P & known_I[sequences.items_P]
+    counts_I = item_counts(sequences.items_P[learned_P], train.n_items)
+    catalogue = Catalogue(
+        None if features is None else torch.from_numpy(features),
+        torch.from_numpy(known_I),
+        torch.from_numpy(counts_I),
+        None if profile_UP is None else torch.from_numpy(np.asarray(profile_UP, dtype=np.float32)),
+    )
+    known = Known(
+        torch.from_numpy(sequences.users_P[learned_P]),
+        torch.from_numpy(sequences.items_P[learned_P]),
+        train.n_items,
+    )
+    return Work(
+        sequences, learned_P, held_P, catalogue.to(pick_device(run.device)), known,
+        _shape(settings, train.n_items, features, profile_UP),
+        0 if text is None else text.shape[1],
+        0 if image is None else image.shape[1],
+        fingerprint(features, profile_UP, known_I),
+    )  # fmt: skip
+
+
+def _learned(
+    sequences: Sequences, settings: TwoTower, watches_loss: bool
+) -> tuple[np.ndarray, int | None]:
+    """Which events are learned from, and the time from which on they are held out."""
+    everything = np.ones(len(sequences), dtype=bool)
+    if not watches_loss or settings.keep == "last" or len(sequences) < 2:
+        return everything, None
+    place = min(len(sequences) - 1, int((1.0 - settings.held_out) * len(sequences)))
+    cut = int(np.partition(sequences.times_P, place)[place])
+    learned_P = sequences.times_P < cut
+    if not learned_P.any():
+        raise UsageError(
+            "every event has the same time, so none can be held out. Set keep=last, or give a "
+            "validation task."
+        )
+    return learned_P, cut
+
+
+def _shape(
+    settings: TwoTower, n_items: int, features: np.ndarray | None, profile: np.ndarray | None
+) -> TowerShape:
+    return TowerShape(
+        items=n_items if settings.use_ids else 0,
+        features=0 if features is None else features.shape[1],
+        profile=0 if profile is None else profile.shape[1],
+        width=settings.width, layers=settings.layers, heads=settings.heads,
+        history=settings.history, dropout=settings.dropout,
+        feature_dropout=settings.feature_dropout, id_dropout=settings.id_dropout,
+        hidden=settings.hidden,
+    )  # fmt: skip
+
+
+def _check_rows(who: str, given: np.ndarray | None, of: str, rows: int) -> None:
+    if given is not None and (given.ndim != 2 or len(given) != rows):
+        raise UsageError(
+            f"{who} must have one row for each of the {rows} {of}, got an array of shape "
+            f"{given.shape}."
+        )
