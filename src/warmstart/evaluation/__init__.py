@@ -4,7 +4,7 @@ from .fairness import FairnessGap, fairness
 from .forgetting import Forgetting, check_budget, measure_forgetting
 from .metrics import METRICS, Metric, measure, metric_names
 from .paired import Paired, compare_arms
-from .ranking import Ranks, Recommender, rank_targets
+from .ranking import KS, Ranks, Recommender, rank_targets
 from .ranking_metrics import RANKING_METRICS, ranking_metric
 from .ranking_queries import (
     Events,
@@ -35,6 +35,7 @@ from .scores import (
 )
 
 __all__ = [
+    "KS",
     "METRICS",
     "RANKING_METRICS",
     "ClassScore",

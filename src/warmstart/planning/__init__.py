@@ -6,6 +6,8 @@ from .compare import run_comparison, timed
 from .counting import Counting, Memory, count_training, lora_parameters, memory
 from .meter import Prices
 from .outcome import arm_json, conclude
+from .recommending import Contender, Contest, ContestTask, Entry, parse_contenders, run_contest
+from .recommending_verdict import judge_contest
 from .shot_results import shots_json
 from .shots import SHOTS, ShotTask, parse_shots, run_shots, serve
 from .task import ArmResult, Comparison, Embedding, Task, elapsed_clock
@@ -18,9 +20,13 @@ __all__ = [
     "ArmFacts",
     "ArmResult",
     "Comparison",
+    "Contender",
+    "Contest",
+    "ContestTask",
     "Counting",
     "Distance",
     "Embedding",
+    "Entry",
     "Memory",
     "Pair",
     "Plan",
@@ -38,13 +44,16 @@ __all__ = [
     "embedding_estimate",
     "fit_input_size",
     "judge",
+    "judge_contest",
     "lora_parameters",
     "memory",
     "parse_arms",
+    "parse_contenders",
     "parse_duration",
     "parse_shots",
     "plan_by_tree",
     "run_comparison",
+    "run_contest",
     "run_shots",
     "serve",
     "shots_json",

@@ -8,6 +8,8 @@ from .card import model_card
 from .curves import interpolation_curve, rate_sweeps
 from .html import render_report, write_report
 from .plots import forest, learning_curves, reliability, shot_curve
+from .ranking import ranking_markdown, ranking_rows, ranking_view
+from .ranking_html import render_ranking_report, write_ranking_report
 from .shots import shots_markdown, shots_view
 from .terminal import (
     ComparisonTable,
@@ -30,14 +32,19 @@ __all__ = [
     "learning_curves",
     "model_card",
     "plan_view",
+    "ranking_markdown",
+    "ranking_rows",
+    "ranking_view",
     "rate_sweeps",
     "rates_view",
     "reliability",
+    "render_ranking_report",
     "render_report",
     "scores_view",
     "shot_curve",
     "shots_markdown",
     "shots_view",
     "verdict_view",
+    "write_ranking_report",
     "write_report",
 ]

@@ -6,8 +6,6 @@ All texts pass through Jinja2's escaping; the plots alone are trusted markup, ma
 
 from __future__ import annotations
 
-from datetime import datetime
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +14,7 @@ from warmstart.evaluation import METRICS
 
 from . import curves, plots, shots, view
 from . import format as fmt
+from .pages import machine_facts, page, trusted, when
 from .view import Json
 
 __all__ = ["render_report", "write_report"]
@@ -43,21 +42,7 @@ def render_report(results: Json) -> str:
     Args:
         results: The content of results.json; missing parts leave their place empty.
     """
-    from jinja2 import DictLoader, Environment, StrictUndefined
-
-    folder = files(__package__) / "templates"
-    sources = {
-        name: (folder / name).read_text(encoding="utf-8")
-        for name in ("report.html.j2", "report.css")
-    }
-    environment = Environment(
-        loader=DictLoader(sources),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    return environment.get_template("report.html.j2").render(**_context(results))
+    return page("report.html.j2", _context(results))
 
 
 def _context(results: Json) -> dict[str, Any]:
@@ -68,7 +53,7 @@ def _context(results: Json) -> dict[str, Any]:
     return {
         "verb": _verb(results),
         "title": fmt.clean(Path(str(data.get("source") or "comparison")).name or "comparison"),
-        "when": _when(results.get("created")),
+        "when": when(results.get("created")),
         "version": fmt.clean(results.get("warmstart") or ""),
         "summary": _summary(results),
         "sentences": [fmt.clean(text) for text in verdict.get("sentences") or []],
@@ -82,7 +67,7 @@ def _context(results: Json) -> dict[str, Any]:
         "columns": [column for column in columns if column[0] != "share"],
         "rows": rows,
         "notices": view.notices(results),
-        "forest": _markup(
+        "forest": trusted(
             plots.forest(view.scored_rows(results, primary), primary, best=verdict.get("best"))
         ),
         "pairs": view.pair_rows(results),
@@ -98,27 +83,10 @@ def _context(results: Json) -> dict[str, Any]:
         ],
         "backbone": _backbone(results.get("backbone") or {}),
         "settings": _settings(results),
-        "machine": _machine(results.get("machine") or {}),
+        "machine": machine_facts(results.get("machine") or {}),
         "command": view.command(results),
         "glossary": _glossary(results),
     }
-
-
-def _markup(svg: str | None) -> Any:
-    """Trusted markup: drawn by `plots`, whose texts are escaped."""
-    from markupsafe import Markup
-
-    return None if svg is None else Markup(svg)
-
-
-def _when(created: object) -> str:
-    try:
-        moment = datetime.fromisoformat(str(created))
-    except ValueError:
-        return ""
-    return f"{moment.day} {moment:%B %Y, %H:%M}" + (
-        " UTC" if moment.utcoffset() is not None else ""
-    )
 
 
 def _verb(results: Json) -> str:
@@ -152,7 +120,7 @@ def _shots(results: Json) -> dict[str, Any] | None:
     primary = view.primary_of(results)
     found = results["shots"]
     svg = plots.shot_curve(found.get("arms") or [], primary, found.get("k") or [])
-    return {**table, "curve": _markup(svg)}
+    return {**table, "curve": trusted(svg)}
 
 
 def _curves(results: Json) -> list[dict[str, Any]]:
@@ -163,13 +131,13 @@ def _curves(results: Json) -> list[dict[str, Any]]:
             label = fmt.clean(arm.get("label") or arm.get("name"))
             seeds = len([run for run in arm["history"] if run])
             words = f"{seeds} seeds, one line each" if seeds > 1 else "one seed"
-            found.append({"label": label, "words": words, "svg": _markup(svg)})
+            found.append({"label": label, "words": words, "svg": trusted(svg)})
         points = (arm.get("chosen") or {}).get(WISE_CURVE) or []
         path = curves.interpolation_curve(points, name=f"wise{number}")
         if path is not None:
             label = fmt.clean(arm.get("label") or arm.get("name"))
             words = "from the untouched to the tuned weights"
-            found.append({"label": label, "words": words, "svg": _markup(path)})
+            found.append({"label": label, "words": words, "svg": trusted(path)})
     return found
 
 
@@ -188,7 +156,7 @@ def _best(results: Json) -> dict[str, Any] | None:
         "confused": view.confused_pairs(scores) if len(classes) > view.CONFUSION_CLASSES else [],
         "classes": classes,
         "many": len(classes) > view.CONFUSION_CLASSES,
-        "reliability": _markup(plots.reliability(scores.get("reliability") or [])),
+        "reliability": trusted(plots.reliability(scores.get("reliability") or [])),
     }
 
 
@@ -335,18 +303,6 @@ def _settings(results: Json) -> list[dict[str, Any]]:
             label = fmt.clean(arm.get("label") or arm.get("name"))
             found.append({"label": label, "pairs": pairs, "rates": rates})
     return found
-
-
-def _machine(machine: Json) -> list[tuple[str, str]]:
-    pairs = [
-        (key.replace("_gib", " (GiB)").replace("_", " ").capitalize(), view.plain(value))
-        for key, value in machine.items()
-        if not isinstance(value, dict)
-    ]
-    versions = machine.get("versions")
-    if isinstance(versions, dict):
-        pairs += [(fmt.clean(name), view.plain(value)) for name, value in versions.items()]
-    return pairs
 
 
 def _shot_glossary(results: Json) -> list[tuple[str, str]]:

@@ -24,7 +24,7 @@ class TowerShape(Config):
         features: Length F of the given item vectors (text and image side by side); 0 without.
         profile: Length P of a user's attributes; 0 without.
         width: Length D of item and user vectors.
-        layers: Blocks of the user tower.
+        layers: Blocks of the user tower; 0 for the mean of the history under a projection.
         heads: Attention heads of a block.
         history: Events that the user tower looks back on.
         dropout: Of the user tower, while training.
@@ -151,13 +151,22 @@ class UserTower(nn.Module):
         start_BD = self.start.expand(count, -1)
         if self.profile is not None and profile_BP is not None:
             start_BD = start_BD + self.profile(profile_BP)
-        scaled_BTD = self.input(vectors_BTD) * math.sqrt(self.shape.width)
-        states_BSD = torch.cat([start_BD[:, None], scaled_BTD], dim=1)
-        states_BSD = self.drop(states_BSD + self.places[: states_BSD.shape[1]])
+        if not self.shape.layers:
+            states_BSD = torch.cat([start_BD[:, None], _running_mean(vectors_BTD)], dim=1)
+        else:
+            scaled_BTD = self.input(vectors_BTD) * math.sqrt(self.shape.width)
+            states_BSD = torch.cat([start_BD[:, None], scaled_BTD], dim=1)
+            states_BSD = self.drop(states_BSD + self.places[: states_BSD.shape[1]])
         for block in self.blocks:
             states_BSD = block(states_BSD)
         asked_ND = self.norm(states_BSD[row_N, place_N])
         return functional.normalize(self.output(asked_ND).float(), dim=-1)
+
+
+def _running_mean(vectors_BTD: Tensor) -> Tensor:
+    """The mean of each row's vectors up to each place."""
+    counts_T1 = torch.arange(1, vectors_BTD.shape[1] + 1, device=vectors_BTD.device)[:, None]
+    return vectors_BTD.cumsum(dim=1) / counts_T1
 
 
 class _Block(nn.Module):

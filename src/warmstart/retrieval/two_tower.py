@@ -60,7 +60,7 @@ class TwoTower(Config):
 
     Attributes:
         width: Length D of the vectors.
-        layers: Blocks of the user tower.
+        layers: Blocks of the user tower; 0 for the mean of the history under a projection.
         heads: Attention heads of a block.
         history: Events that the user tower looks back on.
         dropout: Of the user tower.
@@ -114,9 +114,10 @@ class TwoTower(Config):
 
     model_config = ConfigDict(allow_inf_nan=False)
     name: ClassVar[str] = "two-tower"
+    title: ClassVar[str] = "Two towers"
 
     width: PositiveInt = 128
-    layers: PositiveInt = 2
+    layers: int = Field(2, ge=0)
     heads: PositiveInt = 2
     history: PositiveInt = 50
     dropout: float = Field(0.2, ge=0, lt=1)
@@ -273,7 +274,10 @@ class TwoTower(Config):
         )  # fmt: skip
         loader = RowLoader(rows, self.batch_size, streams=streams)
         loader.fingerprint = fingerprint(
-            loader.fingerprint, rows.fingerprint, work.fingerprint, self.model_dump_json(exclude={"popularity"})
+            loader.fingerprint,
+            rows.fingerprint,
+            work.fingerprint,
+            self.model_dump_json(exclude={"popularity"}),
         )
         towers = modules["towers"]
         assert isinstance(towers, Towers)

@@ -19,6 +19,8 @@ from .folders import refuse_own_input
 from .info import info
 from .plan import plan
 from .rates import check_plot_path, rates, write_rates
+from .recommending import Recommendation, RetrievalRun, open_retrieval, recommend
+from .retrieval import RETRIEVAL_ARMS, compare_interactions, fit_interactions
 from .runs import FinishedRun, open_run
 from .seen import write_seen
 from .shots import DEFAULT_SHOT_ARMS, compare_shots
@@ -26,26 +28,33 @@ from .shots import DEFAULT_SHOT_ARMS, compare_shots
 __all__ = [
     "DEFAULT_ARMS",
     "DEFAULT_SHOT_ARMS",
+    "RETRIEVAL_ARMS",
     "Evaluation",
     "FinishedRun",
     "Predictions",
+    "Recommendation",
+    "RetrievalRun",
     "backbone",
     "check_features_path",
     "check_plot_path",
     "check_predictions_path",
     "compare",
+    "compare_interactions",
     "compare_shots",
     "embed",
     "episodes",
     "evaluate",
     "fit",
+    "fit_interactions",
     "info",
+    "open_retrieval",
     "open_run",
     "parse_episodes",
     "plan",
     "predict",
     "rates",
     "read",
+    "recommend",
     "refuse_own_input",
     "sample",
     "write_features",

@@ -7,7 +7,7 @@ import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from filelock import FileLock, Timeout
 
@@ -44,7 +44,11 @@ def default_folder(verb: str, source: object, settings: Mapping[str, Any]) -> Pa
 
 @contextmanager
 def run_folder(
-    final: Path, settings: Mapping[str, Any], *, replace: bool = False
+    final: Path,
+    settings: Mapping[str, Any],
+    *,
+    replace: bool = False,
+    task_type: Literal["classify", "retrieve"] = "classify",
 ) -> Iterator[Path]:
     """Yield the folder to work in; it takes its final name when the context ends well.
 
@@ -55,6 +59,7 @@ def run_folder(
         settings: What decides the result; a partial run of other settings is not continued.
         replace: Whether a finished run of that name may be replaced and an unfinished one of
             other settings discarded.
+        task_type: What the manifest says of it.
 
     Raises:
         RunError: When the name is taken, or another process is writing there.
@@ -90,7 +95,7 @@ def run_folder(
             partial.mkdir()
             write_json(partial / SETTINGS_FILE, settings)
         yield partial
-        finish_folder(partial, final, replace=replace, task_type="classify")
+        finish_folder(partial, final, replace=replace, task_type=task_type)
     finally:
         lock.release()
 

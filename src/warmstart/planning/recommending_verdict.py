@@ -1,0 +1,134 @@
+"""What a contest of recommenders leads to, in words."""
+
+from __future__ import annotations
+
+from warmstart.evaluation import RankedPair
+
+from .recommending import Contest, ContestTask, Entry
+from .verdict import Verdict, points
+
+__all__ = ["judge_contest"]
+
+
+def judge_contest(contest: Contest, task: ContestTask) -> Verdict:
+    """Put the numbers into a verdict.
+
+    Args:
+        contest: The outcome.
+        task: What was asked.
+    """
+    best = contest.best
+    if best is None:
+        text = "No arm ended within the budget, so there is no verdict. Raise --budget."
+        return Verdict(
+            best=None, cheapest_within=None, negative_transfer=(), below_control=(),
+            sentences=(text,), next=("Run again with a larger --budget.",),
+        )  # fmt: skip
+    lifts = {a: pair for a, _, pair in contest.lifts}
+    sentences = [_headline(best, task), *_against(contest, task, lifts)]
+    sentences += _cold(contest)
+    below = tuple({"arm": a, "control": b} for a, b, pair in contest.lifts if pair.winner == "b")
+    negative = _below_scratch(contest, task)
+    for name in negative:
+        sentences.append(f"Negative transfer: {name} is significantly below ids alone.")
+    cut = [entry.contender.title for entry in contest.entries if entry.status == "cut"]
+    if cut:
+        sentences.append(f"Cut by the budget, so not judged: {', '.join(cut)}.")
+    return Verdict(
+        best=best.name, cheapest_within=None, negative_transfer=negative, below_control=below,
+        sentences=tuple(sentences), next=tuple(_next(contest, cut, lifts)),
+    )  # fmt: skip
+
+
+def _headline(best: Entry, task: ContestTask) -> str:
+    score = best.scores["next_item"].metrics[task.primary]
+    within = ""
+    if score.low is not None and score.high is not None:
+        within = f" (95 % interval {points(score.low)} to {points(score.high)})"
+    return (
+        f"{best.contender.title} is best on the validation events and reaches {task.primary} "
+        f"{points(score.value)} % on the test questions{within}."
+    )
+
+
+def _against(contest: Contest, task: ContestTask, lifts: dict[str, RankedPair]) -> list[str]:
+    """The kept model beside the best tuned baseline."""
+    kept, baseline = contest.kept, contest.baseline
+    if baseline is None:
+        return ["No baseline was run, so there is nothing to say of what the model is worth."]
+    if kept is None or kept.name not in lifts:
+        return []
+    pair = lifts[kept.name]
+    shown = (
+        f"{points(pair.difference)} points of {task.primary} ({points(pair.low)} to "
+        f"{points(pair.high)})"
+    )
+    who, other = kept.contender.title, baseline.contender.title
+    if pair.winner == "a":
+        return [f"{who} beats {other}, the best baseline, by {shown}, clearly."]
+    if pair.winner == "b":
+        return [
+            f"{who} is below {other}, the best baseline: {shown}. The baseline is the better "
+            "choice for users and items that it knows."
+        ]
+    return [f"{who} cannot be told apart from {other}, the best baseline: {shown}."]
+
+
+def _cold(contest: Contest) -> list[str]:
+    """What becomes of items that training has never seen."""
+    kept, baseline = contest.kept, contest.baseline
+    if kept is None:
+        return []
+
+    def rate(entry: Entry) -> tuple[float, int] | None:
+        scores = entry.scores["next_item"]
+        found = scores.slices.get("item", {}).get("cold", {}).get(scores.primary)
+        return None if found is None else (found.value, found.n)
+
+    ours = rate(kept)
+    if ours is None:
+        return []
+    text = (
+        f"Of {ours[1]:,} questions whose answer is an item that training never saw, "
+        f"{kept.contender.title} finds {points(ours[0])} %"
+    )
+    theirs = None if baseline is None else rate(baseline)
+    if theirs is not None and baseline is not None:
+        text += f", {baseline.contender.title} {points(theirs[0])} %"
+    return [f"{text}."]
+
+
+def _below_scratch(contest: Contest, task: ContestTask) -> tuple[str, ...]:
+    """Arms with pretrained text that are significantly below ids alone."""
+    from warmstart.evaluation import compare_recommenders
+
+    scratch = next(
+        (one for one in contest.entries if one.judged and one.name.split(":")[0] == "scratch"), None
+    )
+    if scratch is None:
+        return ()
+    found = []
+    for entry in contest.entries:
+        same = entry.name.split(":")[0] in ("scratch", "zero-shot")
+        if not entry.judged or entry.contender.role != "arm" or same:
+            continue
+        pair = compare_recommenders(
+            entry.ranks["next_item"], scratch.ranks["next_item"], task.next_item, task.primary
+        )
+        if pair.winner == "b":
+            found.append(entry.name)
+    return tuple(found)
+
+
+def _next(contest: Contest, cut: list[str], lifts: dict[str, RankedPair]) -> list[str]:
+    steps = []
+    if cut:
+        steps.append(f"Give more time: --budget limited {', '.join(cut)}.")
+    kept = contest.kept
+    if kept is None:
+        steps.append("Train a model that can be served: --strategies two-tower.")
+        return steps
+    if kept.name in lifts and lifts[kept.name].winner != "a":
+        steps.append("Before serving the model, see whether the baseline does: it costs less.")
+    steps.append("Index its items with `warmstart index RUN`, then answer with `warmstart serve`.")
+    return steps

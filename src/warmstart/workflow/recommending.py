@@ -1,0 +1,247 @@
+"""A finished retrieval run as a value, and `recommend`: what a user or a history gets."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from warmstart.core import (
+    Config,
+    DataError,
+    RunError,
+    UsageError,
+    nearest,
+    read_json,
+    verify_manifest,
+)
+from warmstart.evaluation import Queries
+from warmstart.retrieval import TwoTowerModel
+
+from .folders import partial_of
+
+__all__ = ["Recommendation", "RetrievalRun", "open_retrieval", "recommend"]
+
+_MOST = 1000
+
+
+class Recommendation(Config):
+    """One item of an answer.
+
+    Attributes:
+        item: Its id.
+        score: Cosine of user and item.
+        title: Its title, if it has one.
+        tags: Its tags.
+    """
+
+    item: str
+    score: float
+    title: str | None = None
+    tags: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, eq=False)
+class RetrievalRun:
+    """A retrieval run folder that was read back.
+
+    Attributes:
+        folder: Where it lies.
+        device: Where the model is put.
+    """
+
+    folder: Path
+    device: str = "auto"
+
+    @cached_property
+    def results(self) -> dict[str, Any]:
+        """results.json."""
+        values: dict[str, Any] = read_json(self.folder / "results.json")
+        return values
+
+    @property
+    def verdict(self) -> dict[str, Any]:
+        """What was best, and what it is worth."""
+        values: dict[str, Any] = self.results["verdict"]
+        return values
+
+    @property
+    def best(self) -> str | None:
+        """The arm that is best on validation."""
+        name: str | None = self.verdict["best"]
+        return name
+
+    @property
+    def report(self) -> Path:
+        """The page to open."""
+        return self.folder / "report.html"
+
+    @cached_property
+    def model(self) -> TwoTowerModel:
+        """The kept towers, loaded on first use.
+
+        Raises:
+            RunError: When no track with towers ended.
+        """
+        if not (self.folder / "model").is_dir():
+            raise RunError(
+                f"{self.folder} kept no model: no arm with towers ended. Fit one: warmstart fit "
+                "DATA --strategy two-tower."
+            )
+        return TwoTowerModel.load(self.folder / "model", device=self.device)
+
+    @cached_property
+    def items(self) -> pl.DataFrame:
+        """The catalogue, in the order of item codes."""
+        return pl.read_parquet(self.folder / "items.parquet")
+
+    @cached_property
+    def events(self) -> pl.DataFrame:
+        """Positive events as codes of user and item with their time, in time order."""
+        return pl.read_parquet(self.folder / "events.parquet")
+
+    @cached_property
+    def user_codes(self) -> dict[str, int]:
+        """User id to code."""
+        names = pl.read_parquet(self.folder / "users.parquet")["user_id"].to_list()
+        return {name: code for code, name in enumerate(names)}
+
+    @cached_property
+    def item_codes(self) -> dict[str, int]:
+        """Item id to code."""
+        return {name: code for code, name in enumerate(self.items["item_id"].to_list())}
+
+    def history(self, user: str) -> list[str]:
+        """A known user's items, oldest first.
+
+        Raises:
+            DataError: For a user that the data do not have, with the nearest.
+        """
+        code = self.user_codes.get(user)
+        if code is None:
+            raise DataError(f"{self.folder} knows no user {user!r}." + _few(user, self.user_codes))
+        codes = self.events.filter(pl.col("user") == code)["item"]
+        names = self.items["item_id"]
+        return [names[int(place)] for place in codes]
+
+    def recommend(
+        self,
+        *,
+        user: str | None = None,
+        history: Sequence[str] | None = None,
+        k: int = 10,
+        exclude: Sequence[str] = (),
+        tag: str | None = None,
+    ) -> list[Recommendation]:
+        """What a known user, or anybody with this history, should see next.
+
+        Items of the history are left out.
+
+        Args:
+            user: A user of the data; goes with no history.
+            history: Item ids, oldest first; may be empty for somebody new.
+            k: How many, 1 to 1,000.
+            exclude: Further items to leave out.
+            tag: Only items with this tag.
+
+        Raises:
+            UsageError: For both or neither of user and history, or a k outside its range.
+            DataError: For an unknown user or item.
+        """
+        if (user is None) == (history is None):
+            raise UsageError("recommend wants either a user or a history, and not both.")
+        if not 1 <= k <= _MOST:
+            raise UsageError(f"k must be 1 to {_MOST}, got {k}.")
+        past = self.history(user) if user is not None else list(history or ())
+        codes = [self._code(name) for name in past]
+        known = self.user_codes[user] if user is not None else -1
+        queries = Queries.of([codes], users=[known])
+        scores_I = np.asarray(self.model.scores(queries).cpu(), dtype=np.float64)[0].copy()
+        scores_I[[*codes, *(self._code(name) for name in exclude)]] = -np.inf
+        if tag is not None:
+            scores_I[~self._tagged(tag)] = -np.inf
+        order = np.argsort(-scores_I, kind="stable")[:k]
+        return [self._answer(int(code), scores_I) for code in order if np.isfinite(scores_I[code])]
+
+    def _answer(self, code: int, scores_I: np.ndarray) -> Recommendation:
+        row = self.items.row(code, named=True)
+        return Recommendation(
+            item=str(row["item_id"]), score=float(scores_I[code]), title=row.get("title"),
+            tags=tuple(row.get("tags") or ()),
+        )  # fmt: skip
+
+    def _code(self, item: str) -> int:
+        code = self.item_codes.get(item)
+        if code is None:
+            raise DataError(f"{self.folder} knows no item {item!r}." + _few(item, self.item_codes))
+        return code
+
+    def _tagged(self, tag: str) -> np.ndarray:
+        found: np.ndarray = self.items["tags"].list.contains(tag).fill_null(False).to_numpy()
+        if not found.any():
+            every = {name for row in self.items["tags"].to_list() for name in row or ()}
+            raise DataError(f"No item has the tag {tag!r}." + nearest(tag, sorted(every)[:200]))
+        return found
+
+    def __repr__(self) -> str:
+        return f"RetrievalRun({str(self.folder)!r}, best={self.best})"
+
+
+def _few(name: str, known: dict[str, int]) -> str:
+    """The nearest of a catalogue that may be too long to search."""
+    return nearest(name, list(known)) if len(known) <= 200 else f" It knows {len(known):,}."
+
+
+def open_retrieval(folder: str | Path, *, device: str = "auto") -> RetrievalRun:
+    """Read a retrieval run after checking every file against its manifest.
+
+    Args:
+        folder: The run's folder.
+        device: Where its model is put on first use.
+
+    Raises:
+        RunError: When it is unfinished, damaged, or no retrieval run.
+    """
+    folder = Path(folder)
+    partial = partial_of(folder)
+    if not folder.exists() and partial.exists():
+        raise RunError(f"{folder} is unfinished ({partial}): repeat its command to go on.")
+    if not folder.is_dir():
+        raise RunError(f"{folder} does not exist. Name a run folder, such as runs/fit-ml.")
+    manifest = verify_manifest(folder)
+    if manifest.get("task_type") != "retrieve":
+        raise RunError(
+            f"{folder} is a run that classifies. recommend, index and serve take a run that was "
+            "fitted on interactions."
+        )
+    return RetrievalRun(folder, device)
+
+
+def recommend(
+    run: RetrievalRun | str | Path,
+    *,
+    user: str | None = None,
+    history: Sequence[str] | None = None,
+    k: int = 10,
+    exclude: Sequence[str] = (),
+    tag: str | None = None,
+    device: str = "auto",
+) -> list[Recommendation]:
+    """What a known user, or anybody with this history, should see next.
+
+    Args:
+        run: A retrieval run or its folder.
+        user: See `RetrievalRun.recommend`.
+        history: See `RetrievalRun.recommend`.
+        k: See `RetrievalRun.recommend`.
+        exclude: See `RetrievalRun.recommend`.
+        tag: See `RetrievalRun.recommend`.
+        device: Where the model is put.
+    """
+    opened = run if isinstance(run, RetrievalRun) else open_retrieval(run, device=device)
+    return opened.recommend(user=user, history=history, k=k, exclude=exclude, tag=tag)

@@ -1,0 +1,414 @@
+"""`compare` and `fit` on interactions: from a folder of events to a run that recommends."""
+
+from __future__ import annotations
+
+import datetime
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from warmstart._version import __version__
+from warmstart.backbones import Backbone
+from warmstart.core import (
+    FORMAT_VERSION,
+    UsageError,
+    describe_machine,
+    fingerprint,
+    pick_device,
+    progress,
+    write_json,
+)
+from warmstart.data import (
+    Interactions,
+    TimeSplit,
+    from_inputs,
+    read_interactions,
+    test_events,
+    time_split,
+)
+from warmstart.evaluation import FairnessGap, fairness, item_labels, ranking_metric, user_labels
+from warmstart.planning import (
+    Contest,
+    ContestTask,
+    Entry,
+    elapsed_clock,
+    judge_contest,
+    parse_contenders,
+    parse_duration,
+    run_contest,
+)
+from warmstart.reporting import ranking_markdown, write_ranking_report
+from warmstart.retrieval import Content
+from warmstart.training import check_trackers
+
+from .folders import default_folder, run_folder
+from .prepare import as_backbone
+from .recommending import RetrievalRun, open_retrieval
+
+__all__ = ["RETRIEVAL_ARMS", "compare_interactions", "fit_interactions"]
+
+RETRIEVAL_ARMS = (
+    "zero-shot", "frozen", "user-tower", "two-tower", "scratch",
+    "random", "popularity", "recent-popularity", "item-knn", "ease", "als",
+)  # fmt: skip
+_CONTROLS = ("popularity", "recent-popularity", "item-knn", "ease")
+_GROUPS = 12
+_ATTRIBUTES = 6
+
+
+@dataclass(frozen=True)
+class _Material:
+    """What a run is made of."""
+
+    data: Interactions
+    split: TimeSplit
+    content: Content
+    backbone: Backbone | None
+    images: Backbone | None
+
+
+def compare_interactions(
+    data: str | Path,
+    *,
+    strategies: Sequence[str] | None = None,
+    backbone: Backbone | str | Path | None = None,
+    image_backbone: Backbone | str | Path | None = None,
+    budget: str | float = "15m",
+    metric: str | None = None,
+    seed: int = 0,
+    fractions: tuple[float, float, float] = (0.8, 0.1, 0.1),
+    test_from: str | int | None = None,
+    validation_from: str | int | None = None,
+    out: str | Path | None = None,
+    replace: bool = False,
+    device: str = "auto",
+    trackers: Sequence[str] = (),
+    allow_bin: bool = False,
+    command: str | None = None,
+    verb: str = "compare",
+    **reading: Any,
+) -> RetrievalRun:
+    """Try tracks and baselines on one cut in time, and say which was worth it.
+
+    Args:
+        data: Folder or file of interactions; see `data.read_interactions`.
+        strategies: Arms such as `two-tower`, `ease` or `item-knn:last=20`; all of them otherwise.
+        backbone: Text encoder for the items; the default for text otherwise.
+        image_backbone: Image encoder for items with a picture; without, pictures are not read.
+        budget: Time for everything: 15m, 1h, none.
+        metric: What decides; HR@100 otherwise.
+        seed: Root of every draw.
+        fractions: Shares of training, validation and test events.
+        test_from: First moment of the test instead of its share.
+        validation_from: The same for validation.
+        out: Folder for the run; `runs/compare-NAME` otherwise.
+        replace: Whether a run of that name may be replaced.
+        device: `auto`, `cpu`, `cuda`, `mps`.
+        trackers: Experiment trackers to report to.
+        allow_bin: Whether backbones may have pickled weights.
+        command: The command line, for the report.
+        verb: For the default folder.
+        **reading: Passed to `read_interactions`: user=, item=, time=, event=, positive=,
+            skip_bad=, limit_users=.
+
+    Returns:
+        The finished run.
+
+    Raises:
+        DataError: When the events cannot be read or divided.
+        UsageError: For settings that make no sense.
+    """
+    check_trackers(trackers)
+    if device != "auto":
+        pick_device(device)
+    contenders = parse_contenders(strategies or RETRIEVAL_ARMS)
+    primary = metric or "HR@100"
+    ranking_metric(primary, "metric")
+    started = time.monotonic()
+    seconds = float("inf") if str(budget) == "none" else parse_duration(budget)
+    interactions = read_interactions(data, **reading)
+    split = time_split(
+        interactions, fractions=fractions, test_from=test_from, validation_from=validation_from
+    )
+    text = as_backbone(backbone, "text", {"device": device}, allow_bin=allow_bin)
+    images = None
+    if image_backbone is not None:
+        images = as_backbone(image_backbone, "image", {"device": device}, allow_bin=allow_bin)
+    settings = _settings(interactions, split, contenders, text, images, seconds, primary, seed)
+    final = Path(out) if out else default_folder(verb, data, settings)
+    progress.note(
+        f"{len(split.train):,} training, {len(split.validation):,} validation and "
+        f"{len(interactions) - len(split.train) - len(split.validation):,} test events of "
+        f"{interactions.n_users:,} users with {interactions.n_items:,} items; backbone {text.name}."
+    )
+    for line in (*interactions.notes, *split.notes):
+        progress.note(line)
+    with (
+        run_folder(final, settings, replace=replace, task_type="retrieve") as folder,
+        elapsed_clock(folder, started) as begun,
+    ):
+        content = read_content(interactions, text, images)
+        material = _Material(interactions, split, content, text, images)
+        task = ContestTask(
+            split=split, test=test_events(interactions, split), content=content, folder=folder,
+            primary=primary, budget=seconds, started=begun, seed=seed, device=device,
+            trackers=tuple(trackers),
+        )  # fmt: skip
+        contest = run_contest(contenders, task)
+        gaps = _fairness(contest, task, material)
+        results = _results(contest, task, material, settings, gaps)
+        results["command"] = command or f"warmstart {verb} {data}"
+        _write(folder, results, contest, interactions, final.name)
+    return open_retrieval(final)
+
+
+def fit_interactions(
+    data: str | Path,
+    *,
+    strategy: str | None = None,
+    settings: Mapping[str, Any] | None = None,
+    controls: str = "cheap",
+    **options: Any,
+) -> RetrievalRun:
+    """Train one track, judge it against the baselines, and write a run that recommends.
+
+    Args:
+        data: Folder or file of interactions.
+        strategy: `two-tower` otherwise.
+        settings: Of the track.
+        controls: `cheap`: popularity, item-kNN and EASE; `full`: also ids alone; `none`.
+        **options: See `compare_interactions`.
+    """  # fmt: skip
+    name = strategy or "two-tower"
+    parts = [name, *(f"{key}={value}" for key, value in (settings or {}).items())]
+    if controls not in ("cheap", "full", "none"):
+        raise UsageError(f"controls must be cheap, full or none, got {controls!r}.")
+    arms = [":".join(parts)]
+    if controls != "none":
+        arms += _CONTROLS
+    if controls == "full" and name != "scratch":
+        arms.append("scratch")
+    return compare_interactions(data, strategies=arms, verb="fit", **options)
+
+
+def read_content(data: Interactions, text: Backbone | None, images: Backbone | None) -> Content:
+    """Vectors of the items' texts and pictures, through the feature cache, and their tags."""
+    return Content(
+        item_ids=data.item_ids,
+        text_IE=_text_vectors(data, text) if text is not None else None,
+        image_IE=_image_vectors(data, images) if images is not None else None,
+        tags=_tags(data),
+    )
+
+
+def _text_vectors(data: Interactions, backbone: Backbone) -> np.ndarray | None:
+    """Vectors (I, E); None where no item has a text, zeros for those without."""
+    texts = data.items["text"].to_list()
+    told = [place for place, text in enumerate(texts) if text and text.strip()]
+    if not told:
+        progress.note("No item has a title or any other text: tracks that read texts are left out.")
+        return None
+    rows = from_inputs([texts[place] for place in told], "text")
+    found = backbone.features(rows).vectors_ND
+    vectors_IE = np.zeros((data.n_items, found.shape[1]), dtype=np.float32)
+    vectors_IE[told] = found
+    if len(told) < len(texts):
+        progress.note(f"{len(texts) - len(told):,} of {len(texts):,} items have no text.")
+    return vectors_IE
+
+
+def _image_vectors(data: Interactions, backbone: Backbone) -> np.ndarray | None:
+    """Vectors (I, G); None where no item has a picture, zeros for those without."""
+    paths = data.items["image"].to_list()
+    folder = data.folder or Path()
+    told = [place for place, path in enumerate(paths) if path]
+    if not told:
+        progress.note("No item has a picture: image_backbone is not used.")
+        return None
+    rows = from_inputs([str(folder / paths[place]) for place in told], "image")
+    found = backbone.features(rows).vectors_ND
+    vectors_IG = np.zeros((data.n_items, found.shape[1]), dtype=np.float32)
+    vectors_IG[told] = found
+    return vectors_IG
+
+
+def _tags(data: Interactions) -> list[list[str]] | None:
+    tags = [list(found or ()) for found in data.items["tags"].to_list()]
+    return tags if any(tags) else None
+
+
+def _settings(
+    data: Interactions, split: TimeSplit, contenders: Sequence[Any], text: Backbone,
+    images: Backbone | None, seconds: float, primary: str, seed: int,
+) -> dict[str, Any]:  # fmt: skip
+    """What decides the result; a partial run is continued only under the same settings."""
+    values = {
+        "arms": {one.name: one.settings.model_dump(mode="json") for one in contenders},
+        "budget_seconds": None if seconds == float("inf") else seconds,
+        "metric": primary,
+        "seed": seed,
+        "cuts": [split.validation_cut, split.test_cut],
+        "backbone": text.fingerprint,
+        "image_backbone": None if images is None else images.fingerprint,
+        "data": data.fingerprint,
+    }
+    return values | {"fingerprint": fingerprint(values)}
+
+
+def _fairness(
+    contest: Contest, task: ContestTask, material: _Material
+) -> list[tuple[str, FairnessGap]]:
+    """Gaps of the kept model by attributes of users and by tags of items."""
+    entry = contest.kept or contest.best
+    if entry is None:
+        return []
+    ranks, questions = entry.ranks["next_item"], task.next_item
+    found = []
+    for name, values in _attributes(material.data):
+        gap = fairness(ranks, questions, user_labels(questions, values), task.primary)
+        found.append((name, gap))
+    tags = material.content.tags
+    if tags is not None:
+        counts: dict[str, int] = {}
+        for item in questions.targets.items:
+            for tag in tags[item]:
+                counts[tag] = counts.get(tag, 0) + 1
+        common = set(sorted(counts, key=lambda tag: -counts[tag])[:_GROUPS])
+        values = [tuple(tag for tag in row if tag in common) or None for row in tags]
+        labels = item_labels(questions, values)
+        found.append(("tag", fairness(ranks, questions, labels, task.primary)))
+    return found
+
+
+def _attributes(data: Interactions) -> list[tuple[str, list[object]]]:
+    """User attributes with few values; numbers are cut into quarters."""
+    if data.users is None:
+        return []
+    found: list[tuple[str, list[object]]] = []
+    for name in data.users.columns:
+        if name == "user_id":
+            continue
+        column = data.users[name]
+        if column.dtype.is_numeric() and column.n_unique() > _GROUPS:
+            edges = np.unique(np.nanquantile(column.drop_nulls().to_numpy(), [0.25, 0.5, 0.75]))
+            values = [None if v is None else _quarter(float(v), edges) for v in column.to_list()]
+        elif column.n_unique() <= 2 * _GROUPS:
+            values = [None if v is None else str(v) for v in column.to_list()]
+        else:
+            continue
+        found.append((name, list(values)))
+        if len(found) == _ATTRIBUTES:
+            break
+    return found
+
+
+def _quarter(value: float, edges: np.ndarray) -> str:
+    place = int(np.searchsorted(edges, value, side="right"))
+    if place == 0:
+        return f"under {edges[0]:g}"
+    if place == len(edges):
+        return f"{edges[-1]:g} and over"
+    return f"{edges[place - 1]:g} to {edges[place]:g}"
+
+
+def _results(
+    contest: Contest, task: ContestTask, material: _Material, settings: Mapping[str, Any],
+    gaps: Sequence[tuple[str, FairnessGap]],
+) -> dict[str, Any]:  # fmt: skip
+    """The whole run as JSON values; reports and tables are drawn from this alone."""
+    data, split = material.data, task.split
+    card = None if material.backbone is None else material.backbone.card.model_dump(mode="json")
+    return {
+        "format_version": FORMAT_VERSION,
+        "task_type": "retrieve",
+        "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "warmstart": __version__,
+        "machine": describe_machine(),
+        "data": {
+            "source": data.source,
+            "name": Path(data.source).name or data.source,
+            "events": len(data),
+            "users": data.n_users,
+            "items": data.n_items,
+            "skipped": data.n_skipped,
+            "notes": [*data.notes, *split.notes],
+            "split": {
+                "training events": len(split.train),
+                "validation events": len(split.validation),
+                "test events": len(task.test),
+                "test questions": len(task.next_item),
+                "left out": dict(task.next_item.left_out),
+                **{f"cold {what}": _cold(split.audit, what) for what in ("users", "items")},
+            },
+            "audit": dict(split.audit),
+            "fingerprint": data.fingerprint,
+        },
+        "backbone": card,
+        "settings": dict(settings) | {"primary": task.primary},
+        "arms": [_arm(entry) for entry in contest.entries],
+        "lifts": [
+            {"a": a, "b": b, "significant": pair.significant, **pair.model_dump(mode="json")}
+            for a, b, pair in contest.lifts
+        ],
+        "fairness": [{"by": name, **gap.model_dump(mode="json")} for name, gap in gaps],
+        "verdict": judge_contest(contest, task).model_dump(mode="json"),
+        "kept": contest.kept.name if contest.kept else None,
+    }
+
+
+def _cold(audit: Mapping[str, Any], what: str) -> Any:
+    return (audit.get("test") or {}).get(f"cold_{what}")
+
+
+def _arm(entry: Entry) -> dict[str, Any]:
+    values: dict[str, Any] = {
+        "name": entry.name,
+        "label": entry.contender.title,
+        "role": entry.contender.role,
+        "status": entry.status,
+        "reason": entry.reason,
+        "settings": entry.settings,
+        "tried": entry.tried,
+        "seconds": entry.seconds,
+        "trainable_parameters": entry.trainable,
+        "history": [entry.history] if entry.history else [],
+        "notes": entry.notes,
+    }
+    for kind, scores in entry.scores.items():
+        values[kind] = {"test": scores.model_dump(mode="json")}
+    if entry.validation:
+        values.setdefault("next_item", {})["validation"] = entry.validation
+    return values
+
+
+def _write(
+    folder: Path, results: Mapping[str, Any], contest: Contest, data: Interactions, name: str
+) -> None:
+    """Everything that a finished folder holds."""
+    for kind in ("next_item", "all_future"):
+        tables = []
+        for entry in contest.entries:
+            if kind in entry.ranks:
+                columns = entry.ranks[kind].columns()
+                tables.append(pl.DataFrame(columns).with_columns(pl.lit(entry.name).alias("arm")))
+        if tables:
+            pl.concat(tables).write_parquet(folder / f"ranks_{kind}.parquet")
+    data.items.write_parquet(folder / "items.parquet")
+    positive_N = data.positive_N
+    pl.DataFrame(
+        {
+            "user": data.user_N[positive_N], "item": data.item_N[positive_N],
+            "time": data.time_N[positive_N],
+        }
+    ).write_parquet(folder / "events.parquet")  # fmt: skip
+    pl.DataFrame({"user_id": list(data.user_ids)}).write_parquet(folder / "users.parquet")
+    if contest.kept is not None:
+        contest.kept.recommender.save(folder / "model")  # type: ignore[union-attr]
+    write_json(folder / "results.json", results)
+    write_ranking_report(results, folder / "report.html")
+    (folder / "README.md").write_text(ranking_markdown(results, name=name), encoding="utf-8")
