@@ -19,7 +19,7 @@ from warmstart.data.interaction_layouts import Layout, find_layout
 from warmstart.data.interaction_positives import positives
 from warmstart.data.interaction_rejects import RowFaults
 from warmstart.data.interaction_tables import IdTable, bare_items, item_table, user_table
-from warmstart.data.interactions import Interactions
+from warmstart.data.interactions import Interactions, occurring
 from warmstart.data.limit import rank, rank_key
 from warmstart.data.rejects import Rejects
 
@@ -136,7 +136,7 @@ def _check_some(events: Events, faults: RowFaults, file: str) -> None:
     if not len(events):
         raise DataError(f"{file} has no usable rows{left}.")
     for meaning, ids in (("user", events.user_ids), ("item", events.item_ids)):
-        codes = np.unique(events.columns[meaning])
+        codes = np.flatnonzero(occurring(events.columns[meaning], len(ids)))
         if len(codes) < 2:
             raise DataError(
                 f"{file}: every event is of the {meaning} {ids[codes[0]]!r}{left}. Two {meaning}s "
@@ -146,7 +146,7 @@ def _check_some(events: Events, faults: RowFaults, file: str) -> None:
 
 def _limit(events: Events, limit: int, seed: int, notes: list[str]) -> None:
     """Keep the events of at most `limit` users; a function of the seed and the users' ids."""
-    present = np.unique(events.columns["user"])
+    present = _users_present(events)
     if len(present) <= limit:
         return
     key = rank_key(seed, "limit-users")
@@ -160,16 +160,20 @@ def _limit(events: Events, limit: int, seed: int, notes: list[str]) -> None:
         f"{limit:,} of {len(present):,} users are used (limit_users={limit}), with {len(events):,} "
         f"of {total:,} events."
     )
-    if len(np.unique(events.columns["item"])) < 2:
+    if occurring(events.columns["item"], len(events.item_ids)).sum() < 2:
         raise DataError(f"limit_users={limit} leaves events of one item only. Raise it.")
+
+
+def _users_present(events: Events) -> npt.NDArray[np.int64]:
+    """Codes of users that have events, in order of first sight."""
+    return np.flatnonzero(occurring(events.columns["user"], len(events.user_ids)))
 
 
 def _only(users: IdTable | None, events: Events) -> IdTable | None:
     """The users that have events."""
     if users is None:
         return None
-    present = np.unique(events.columns["user"])
-    ids = [events.user_ids[code] for code in present]
+    ids = [events.user_ids[code] for code in _users_present(events)]
     return IdTable(users.frame.filter(users.frame["user_id"].is_in(ids)), users.notes)
 
 
@@ -188,13 +192,13 @@ def _assemble(
     columns = events.columns
     user_ids, user_N, user_frame = _number_users(events, users, notes)
     if items is None:
-        present = np.unique(columns["item"])
+        present = np.flatnonzero(occurring(columns["item"], len(events.item_ids)))
         item_ids = [events.item_ids[code] for code in present]
         item_N = np.searchsorted(present, columns["item"]).astype(np.int32)
         item_frame = bare_items(item_ids)
     else:
         item_ids, item_N, item_frame = events.item_ids, columns["item"], items.frame
-        unused = len(item_ids) - len(np.unique(item_N))
+        unused = len(item_ids) - int(occurring(item_N, len(item_ids)).sum())
         if unused:
             notes.append(f"{unused:,} of {len(item_ids):,} items have no event.")
     event_N = columns.get("event")
@@ -238,7 +242,7 @@ def _number_users(
     events: Events, users: IdTable | None, notes: list[str]
 ) -> tuple[list[str], npt.NDArray[np.int32], pl.DataFrame | None]:
     """Users of the table first, in its order; then others in the order of their first event."""
-    present = np.unique(events.columns["user"])
+    present = _users_present(events)
     ids: list[str] = [] if users is None else users.frame["user_id"].to_list()
     place = {text: i for i, text in enumerate(ids)}
     known = len(ids)

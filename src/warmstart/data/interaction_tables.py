@@ -90,13 +90,8 @@ def item_table(table: Table, rejects: Rejects, folder: Path, said: str | None) -
     read = {n: s for n, s in further.items() if _is_text(n, s)}
     cells["text"] = _texts(cells, read)
     notes += [how] * bool(how) + about_images + [_about_text(found, list(read), list(further))]
-    frame = pl.DataFrame(
-        {**cells, **further},
-        schema_overrides={
-            **dict.fromkeys(("item_id", "title", "description", "image", "text"), pl.String),
-            "tags": pl.List(pl.String),
-        },
-    ).select(*ITEM_COLUMNS, *further)
+    columns = {name: _column(name, values) for name, values in cells.items()}
+    frame = pl.DataFrame({**columns, **further}).select(*ITEM_COLUMNS, *further)
     return IdTable(frame, tuple(notes))
 
 
@@ -175,7 +170,7 @@ def _typed(name: str, values: list[Any]) -> pl.Series:
     if any(isinstance(value, list | tuple) for value in values):
         lists = [[str(v) for v in value] if isinstance(value, list | tuple) else [] if value is None
                  else [str(value)] for value in values]  # fmt: skip
-        return pl.Series(name, lists, dtype=pl.List(pl.String))
+        return _lists(name, lists)
     texts = [_cell(value) for value in values]
     texts = [None if text is None or text.lower() in MISSING else text for text in texts]
     known = [text for text in texts if text is not None]
@@ -187,6 +182,19 @@ def _typed(name: str, values: list[Any]) -> pl.Series:
         if all(number is None or math.isfinite(number) for number in numbers):
             return pl.Series(name, numbers, dtype=pl.Float64)
     return pl.Series(name, texts, dtype=pl.String)
+
+
+def _column(name: str, values: list[Any]) -> pl.Series:
+    """One of our own columns: texts, or the lists of tags."""
+    return _lists(name, values) if name == "tags" else pl.Series(name, values, dtype=pl.String)
+
+
+def _lists(name: str, values: Sequence[Sequence[str]]) -> pl.Series:
+    """Lists of texts, by Arrow: polars looks at every list anew."""
+    import pyarrow as pa
+
+    array = pa.array(values, type=pa.large_list(pa.large_string()))
+    return pl.Series(name, pl.from_arrow(array), dtype=pl.List(pl.String))
 
 
 def _cell(value: Any) -> str | None:
@@ -326,8 +334,15 @@ def _texts(cells: dict[str, list[Any]], read: dict[str, pl.Series]) -> list[str]
                 text = f"{value:g}" if isinstance(value, float) else str(value)
                 parts.append(f"{label}: {text.replace('|', ', ')}")
         parts.append(cells["description"][i] or "")
-        texts.append(". ".join(part.rstrip(" .") for part in parts if part.rstrip(" .")))
+        texts.append(_sentences(parts))
     return texts
+
+
+def _sentences(parts: Sequence[str]) -> str:
+    """The parts one after another, each closed by a full stop where it has no mark of its own."""
+    filled = [part.rstrip(" .") for part in parts if part.rstrip(" .")]
+    closed = [part if part.endswith(("!", "?", "…")) else f"{part}." for part in filled]
+    return " ".join(closed).removesuffix(".")
 
 
 def _about_text(found: dict[str, str | None], read: list[str], further: list[str]) -> str:

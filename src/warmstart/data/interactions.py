@@ -15,7 +15,7 @@ import polars as pl
 from warmstart.core.fingerprint import fingerprint
 from warmstart.data.dataset import Skipped
 
-__all__ = ["EVENT_ARRAYS", "Histories", "Interactions"]
+__all__ = ["EVENT_ARRAYS", "Histories", "Interactions", "occurring"]
 
 EVENT_ARRAYS = (
     "user_N", "item_N", "time_N", "weight_N", "rating_N", "event_N", "positive_N",
@@ -167,7 +167,9 @@ class Interactions:
             if where_N.shape != (len(self),):
                 raise IndexError(f"a mask of shape {where_N.shape} over {len(self)} events")
         else:
-            where_N = np.unique(where_N.astype(np.int64))
+            where_N = where_N.astype(np.int64)
+            if len(where_N) and not (np.diff(where_N) > 0).all():
+                where_N = np.unique(where_N)
             if len(where_N) and not (where_N[0] >= 0 and where_N[-1] < len(self)):
                 raise IndexError(f"events {where_N[0]} to {where_N[-1]} of {len(self)}")
         chosen: dict[str, Any] = {
@@ -189,3 +191,10 @@ class Interactions:
         """The image file of every item, None where it has none."""
         root = self.folder or Path()
         return [None if image is None else root / image for image in self.items["image"].to_list()]
+
+
+def occurring(codes_N: npt.NDArray[np.integer[Any]], total: int) -> npt.NDArray[np.bool_]:
+    """Whether each code from 0 to `total` - 1 occurs: (total,)."""
+    found = np.zeros(total, dtype=bool)
+    found[codes_N] = True
+    return found

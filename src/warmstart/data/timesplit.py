@@ -9,12 +9,13 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import polars as pl
 
 from warmstart.core.errors import DataError, UsageError
 from warmstart.core.progress import note
 from warmstart.core.rng import Streams
 from warmstart.data.interaction_times import moment, say_time
-from warmstart.data.interactions import EVENT_ARRAYS, Interactions
+from warmstart.data.interactions import EVENT_ARRAYS, Interactions, occurring
 
 __all__ = ["FRACTIONS", "TimeSplit", "test_events", "time_split"]
 
@@ -205,13 +206,13 @@ def _cut(times_N: IntArray, share: float, *, least: int) -> int:
     """
     if not len(times_N):
         return 0
-    times, starts = np.unique(times_N, return_index=True)
-    if len(times) <= least:
-        return int(times[-1])
+    starts = np.flatnonzero(np.concatenate(([True], times_N[1:] != times_N[:-1])))
+    if len(starts) <= least:
+        return int(times_N[-1])
     after = len(times_N) - starts[least:]
     off = np.abs(after - share * len(times_N))
     best = len(off) - 1 - int(np.argmin(off[::-1]))
-    return int(times[least + best])
+    return int(times_N[starts[least + best]])
 
 
 def _empty(data: Interactions, part: str, validation_cut: int, test_cut: int) -> str:
@@ -274,8 +275,8 @@ def _audit(data: Interactions, rows: Sequence[IntArray]) -> dict[str, Any]:
     counts: dict[str, Any] = {
         name: {
             "events": len(part_N),
-            "users": len(np.unique(data.user_N[part_N])),
-            "items": len(np.unique(data.item_N[part_N])),
+            "users": int(occurring(data.user_N[part_N], data.n_users).sum()),
+            "items": int(occurring(data.item_N[part_N], data.n_items).sum()),
             "first": int(data.time_N[part_N].min()),
             "last": int(data.time_N[part_N].max()),
         }
@@ -289,10 +290,9 @@ def _audit(data: Interactions, rows: Sequence[IntArray]) -> dict[str, Any]:
             ("user", data.user_N, data.n_users),
             ("item", data.item_N, data.n_items),
         ):
-            known = np.zeros(total, dtype=bool)
-            known[codes_N[past]] = True
+            known = occurring(codes_N[past], total)
             cold_N = codes_N[now][~known[codes_N[now]]]
-            counts[_PARTS[i]][f"cold_{what}s"] = len(np.unique(cold_N))
+            counts[_PARTS[i]][f"cold_{what}s"] = int(occurring(cold_N, total).sum())
             counts[_PARTS[i]][f"cold_{what}_events"] = len(cold_N)
         counts[_PARTS[i]]["seen_share"] = float(seen_N[now].mean())
         latest = data.time_N[past].max()
@@ -304,9 +304,7 @@ def _audit(data: Interactions, rows: Sequence[IntArray]) -> dict[str, Any]:
 def _seen_before(data: Interactions) -> npt.NDArray[np.bool_]:
     """Whether the user has had the item in an earlier event."""
     pair_N = data.user_N.astype(np.int64) * data.n_items + data.item_N
-    seen_N = np.ones(len(data), dtype=bool)
-    seen_N[np.unique(pair_N, return_index=True)[1]] = False
-    return seen_N
+    return ~pl.Series(pair_N).is_first_distinct().to_numpy()
 
 
 def _sentences(audit: Mapping[str, Any]) -> list[str]:
