@@ -25,6 +25,7 @@ if TYPE_CHECKING:
         predict,
         rates,
         read,
+        recommend,
         sample,
     )
 
@@ -41,6 +42,7 @@ __all__ = [
     "predict",
     "rates",
     "read",
+    "recommend",
     "sample",
 ]
 

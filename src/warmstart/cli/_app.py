@@ -22,6 +22,7 @@ from .info import info
 from .plan import plan
 from .predict import predict
 from .rates import rates
+from .recommend import recommend
 from .sample import sample
 
 __all__ = ["app", "main"]
@@ -71,7 +72,7 @@ def _telling(command: Callable[..., None]) -> Callable[..., None]:
     return run
 
 
-_COMMANDS = (plan, fit, compare, predict, evaluate, embed, info, rates, sample)
+_COMMANDS = (plan, fit, compare, predict, evaluate, embed, info, rates, recommend, sample)
 for _command in _COMMANDS:
     _class = CompareCommand if _command is compare else None
     app.command(_command.__name__, cls=_class)(_telling(_command))

@@ -17,23 +17,33 @@ __all__ = [
     "Backbone",
     "Data",
     "Device",
+    "EventColumn",
     "Group",
+    "ImageBackbone",
     "ImageColumn",
     "ImageSize",
+    "ItemColumn",
     "Json",
     "LabelColumn",
     "LabelNames",
     "Limit",
+    "LimitUsers",
     "MaxLength",
     "Metric",
     "Out",
+    "Positive",
     "Replace",
     "RunFolder",
     "SkipBad",
     "SplitColumn",
+    "TestFrom",
     "TextColumn",
+    "TimeColumn",
     "Tracker",
+    "UserColumn",
+    "ValidationFrom",
     "command_line",
+    "interactions",
     "parse_settings",
     "reading",
 ]
@@ -44,13 +54,14 @@ STRATEGIES = (
 )  # strategies.SPECTRUM, which is not imported before a command runs; a test holds them equal
 
 _READ, _SIZE, _RUN = "Reading the data", "Backbone and input size", "The run"
+_EVENTS = "Interactions (users, items, times)"
 
 Data = Annotated[
     str,
     typer.Argument(
         metavar="DATA",
         help="A table (CSV, TSV, JSONL, Parquet), a folder of images by class, a folder with "
-        "train and test, or a hub id.",
+        "train and test, a hub id; or a folder of interactions (users, items, times).",
         show_default=False,
     ),
 ]
@@ -145,6 +156,54 @@ Tracker = Annotated[
     ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON on standard output.")]
+
+
+def _events(flag: str, words: str) -> Any:
+    return typer.Option(flag, help=words, rich_help_panel=_EVENTS)
+
+
+UserColumn = Annotated[str | None, _events("--user", "Column of users.")]
+ItemColumn = Annotated[str | None, _events("--item", "Column of items.")]
+TimeColumn = Annotated[str | None, _events("--time", "Column of times.")]
+EventColumn = Annotated[str | None, _events("--event", "Column that says what happened.")]
+Positive = Annotated[
+    list[str] | None,
+    _events("--positive", "Which events count: a kind (complete) or 'rating>=4'; may be repeated."),
+]
+LimitUsers = Annotated[
+    int | None,
+    typer.Option(
+        "--limit-users", min=2, help="At most so many users, with all of their events.",
+        rich_help_panel=_EVENTS,
+    ),
+]  # fmt: skip
+TestFrom = Annotated[
+    str | None, _events("--test-from", "Date on which the test begins; the newest 10 % otherwise.")
+]
+ValidationFrom = Annotated[
+    str | None, _events("--validation-from", "The same for validation, which comes before it.")
+]
+ImageBackbone = Annotated[
+    str | None, _events("--image-backbone", "Encoder for pictures of the items.")
+]
+
+
+def interactions(
+    user: str | None,
+    item: str | None,
+    time: str | None,
+    event: str | None,
+    positive: list[str] | None,
+    limit_users: int | None,
+    test_from: str | None,
+    validation_from: str | None,
+) -> dict[str, Any]:
+    """Options for interactions, as the verbs take them; what was not given is left out."""
+    given = {
+        "user": user, "item": item, "time": time, "event": event, "positive": positive or None,
+        "limit_users": limit_users, "test_from": test_from, "validation_from": validation_from,
+    }  # fmt: skip
+    return {name: value for name, value in given.items() if value is not None}
 
 
 def reading(

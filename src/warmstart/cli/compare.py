@@ -58,6 +58,15 @@ def compare(
     group: o.Group = None,
     label_names: o.LabelNames = None,
     skip_bad: o.SkipBad = False,
+    user: o.UserColumn = None,
+    item: o.ItemColumn = None,
+    time: o.TimeColumn = None,
+    event: o.EventColumn = None,
+    positive: o.Positive = None,
+    limit_users: o.LimitUsers = None,
+    test_from: o.TestFrom = None,
+    validation_from: o.ValidationFrom = None,
+    image_backbone: o.ImageBackbone = None,
     metric: o.Metric = None,
     out: o.Out = None,
     replace: o.Replace = False,
@@ -91,7 +100,8 @@ def compare(
     """Try ways of adapting on one split, and say which was worth it.
 
     Runs zero-shot, a linear probe, fine-tuning and training from scratch, with a cheap control
-    beside them, on the same rows; then prints the table, the verdict and where the report is.
+    beside them, on the same rows; then prints the table, the verdict and where the report is. On
+    interactions: tracks from frozen encoders to two towers against tuned baselines, one time cut.
     Interrupted, it goes on when the command is repeated.
 
     Examples:
@@ -102,6 +112,8 @@ def compare(
       warmstart compare photos/ --backbone facebook/dinov2-small --image-size 96
 
       warmstart compare reviews.csv --shots 1,4,16 --draws 5
+
+      warmstart compare ml-100k/ --strategies two-tower,ease,popularity --out runs/films
     """
     from warmstart.planning import Prices
     from warmstart.reporting import audit_view, comparison_view
@@ -133,11 +145,15 @@ def compare(
         command=o.command_line(),
         show_audit=None if json else lambda found: answer(audit_view(found.to_dict())),
         **o.reading(text, label, image, split_column, label_names, skip_bad),
+        **o.interactions(
+            user, item, time, event, positive, limit_users, test_from, validation_from
+        ),
+        **({} if image_backbone is None else {"image_backbone": image_backbone}),
     )
     if json:
         print_json({"folder": str(run.folder), **run.results})
         return
     answer(comparison_view(run.results))
-    if run.best:
+    if (run.folder / "model").is_dir():
         answer(f"Model:  {run.folder / 'model'}")
     answer(f"Report: {run.report.resolve()}")

@@ -54,6 +54,15 @@ def fit(
     group: o.Group = None,
     label_names: o.LabelNames = None,
     skip_bad: o.SkipBad = False,
+    user: o.UserColumn = None,
+    item: o.ItemColumn = None,
+    time: o.TimeColumn = None,
+    event: o.EventColumn = None,
+    positive: o.Positive = None,
+    limit_users: o.LimitUsers = None,
+    test_from: o.TestFrom = None,
+    validation_from: o.ValidationFrom = None,
+    image_backbone: o.ImageBackbone = None,
     metric: o.Metric = None,
     out: o.Out = None,
     replace: o.Replace = False,
@@ -74,6 +83,8 @@ def fit(
       warmstart fit new.csv --strategy finetune --retain old.csv --max-forgetting 2
 
       warmstart predict runs/reviews new.csv
+
+      warmstart fit ml-100k/ --out runs/films
     """
     from warmstart.reporting import audit_view, comparison_view, scores_view
     from warmstart.workflow import fit as verb
@@ -101,9 +112,18 @@ def fit(
         command=o.command_line(),
         show_audit=None if json else lambda found: answer(audit_view(found.to_dict())),
         **o.reading(text, label, image, split_column, label_names, skip_bad),
+        **o.interactions(
+            user, item, time, event, positive, limit_users, test_from, validation_from
+        ),
+        **({} if image_backbone is None else {"image_backbone": image_backbone}),
     )
     if json:
         print_json({"folder": str(run.folder), **run.results})
+        return
+    if run.results["task_type"] == "retrieve":
+        answer(comparison_view(run.results))
+        answer(f"Model:  {run.folder / 'model'}")
+        answer(f"Report: {run.report.resolve()}")
         return
     if len(run.results["arms"]) > 1:
         answer(comparison_view(run.results))

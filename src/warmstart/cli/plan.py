@@ -31,6 +31,14 @@ def plan(
     group: o.Group = None,
     label_names: o.LabelNames = None,
     skip_bad: o.SkipBad = False,
+    user: o.UserColumn = None,
+    item: o.ItemColumn = None,
+    time: o.TimeColumn = None,
+    event: o.EventColumn = None,
+    positive: o.Positive = None,
+    limit_users: o.LimitUsers = None,
+    test_from: o.TestFrom = None,
+    validation_from: o.ValidationFrom = None,
     json: o.Json = False,
 ) -> None:
     """Say which strategy the data calls for, and which rule spoke.
@@ -45,6 +53,9 @@ def plan(
         data, backbone=backbone, allow_bin=allow_bin, distance=distance, budget=budget,
         limit=limit, group=group,
         **o.reading(text, label, image, split_column, label_names, skip_bad),
+        **o.interactions(
+            user, item, time, event, positive, limit_users, test_from, validation_from
+        ),
     )  # fmt: skip
     if json:
         print_json(found.model_dump(mode="json"))

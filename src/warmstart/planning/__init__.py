@@ -7,6 +7,7 @@ from .counting import Counting, Memory, count_training, lora_parameters, memory
 from .meter import Prices
 from .outcome import arm_json, conclude
 from .recommending import Contender, Contest, ContestTask, Entry, parse_contenders, run_contest
+from .recommending_plan import plan_interactions
 from .recommending_verdict import judge_contest
 from .shot_results import shots_json
 from .shots import SHOTS, ShotTask, parse_shots, run_shots, serve
@@ -52,6 +53,7 @@ __all__ = [
     "parse_duration",
     "parse_shots",
     "plan_by_tree",
+    "plan_interactions",
     "run_comparison",
     "run_contest",
     "run_shots",

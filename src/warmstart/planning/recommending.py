@@ -263,13 +263,13 @@ def run_contest(contenders: Sequence[Contender], task: ContestTask) -> Contest:
     baseline = _best([one for one in judged if one.contender.role == "control"], task)
     lifts = []
     if baseline is not None:
-        for one in judged:
-            if one.contender.role == "arm":
+        for entry in judged:
+            if entry.contender.role == "arm":
                 pair = compare_recommenders(
-                    one.ranks["next_item"], baseline.ranks["next_item"], task.next_item,
+                    entry.ranks["next_item"], baseline.ranks["next_item"], task.next_item,
                     task.primary, seed=task.seed,
                 )  # fmt: skip
-                lifts.append((one.name, baseline.name, pair))
+                lifts.append((entry.name, baseline.name, pair))
     return Contest(ordered, best, kept, baseline, lifts)
 
 

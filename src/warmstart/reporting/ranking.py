@@ -251,7 +251,7 @@ def _lifts(results: Json) -> list[RenderableType]:
 def _slices(results: Json) -> list[RenderableType]:
     best = (results.get("verdict") or {}).get("best")
     lifts = results.get("lifts") or []
-    wanted = [best, *(lift.get("b") for lift in lifts[:1])]
+    wanted = [results.get("kept"), best, *(lift.get("b") for lift in lifts[:1])]
     names = [view.label_of(results, name) for name in dict.fromkeys(wanted) if name]
     found = slice_rows(results, dash="-")
     if found is None or not names:

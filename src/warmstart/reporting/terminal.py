@@ -115,8 +115,12 @@ class ComparisonTable:
 def comparison_view(results: Json) -> RenderableType:
     """The whole of a comparison: table, notices, the best arm's paired differences, verdict.
 
-    Results of a k-shot table are shown as such.
+    Results of a k-shot table and of recommenders are shown as such.
     """
+    if results.get("task_type") == "retrieve":
+        from .ranking import ranking_view  # which ends in this module's verdict
+
+        return ranking_view(results)
     if results.get("shots"):
         from .shots import shots_view  # which ends in this module's verdict
 

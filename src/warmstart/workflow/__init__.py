@@ -19,9 +19,9 @@ from .folders import refuse_own_input
 from .info import info
 from .plan import plan
 from .rates import check_plot_path, rates, write_rates
-from .recommending import Recommendation, RetrievalRun, open_retrieval, recommend
+from .recommending import Recommendation, RetrievalRun, open_retrieval, open_run, recommend
 from .retrieval import RETRIEVAL_ARMS, compare_interactions, fit_interactions
-from .runs import FinishedRun, open_run
+from .runs import FinishedRun
 from .seen import write_seen
 from .shots import DEFAULT_SHOT_ARMS, compare_shots
 

@@ -13,7 +13,8 @@ from warmstart.evaluation import Scores, primary_metric, score
 from warmstart.models import Prediction
 
 from .prepare import as_dataset, refuse_reading
-from .runs import FinishedRun, open_run
+from .recommending import open_run
+from .runs import FinishedRun
 from .seen import count_seen
 
 __all__ = [

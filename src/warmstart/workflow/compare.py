@@ -19,6 +19,7 @@ from warmstart.strategies import Strategy
 
 from .course import ShowAudit, run_course, run_settings, with_all_named
 from .prepare import Source, prepare
+from .retrieval import compare_interactions, interaction_options, named_contenders
 from .runs import FinishedRun
 from .shots import compare_shots
 
@@ -87,9 +88,22 @@ def compare(
     Returns:
         The finished run.
 
+    On interactions (a folder or file with users, items and times) tracks and baselines are
+    compared under one cut in time instead, see `compare_interactions`.
+
     Raises:
         WarmstartError: With a sentence that says what to do.
     """
+    own = interaction_options(
+        data, reading, limit=limit, image_size=image_size, max_length=max_length, group=group,
+        shots=shots, keep_models=keep_models, prices=prices if prices != Prices() else None,
+    )  # fmt: skip
+    if own is not None:
+        return compare_interactions(
+            data, strategies=named_contenders(strategies), backbone=backbone, budget=budget,
+            metric=metric, out=out, replace=replace, device=device, trackers=trackers,
+            allow_bin=allow_bin, command=command, **own,
+        )  # fmt: skip
     if strategies is not None and not strategies:
         raise UsageError("strategies names no arm. Leave it out for the usual ones, or say all.")
     if shots is not None:

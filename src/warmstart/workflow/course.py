@@ -25,9 +25,10 @@ from warmstart.strategies import Strategy, names, strategy_class
 from .embedding import embed_all
 from .folders import default_folder, run_folder
 from .prepare import Prepared, settle_size
+from .recommending import open_run
 from .results import comparison_json, write_run
 from .retained import OldRows, measure_retained
-from .runs import FinishedRun, open_run
+from .runs import FinishedRun
 
 __all__ = [
     "ShowAudit",

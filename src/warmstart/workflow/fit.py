@@ -19,6 +19,7 @@ from warmstart.strategies import Strategy, make, speaking_names
 from .course import ShowAudit, check_seed, run_course, run_settings
 from .prepare import Prepared, Source, prepare
 from .retained import read_retained
+from .retrieval import fit_interactions, interaction_options
 from .runs import FinishedRun
 
 __all__ = ["CONTROLS", "Controls", "fit"]
@@ -85,8 +86,20 @@ def fit(
     Returns:
         The finished run; `run.predict([...])` answers at once.
     """
-    started = time.monotonic()
     check_seed(seed)
+    own = interaction_options(
+        data, reading, limit=limit, image_size=image_size, max_length=max_length, group=group,
+        shots=shots, retain=retain, max_forgetting=max_forgetting,
+    )  # fmt: skip
+    if own is not None:
+        if strategy is not None and not isinstance(strategy, str):
+            raise UsageError(f"a track for interactions is given by name, got {strategy!r}.")
+        return fit_interactions(
+            data, strategy=strategy, settings=settings, controls=controls, backbone=backbone,
+            seed=seed, metric=metric, out=out, replace=replace, device=device, trackers=trackers,
+            allow_bin=allow_bin, command=command, **own,
+        )  # fmt: skip
+    started = time.monotonic()
     prepared = prepare(
         data, backbone=backbone, limit=limit, image_size=image_size, max_length=max_length,
         device=device, group=group, shots=shots, allow_bin=allow_bin,

@@ -15,7 +15,7 @@ from warmstart.planning import count_training
 from warmstart.strategies import Strategy, make, names, strategy_class
 
 from .folders import partial_of
-from .runs import open_run
+from .recommending import open_run
 
 __all__ = ["info"]
 

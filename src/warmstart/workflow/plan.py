@@ -12,6 +12,7 @@ from warmstart.planning import Distance, Plan, parse_duration, plan_by_tree
 from warmstart.strategies import speaking_names
 
 from .prepare import Source, as_backbone, as_dataset
+from .retrieval import interaction_options, plan_for_interactions
 
 __all__ = ["plan"]
 
@@ -37,6 +38,9 @@ def plan(
         allow_bin: Whether the backbone that is named may have pickled weights.
         **reading: Passed to `read`; of these a Dataset takes limit= alone.
     """
+    own = interaction_options(data, reading, group=group, distance=None)
+    if own is not None:
+        return plan_for_interactions(data, **own)
     dataset = as_dataset(data, group=group, **reading)
     parts = split(dataset, group=group)
     speak = speaking_names(dataset.label_names)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -11,21 +11,14 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from warmstart.core import (
-    Config,
-    DataError,
-    RunError,
-    UsageError,
-    nearest,
-    read_json,
-    verify_manifest,
-)
+from warmstart.core import Config, DataError, RunError, UsageError, nearest
 from warmstart.evaluation import Queries
+from warmstart.models import Model
 from warmstart.retrieval import TwoTowerModel
 
-from .folders import partial_of
+from .runs import FinishedRun, check_run
 
-__all__ = ["Recommendation", "RetrievalRun", "open_retrieval", "recommend"]
+__all__ = ["Recommendation", "RetrievalRun", "open_retrieval", "open_run", "recommend"]
 
 _MOST = 1000
 
@@ -47,42 +40,23 @@ class Recommendation(Config):
 
 
 @dataclass(frozen=True, eq=False)
-class RetrievalRun:
-    """A retrieval run folder that was read back.
-
-    Attributes:
-        folder: Where it lies.
-        device: Where the model is put.
-    """
-
-    folder: Path
-    device: str = "auto"
+class RetrievalRun(FinishedRun):
+    """A retrieval run folder that was read back: it recommends instead of predicting."""
 
     @cached_property
-    def results(self) -> dict[str, Any]:
-        """results.json."""
-        values: dict[str, Any] = read_json(self.folder / "results.json")
-        return values
+    def model(self) -> Model:
+        """None of that kind.
 
-    @property
-    def verdict(self) -> dict[str, Any]:
-        """What was best, and what it is worth."""
-        values: dict[str, Any] = self.results["verdict"]
-        return values
-
-    @property
-    def best(self) -> str | None:
-        """The arm that is best on validation."""
-        name: str | None = self.verdict["best"]
-        return name
-
-    @property
-    def report(self) -> Path:
-        """The page to open."""
-        return self.folder / "report.html"
+        Raises:
+            RunError: Always.
+        """
+        raise RunError(
+            f"{self.folder} is a run on interactions, which does not classify. Ask it with "
+            "recommend."
+        )
 
     @cached_property
-    def model(self) -> TwoTowerModel:
+    def towers(self) -> TwoTowerModel:
         """The kept towers, loaded on first use.
 
         Raises:
@@ -161,7 +135,7 @@ class RetrievalRun:
         codes = [self._code(name) for name in past]
         known = self.user_codes[user] if user is not None else -1
         queries = Queries.of([codes], users=[known])
-        scores_I = np.asarray(self.model.scores(queries).cpu(), dtype=np.float64)[0].copy()
+        scores_I = np.asarray(self.towers.scores(queries).cpu(), dtype=np.float64)[0].copy()
         scores_I[[*codes, *(self._code(name) for name in exclude)]] = -np.inf
         if tag is not None:
             scores_I[~self._tagged(tag)] = -np.inf
@@ -207,19 +181,33 @@ def open_retrieval(folder: str | Path, *, device: str = "auto") -> RetrievalRun:
     Raises:
         RunError: When it is unfinished, damaged, or no retrieval run.
     """
-    folder = Path(folder)
-    partial = partial_of(folder)
-    if not folder.exists() and partial.exists():
-        raise RunError(f"{folder} is unfinished ({partial}): repeat its command to go on.")
-    if not folder.is_dir():
-        raise RunError(f"{folder} does not exist. Name a run folder, such as runs/fit-ml.")
-    manifest = verify_manifest(folder)
-    if manifest.get("task_type") != "retrieve":
+    found = open_run(folder, device=device)
+    if not isinstance(found, RetrievalRun):
         raise RunError(
             f"{folder} is a run that classifies. recommend, index and serve take a run that was "
             "fitted on interactions."
         )
-    return RetrievalRun(folder, device)
+    return found
+
+
+def open_run(
+    folder: str | Path, *, device: str = "auto", code: Mapping[str, Any] | None = None
+) -> FinishedRun:
+    """Read a run folder of either task after checking every file against its manifest.
+
+    Args:
+        folder: The run's folder.
+        device: Where its model is put on first use: `auto`, `cpu`, `cuda`, `mps`.
+        code: For a run on a network of your own: `module`, `processor` and `groups`, as
+            `backbone(module=...)` was given them.
+
+    Raises:
+        RunError: When it is unfinished, damaged, or no run at all.
+    """
+    path = Path(folder)
+    if check_run(path).get("task_type") == "retrieve":
+        return RetrievalRun(path, device)
+    return FinishedRun(path, device, dict(code or {}))
 
 
 def recommend(

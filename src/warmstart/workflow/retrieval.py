@@ -27,6 +27,7 @@ from warmstart.data import (
     Interactions,
     TimeSplit,
     from_inputs,
+    is_interactions,
     read_interactions,
     test_events,
     time_split,
@@ -36,10 +37,12 @@ from warmstart.planning import (
     Contest,
     ContestTask,
     Entry,
+    Plan,
     elapsed_clock,
     judge_contest,
     parse_contenders,
     parse_duration,
+    plan_interactions,
     run_contest,
 )
 from warmstart.reporting import ranking_markdown, write_ranking_report
@@ -47,18 +50,55 @@ from warmstart.retrieval import Content
 from warmstart.training import check_trackers
 
 from .folders import default_folder, run_folder
-from .prepare import as_backbone
+from .prepare import as_backbone, refuse_reading
 from .recommending import RetrievalRun, open_retrieval
 
-__all__ = ["RETRIEVAL_ARMS", "compare_interactions", "fit_interactions"]
+__all__ = [
+    "RETRIEVAL_ARMS",
+    "compare_interactions",
+    "fit_interactions",
+    "interaction_options",
+    "named_contenders",
+    "plan_for_interactions",
+]
 
 RETRIEVAL_ARMS = (
     "zero-shot", "frozen", "user-tower", "two-tower", "scratch",
     "random", "popularity", "recent-popularity", "item-knn", "ease", "als",
 )  # fmt: skip
 _CONTROLS = ("popularity", "recent-popularity", "item-knn", "ease")
+_READING = ("user", "item", "time", "event", "positive", "limit_users")
+_OWN = (*_READING, "test_from", "validation_from", "image_backbone")
 _GROUPS = 12
 _ATTRIBUTES = 6
+
+
+def interaction_options(
+    data: object, reading: dict[str, Any], **others: Any
+) -> dict[str, Any] | None:
+    """What the verbs for interactions take of the options given; None where data is none.
+
+    Args:
+        data: What the user named.
+        reading: Options for reading; those for interactions are taken out of it.
+        others: Further options, which cannot apply to interactions.
+
+    Raises:
+        UsageError: For options that belong to the other kind of data.
+    """
+    own = {name: reading.pop(name) for name in _OWN if name in reading}
+    given = {name: value for name, value in own.items() if value is not None}
+    if not is_interactions(data):
+        if given:
+            names = ", ".join(f"{name}=" for name in given)
+            raise UsageError(
+                f"{names} belong to interactions, and {data} does not look like any: a folder or "
+                "file with columns for user, item and time."
+            )
+        return None
+    skip_bad = {"skip_bad": reading.pop("skip_bad")} if "skip_bad" in reading else {}
+    refuse_reading({**reading, **others}, f"the interactions {data}")
+    return given | skip_bad
 
 
 @dataclass(frozen=True)
@@ -167,6 +207,25 @@ def compare_interactions(
     return open_retrieval(final)
 
 
+def named_contenders(strategies: Sequence[Any] | None) -> list[str] | None:
+    """The arms as they were named, with `all` written out; None for the usual ones.
+
+    Raises:
+        UsageError: For no arm at all, or what is no name.
+    """
+    if strategies is None:
+        return None
+    if not strategies:
+        raise UsageError("strategies names no arm. Leave it out for the usual ones, or say all.")
+    wrong = [one for one in strategies if not isinstance(one, str)]
+    if wrong:
+        raise UsageError(f"arms for interactions are given by name, got {wrong[0]!r}.")
+    if "all" not in strategies:
+        return list(strategies)
+    told = [one for one in strategies if one != "all"]
+    return [*told, *(name for name in RETRIEVAL_ARMS if name not in told)]
+
+
 def fit_interactions(
     data: str | Path,
     *,
@@ -194,6 +253,35 @@ def fit_interactions(
     if controls == "full" and name != "scratch":
         arms.append("scratch")
     return compare_interactions(data, strategies=arms, verb="fit", **options)
+
+
+def plan_for_interactions(data: str | Path, **reading: Any) -> Plan:
+    """Recommend a track for a folder of interactions.
+
+    Args:
+        data: Folder or file of interactions.
+        **reading: Passed to `read_interactions`, and test_from=, validation_from=.
+    """
+    cuts = {name: reading.pop(name, None) for name in ("test_from", "validation_from")}
+    reading.pop("image_backbone", None)
+    interactions = read_interactions(data, **reading)
+    split = time_split(interactions, **cuts)
+    options = [
+        part
+        for name, value in {**reading, **cuts}.items()
+        if value not in (None, False)
+        for part in _option(name, value)
+    ]
+    return plan_interactions(interactions, split, options=options)
+
+
+def _option(name: str, value: Any) -> list[str]:
+    flag = f"--{name.replace('_', '-')}"
+    if value is True:
+        return [flag]
+    if isinstance(value, list | tuple):
+        return [part for one in value for part in (flag, str(one))]
+    return [flag, str(value)]
 
 
 def read_content(data: Interactions, text: Backbone | None, images: Backbone | None) -> Content:

@@ -13,7 +13,7 @@ from warmstart.models import MODEL_FILE, Model, Prediction, load_model
 
 from .folders import partial_of
 
-__all__ = ["FinishedRun", "open_run"]
+__all__ = ["FinishedRun", "check_run"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,25 +93,18 @@ class FinishedRun:
         )
 
 
-def open_run(
-    folder: str | Path, *, device: str = "auto", code: Mapping[str, Any] | None = None
-) -> FinishedRun:
-    """Read a run folder after checking every file against its manifest.
+def check_run(folder: Path) -> dict[str, Any]:
+    """Check every file of a run folder against its manifest.
 
-    Args:
-        folder: The run's folder.
-        device: Where its model is put on first use: `auto`, `cpu`, `cuda`, `mps`.
-        code: For a run on a network of your own: `module`, `processor` and `groups`, as
-            `backbone(module=...)` was given them.
+    Returns:
+        The manifest.
 
     Raises:
         RunError: When it is unfinished, damaged, or no run at all.
     """
-    folder = Path(folder)
     partial = partial_of(folder)
     if not folder.exists() and partial.exists():
         raise RunError(f"{folder} is unfinished ({partial}): repeat its command to go on.")
     if not folder.is_dir():
         raise RunError(f"{folder} does not exist. Name a run folder, such as runs/fit-reviews.")
-    verify_manifest(folder)
-    return FinishedRun(folder, device, dict(code or {}))
+    return verify_manifest(folder)

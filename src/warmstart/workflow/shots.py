@@ -38,8 +38,9 @@ from .course import deciding_metric, refuse_problems, run_settings, with_all_nam
 from .embedding import embed_all
 from .folders import default_folder, run_folder
 from .prepare import Prepared, Source, prepare, settle_size
+from .recommending import open_run
 from .results import comparison_json
-from .runs import FinishedRun, open_run
+from .runs import FinishedRun
 
 __all__ = ["DEFAULT_SHOT_ARMS", "compare_shots"]
 
