@@ -30,7 +30,7 @@ SMALL: dict[str, Engine] = {
     "flat": Flat(),
     "hnsw": HNSW(neighbours=16, building=60, searching=200),
     "ivf-flat": IVFFlat(lists=16, probes=16),
-    "ivf-pq": IVFPQ(lists=16, probes=16, codes=8, refine=16),
+    "ivf-pq": IVFPQ(lists=16, probes=16, codes=4, refine=32),
 }
 
 

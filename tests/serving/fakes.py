@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -74,21 +74,21 @@ class Fake:
 
 
 @asynccontextmanager
-async def opened(made: FastAPI, **headers: str) -> AsyncIterator[httpx.AsyncClient]:
+async def opened(made: FastAPI, *, stays: bool = False) -> AsyncIterator[httpx.AsyncClient]:
     """A client of a running app, without a network."""
-    async with made.router.lifespan_context(made):
+    async with nullcontext() if stays else made.router.lifespan_context(made):
         transport = httpx.ASGITransport(app=made, raise_app_exceptions=False)
-        async with httpx.AsyncClient(
-            transport=transport, base_url="http://localhost", headers=headers
-        ) as client:
+        async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
             yield client
 
 
-def call(made: FastAPI, method: str, path: str, **arguments: Any) -> httpx.Response:
-    """One request."""
+def call(
+    made: FastAPI, method: str, path: str, *, stays: bool = False, **arguments: Any
+) -> httpx.Response:
+    """One request; an app that `stays` is not shut down after it."""
 
     async def one() -> httpx.Response:
-        async with opened(made) as client:
+        async with opened(made, stays=stays) as client:
             return await client.request(method, path, **arguments)
 
     return asyncio.run(one())
