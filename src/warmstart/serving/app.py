@@ -218,7 +218,7 @@ def _add_lookups(made: FastAPI, state: State) -> None:
         summary="Items by words of their title",
         responses={200: {"model": ItemsAnswer}, **refusals(429)},
     )
-    async def find_items(q: Text, limit: Count = 12) -> Response:  # type: ignore[valid-type]
+    async def find_items(q: Text, limit: Count = 12) -> Response:
         return await look(recommending.find_items, q, limit)
 
     @made.get(
@@ -226,7 +226,7 @@ def _add_lookups(made: FastAPI, state: State) -> None:
         summary="Known users by the beginning of their id",
         responses={200: {"model": UsersAnswer}, **refusals(429)},
     )
-    async def find_users(q: Text = "", limit: Count = 12) -> Response:  # type: ignore[valid-type]
+    async def find_users(q: Text = "", limit: Count = 12) -> Response:
         return await look(recommending.find_users, q, limit)
 
     @made.get(
@@ -234,7 +234,7 @@ def _add_lookups(made: FastAPI, state: State) -> None:
         summary="A known user's newest items",
         responses={200: {"model": UserAnswer}, **refusals(404, 429)},
     )
-    async def user(user_id: str, limit: Count = 50) -> Response:  # type: ignore[valid-type]
+    async def user(user_id: str, limit: Count = 50) -> Response:
         return await look(recommending.user_history, user_id, limit)
 
     @made.get(

@@ -150,7 +150,7 @@ def limited(model: type[_T], settings: Settings) -> type[_T]:
     item: Any = text | whole
     many: Any = list[item]
     fields: dict[str, Any] = {}
-    kinds = {
+    kinds: dict[str, tuple[Any, dict[str, Any]]] = {
         "k": (int, {"ge": 1, "le": settings.max_k}),
         "exclude": (many, {"max_length": settings.max_history}),
         "tags": (list[text], {"max_length": settings.max_tags}),

@@ -30,9 +30,10 @@ def recommend(snapshot: Snapshot, request: RecommendRequest, metrics: Metrics) -
             model can say nothing about the history.
     """
     user: ItemId | None = None
+    unknown: list[ItemId] = []
     if request.user is not None:
         user = _user(snapshot, request.user)
-        history, unknown = list(snapshot.service.histories[user]), []
+        history = list(snapshot.service.histories[user])
     else:
         history, unknown = _known(snapshot, request.history or [])
         if unknown and not history:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import faiss
 import numpy as np
@@ -40,7 +40,7 @@ class Engine(Config):
 
     kind: ClassVar[str]
     trained: ClassVar[bool] = False
-    _type: ClassVar[type[faiss.Index]]
+    _type: ClassVar[type[Any]]
 
     @classmethod
     def ladder(cls, rows: int, dimension: int) -> list[Engine]:
@@ -118,7 +118,7 @@ class Flat(Engine):
     """
 
     kind: ClassVar[str] = "flat"
-    _type = faiss.IndexFlat
+    _type: ClassVar[type[Any]] = faiss.IndexFlat
 
     @classmethod
     def _efforts(cls, rows: int, dimension: int) -> Iterator[Engine]:
@@ -130,7 +130,7 @@ class Flat(Engine):
     def _parameters(
         self, k: int, selector: faiss.IDSelector | None, effort: float
     ) -> faiss.SearchParameters | None:
-        return None if selector is None else faiss.SearchParameters(sel=selector)
+        return None if selector is None else _parameters("SearchParameters", sel=selector)
 
     def _bytes(self, rows: int, dimension: int) -> float:
         return 4 * rows * dimension
@@ -149,7 +149,7 @@ class HNSW(Engine):
     """
 
     kind: ClassVar[str] = "hnsw"
-    _type = faiss.IndexHNSWFlat
+    _type: ClassVar[type[Any]] = faiss.IndexHNSWFlat
     neighbours: int = Field(default=32, ge=2, le=512)
     building: int = Field(default=120, ge=1, le=4096)
     searching: int = Field(default=128, ge=1, le=65_536)
@@ -170,7 +170,7 @@ class HNSW(Engine):
         self, k: int, selector: faiss.IDSelector | None, effort: float
     ) -> faiss.SearchParameters | None:
         width = max(k, math.ceil(self.searching * effort))
-        return faiss.SearchParametersHNSW(efSearch=width, sel=selector)
+        return _parameters("SearchParametersHNSW", efSearch=width, sel=selector)
 
     def _bytes(self, rows: int, dimension: int) -> float:
         return rows * (4 * dimension + 4 * 2 * self.neighbours * 1.05 + 12)
@@ -188,7 +188,7 @@ class IVFFlat(Engine):
 
     kind: ClassVar[str] = "ivf-flat"
     trained: ClassVar[bool] = True
-    _type = faiss.IndexIVFFlat
+    _type: ClassVar[type[Any]] = faiss.IndexIVFFlat
     lists: int = Field(default=1024, ge=1, le=1_048_576)
     probes: int = Field(default=16, ge=1, le=1_048_576)
 
@@ -207,7 +207,7 @@ class IVFFlat(Engine):
         self, k: int, selector: faiss.IDSelector | None, effort: float
     ) -> faiss.SearchParameters | None:
         probes = min(self.lists, math.ceil(self.probes * effort))
-        return faiss.SearchParametersIVF(nprobe=probes, sel=selector)
+        return _parameters("SearchParametersIVF", nprobe=probes, sel=selector)
 
     def _bytes(self, rows: int, dimension: int) -> float:
         return rows * (4 * dimension + 8) + 4 * self.lists * dimension
@@ -227,7 +227,7 @@ class IVFPQ(IVFFlat):
     """
 
     kind: ClassVar[str] = "ivf-pq"
-    _type = faiss.IndexIVFPQ
+    _type: ClassVar[type[Any]] = faiss.IndexIVFPQ
     codes: int = Field(default=32, ge=1, le=1024)
     refine: int = Field(default=4, ge=1, le=64)
 
@@ -284,6 +284,12 @@ def engine_from(kind: str, settings: dict[str, object] | None = None) -> Engine:
     if kind not in ENGINES:
         raise UsageError(f'There is no engine "{kind}".{nearest(kind, ENGINES)}')
     return ENGINES[kind].parse(settings or {}, kind)
+
+
+def _parameters(kind: str, **values: object) -> faiss.SearchParameters:
+    """FAISS's search parameters by name: its type stubs lack the keywords, and one class."""
+    made: faiss.SearchParameters = getattr(faiss, kind)(**values)
+    return made
 
 
 def _train(index: faiss.IndexIVF, vectors: Vectors, seed: int) -> None:

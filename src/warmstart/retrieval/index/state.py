@@ -168,7 +168,8 @@ class State:
     ) -> tuple[np.ndarray, np.ndarray]:
         selector = None
         if allowed_M is not None:
-            selector = faiss.IDSelectorBitmap(np.packbits(allowed_M, bitorder="little"))
+            bits = np.packbits(allowed_M, bitorder="little")
+            selector = faiss.IDSelectorBitmap(bits)  # type: ignore[call-arg, arg-type]
         return self.engine.search(self.searcher, self.vectors, queries_QD, k, selector, effort)
 
     def _completed(
