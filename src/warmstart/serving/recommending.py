@@ -120,7 +120,8 @@ def _near(
         )
     scored = zip(found[0], scores_QK[0].tolist(), strict=True)
     items = [{**_item(snapshot, item), "score": score} for item, score in scored]
-    return {"items": items, "unknown_tags": snapshot.tags.unknown(request.tags)}
+    unknown = snapshot.tags.unknown(request.tags) if request.tags else []
+    return {"items": items, "unknown_tags": unknown}
 
 
 def _item(snapshot: Snapshot, item: ItemId) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import threading
 from collections import OrderedDict
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 
 from warmstart.core import RunError, fingerprint
@@ -20,6 +21,8 @@ from .service import ItemCard, RecommendService
 
 __all__ = ["Live", "Snapshot"]
 
+EAGER = 100_000
+"""Items or users up to which everything is looked up before the swap."""
 FILTERS = 64
 """Tag filters that are kept looked up."""
 
@@ -27,15 +30,13 @@ FILTERS = 64
 class Snapshot:
     """A service with what the routes look up in it.
 
+    What is looked up is made before the swap; for a large catalogue when it is first asked for,
+    since many services never are.
+
     Attributes:
         service: Model, index and cards.
         model: Name of the model.
         index: Name of the index.
-        titles: Search by title.
-        users: Search by user id.
-        tags: Items by tag.
-        pictures: Path of each picture by its code; codes depend on the path alone, so a page keeps
-            its pictures over a swap.
     """
 
     def __init__(self, service: RecommendService) -> None:
@@ -47,15 +48,33 @@ class Snapshot:
         self.service = service
         self.model = service.model
         self.index = service.index.name
-        self.titles = TitleSearch(service.cards)
-        self.users = UserSearch(service.histories)
-        self.tags = TagTable(service.cards)
-        self.pictures: dict[str, str] = {}
-        if service.images is not None:
-            paths = {card.image for card in service.cards.values() if card.image}
-            self.pictures = {picture_code(path): path for path in paths}
         self._filters: OrderedDict[tuple[frozenset[str], bool], Selection] = OrderedDict()
         self._lock = threading.Lock()
+        if max(len(service.cards), len(service.histories)) <= EAGER:
+            _ = self.titles, self.users, self.tags, self.pictures
+
+    @cached_property
+    def titles(self) -> TitleSearch:
+        """Search by title."""
+        return TitleSearch(self.service.cards)
+
+    @cached_property
+    def users(self) -> UserSearch:
+        """Search by user id."""
+        return UserSearch(self.service.histories)
+
+    @cached_property
+    def tags(self) -> TagTable:
+        """Items by tag."""
+        return TagTable(self.service.cards)
+
+    @cached_property
+    def pictures(self) -> dict[str, str]:
+        """Path of each picture by its code, which depends on the path alone: it outlives a swap."""
+        if self.service.images is None:
+            return {}
+        paths = {card.image for card in self.service.cards.values() if card.image}
+        return {picture_code(path): path for path in paths}
 
     def known_item(self, item: ItemId) -> ItemId | None:
         """The id as the catalogue has it: `12` and `"12"` find one another; None when unknown."""

@@ -114,8 +114,9 @@ def write_index(published: Published, folder: Path, *, replace: bool = False) ->
             _write_truth(part, facts, published, golden)
             written = _read_state(part, facts)
             _check_facts(part, facts, written)
-            golden.check_vectors(part, written)
-            golden.check_engine(part, _with(written, written_engine(state, beside)), slack=0.0)
+            rows_GK = golden.check_vectors(part, written)
+            ready = _with(written, written_engine(state, beside))
+            golden.check_engine(part, ready, rows_GK, slack=0.0)
         truth = str(read_json(folder / MANIFEST)["checksum"])
         publish_engine(folder, beside, truth)
     return _name(folder, truth)
@@ -140,7 +141,6 @@ def read_index(folder: Path, *, tower: str | None = None) -> Published:
     state = _read_state(folder, facts)
     _check_facts(folder, facts, state)
     golden = Golden.read(folder, facts.dimension)
-    golden.check_vectors(folder, state)
     truth = str(manifest["checksum"])
     ready = _with_engine(folder, facts, state, golden, truth)
     choice = folder / "choice.json"
@@ -150,10 +150,11 @@ def read_index(folder: Path, *, tower: str | None = None) -> Published:
 
 def _with_engine(folder: Path, facts: _Facts, state: State, golden: Golden, truth: str) -> State:
     """The state with its engine: from its file, or built again and kept."""
+    rows_GK = golden.check_vectors(folder, state)
     searcher = read_engine(folder, state, truth)
     if searcher is not None:
         try:
-            golden.check_engine(folder, _with(state, searcher), SLACK)
+            golden.check_engine(folder, _with(state, searcher), rows_GK, SLACK)
             return _with(state, searcher)
         except WrongEngine as reason:
             note(f"{reason} It is built again from the vectors.")
@@ -161,7 +162,7 @@ def _with_engine(folder: Path, facts: _Facts, state: State, golden: Golden, trut
         ready = _with(state, state.engine.build(state.vectors, facts.seed))
     except NotApplicable as reason:
         raise RunError(f"The engine of {folder} cannot be built again: {reason}") from None
-    golden.check_engine(folder, ready, SLACK)
+    golden.check_engine(folder, ready, rows_GK, SLACK)
     keep_engine(folder, ready, truth)
     return ready
 

@@ -92,13 +92,16 @@ class Golden:
             )
         return cls(queries_GD, kept.ids, scores_GK, kept.recall)
 
-    def check_vectors(self, folder: Path, state: State) -> None:
+    def check_vectors(self, folder: Path, state: State) -> np.ndarray:
         """Compare every row again, and the rows of the kept ids.
+
+        Returns:
+            The rows (G, K) of the exact answers.
 
         Raises:
             RunError: When the vectors or their ids are not those that were kept.
         """
-        scores_GK, _ = exact_top(self.queries_GD, state.vectors, NEAREST, state.alive_M)
+        scores_GK, rows_GK = exact_top(self.queries_GD, state.vectors, NEAREST, state.alive_M)
         tolerance = 1e-4 * max(1.0, float(np.abs(self.scores_GK).max(initial=0.0)))
 
         def same(one: np.ndarray, other: np.ndarray) -> bool:
@@ -113,19 +116,20 @@ class Golden:
                 f"{folder} does not answer its golden queries: its vectors and its ids do not fit "
                 "together. Index the items again."
             )
+        return rows_GK
 
-    def check_engine(self, folder: Path, state: State, slack: float) -> None:
+    def check_engine(self, folder: Path, state: State, rows_GK: np.ndarray, slack: float) -> None:
         """Ask the engine.
 
         Args:
             folder: Named in the message.
             state: What is asked.
+            rows_GK: What `check_vectors` returned.
             slack: How much recall it may have lost.
 
         Raises:
             WrongEngine: When it finds fewer of the exact answers than that.
         """
-        _, rows_GK = exact_top(self.queries_GD, state.vectors, NEAREST, state.alive_M)
         recall = _recall(state, self.queries_GD, rows_GK)
         if recall < self.recall - slack - 1e-9:
             raise WrongEngine(
