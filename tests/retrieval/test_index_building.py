@@ -1,0 +1,204 @@
+"""Choosing an engine by measurement, and building from blocks with a stop in between."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from warmstart.core import DataError, RunError, UsageError
+from warmstart.retrieval.index import FaissIndex, Target, Vectors, build_index, choose
+from warmstart.retrieval.index.choosing import recall_of
+
+D = 16
+
+
+def clusters(rows: int, seed: int = 0) -> np.ndarray:
+    draw = np.random.default_rng(seed)
+    middle_CD = draw.standard_normal((30, D))
+    rows_ND = middle_CD[draw.integers(0, 30, rows)] + 0.3 * draw.standard_normal((rows, D))
+    unit_ND = rows_ND / np.linalg.norm(rows_ND, axis=1, keepdims=True)
+    return np.asarray(unit_ND, dtype=np.float32)
+
+
+def test_recall_is_counted() -> None:
+    exact = np.array([[1, 2], [3, 4]])
+    assert recall_of(np.array([[2, 9, 1], [-1, -1, -1]]), exact) == 0.5
+    assert recall_of(np.empty((2, 0)), np.empty((2, 0))) == 1.0
+
+
+def test_the_exact_engine_is_taken_when_it_is_fast_enough() -> None:
+    vectors = Vectors((clusters(400),), D)
+    choice = choose(vectors, Target(p99_ms=1000))
+    assert choice.engine.kind == "flat"
+    assert choice.met
+    assert [trial.engine for trial in choice.trials] == ["flat"]
+    assert choice.trials[0].recall == 1.0
+
+
+def test_everything_is_tried_for_the_trade_off() -> None:
+    vectors = Vectors((clusters(2500),), D)
+    choice = choose(vectors, Target(recall=0.9, p99_ms=1000, k=10), thorough=True)
+    kinds = [trial.engine for trial in choice.trials]
+    assert sorted(set(kinds)) == ["flat", "hnsw", "ivf-flat", "ivf-pq"]
+    (pq,) = [trial for trial in choice.trials if trial.engine == "ivf-pq"]
+    assert pq.recall is None
+    assert pq.reason is not None
+    assert "9,984 rows" in pq.reason
+    assert choice.engine.kind == "flat"
+    for kind in ("hnsw", "ivf-flat"):
+        recalls = [t.recall for t in choice.trials if t.engine == kind and t.recall is not None]
+        assert recalls == sorted(recalls)  # more effort, not less found
+    tried = [trial for trial in choice.trials if trial.reason is None]
+    assert all(trial.p99_ms and trial.p50_ms and trial.p50_ms <= trial.p99_ms for trial in tried)
+    kept = choice.to_json()
+    assert kept["trials"][0]["engine"] == "flat"
+    assert kept["target"] == {"recall": 0.9, "p99_ms": 1000.0, "k": 10}
+
+
+def test_without_the_time_for_the_exact_engine_another_is_taken(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """With a clock that makes the exact engine slow, the fastest with the recall is chosen."""
+    speed = {"flat": 9.0, "hnsw": 3.0, "ivf-flat": 2.0, "ivf-pq": 1.0}
+    monkeypatch.setattr(
+        "warmstart.retrieval.index.choosing._times",
+        lambda engine, *_: np.full(10, speed[engine.kind]),
+    )
+    vectors = Vectors((clusters(2500),), D)
+    choice = choose(vectors, Target(recall=0.5, p99_ms=5))
+    assert choice.engine.kind == "ivf-flat"
+    assert choice.met
+    hopeless = choose(vectors, Target(recall=0.5, p99_ms=0.5))
+    assert not hopeless.met
+    assert hopeless.engine.kind == "ivf-flat"  # it reaches the recall, nearest to the time
+    found, ids = hopeless.searcher.search(clusters(1, seed=2), 5)
+    assert found.shape == ids.shape == (1, 5)
+
+
+def test_measured_recall_is_that_of_real_queries() -> None:
+    """Queries that are given are the ones that are asked."""
+    vectors = Vectors((clusters(1500),), D)
+    queries_QD = clusters(37, seed=3)
+    assert choose(vectors, Target(p99_ms=1000), queries_QD=queries_QD).queries == 37
+
+
+@pytest.mark.parametrize("settings", [{"recall": 0}, {"recall": 1.1}, {"p99_ms": 0}, {"k": 0}])
+def test_targets_are_checked(settings: dict[str, float]) -> None:
+    with pytest.raises(UsageError, match=r"target\.\w+ must be"):
+        Target.parse(settings, "target")
+
+
+class Catalogue:
+    """Blocks of rows; `stop` breaks off at a row; `asked` keeps where each reading began."""
+
+    def __init__(self, rows: int = 250, size: int = 20, stop: int | None = None) -> None:
+        self.ids = [f"i{row}" for row in range(rows)]
+        self.vectors_ND = clusters(rows)
+        self.size = size
+        self.stop = stop
+        self.asked: list[int] = []
+        self.made = 0
+
+    def __call__(self, start: int) -> Iterator[tuple[list[str], np.ndarray]]:
+        self.asked.append(start)
+        for at in range(start, len(self.ids), self.size):
+            if self.stop is not None and at >= self.stop:
+                raise KeyboardInterrupt
+            self.made += len(self.ids[at : at + self.size])
+            yield self.ids[at : at + self.size], self.vectors_ND[at : at + self.size]
+
+
+def build(folder: Path, blocks: Any, **settings: Any) -> FaissIndex:
+    return build_index(
+        folder, blocks, **{"tower": "t", "engine": "flat", "shard_rows": 50, **settings}
+    )
+
+
+def test_a_build_in_one_go(tmp_path: Path) -> None:
+    catalogue = Catalogue()
+    index = build(tmp_path / "index", catalogue)
+    assert list(index.ids) == catalogue.ids
+    np.testing.assert_array_equal(index.vectors(catalogue.ids), catalogue.vectors_ND)
+    assert FaissIndex.load(tmp_path / "index", tower="t").name == index.name
+    assert [path.name for path in tmp_path.iterdir()] == ["index"]
+
+
+def test_a_build_that_was_stopped_goes_on(tmp_path: Path) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        build(tmp_path / "index", Catalogue(stop=140))
+    assert not (tmp_path / "index").exists()
+    catalogue = Catalogue()
+    index = build(tmp_path / "index", catalogue)
+    assert catalogue.asked == [120]  # two shards of 60 rows were whole
+    assert catalogue.made == 130
+    assert list(index.ids) == catalogue.ids
+    np.testing.assert_array_equal(index.vectors(catalogue.ids), catalogue.vectors_ND)
+
+
+def test_what_is_damaged_is_made_again(tmp_path: Path) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        build(tmp_path / "index", Catalogue(stop=200))
+    shard = tmp_path / "index.partial" / "00001.npy"
+    raw = bytearray(shard.read_bytes())
+    raw[-1] ^= 1
+    shard.write_bytes(raw)
+    catalogue = Catalogue()
+    index = build(tmp_path / "index", catalogue)
+    assert catalogue.asked == [60]
+    np.testing.assert_array_equal(index.vectors(catalogue.ids), catalogue.vectors_ND)
+
+
+def test_a_shard_without_its_record_does_not_count(tmp_path: Path) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        build(tmp_path / "index", Catalogue(stop=200))
+    (tmp_path / "index.partial" / "00002.json").unlink()
+    catalogue = Catalogue()
+    build(tmp_path / "index", catalogue)
+    assert catalogue.asked == [120]
+
+
+def test_another_tower_begins_anew(tmp_path: Path) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        build(tmp_path / "index", Catalogue(stop=140))
+    catalogue = Catalogue()
+    index = build(tmp_path / "index", catalogue, tower="other")
+    assert catalogue.asked == [0]
+    assert index.tower == "other"
+
+
+def test_a_build_that_fails_while_publishing_keeps_the_shards(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(FaissIndex, "save", broken)
+        with pytest.raises(OSError, match="No space"):
+            build(tmp_path / "index", Catalogue())
+    catalogue = Catalogue()
+    build(tmp_path / "index", catalogue)
+    assert catalogue.asked == [250]
+    assert catalogue.made == 0
+
+
+def test_blocks_that_cannot_be_used(tmp_path: Path) -> None:
+    bad_ND = clusters(3)
+    bad_ND[2, 0] = np.nan
+    with pytest.raises(DataError, match="'c'"):
+        build(tmp_path / "a", lambda _: [(["a", "b", "c"], bad_ND)])
+    with pytest.raises(DataError, match="'a' comes twice"):
+        build(tmp_path / "b", lambda _: [(["a"], clusters(1)), (["a"], clusters(1))])
+    with pytest.raises(UsageError, match=r"\(N, 16\)"):
+        build(tmp_path / "c", lambda _: [(["a"], clusters(1)), (["b"], np.zeros((1, 3)))])
+    with pytest.raises(DataError, match="no items"):
+        build(tmp_path / "d", lambda _: [])
+    with pytest.raises(UsageError, match="shard_rows must be at least 1, got 0"):
+        build(tmp_path / "e", Catalogue(), shard_rows=0)
+    (tmp_path / "f").mkdir()
+    with pytest.raises(RunError, match="exists already"):
+        build(tmp_path / "f", Catalogue())
