@@ -26,6 +26,7 @@ if TYPE_CHECKING:
         rates,
         read,
         recommend,
+        refresh,
         sample,
     )
 
@@ -43,6 +44,7 @@ __all__ = [
     "rates",
     "read",
     "recommend",
+    "refresh",
     "sample",
 ]
 

@@ -18,12 +18,15 @@ from .compare import CompareCommand, compare
 from .embed import embed
 from .evaluate import evaluate
 from .fit import fit
+from .index import index
 from .info import info
 from .plan import plan
 from .predict import predict
 from .rates import rates
 from .recommend import recommend
+from .refresh import refresh
 from .sample import sample
+from .serve import serve
 
 __all__ = ["app", "main"]
 
@@ -72,7 +75,21 @@ def _telling(command: Callable[..., None]) -> Callable[..., None]:
     return run
 
 
-_COMMANDS = (plan, fit, compare, predict, evaluate, embed, info, rates, recommend, sample)
+_COMMANDS = (
+    plan,
+    fit,
+    compare,
+    predict,
+    evaluate,
+    embed,
+    info,
+    rates,
+    recommend,
+    index,
+    serve,
+    refresh,
+    sample,
+)
 for _command in _COMMANDS:
     _class = CompareCommand if _command is compare else None
     app.command(_command.__name__, cls=_class)(_telling(_command))

@@ -22,6 +22,9 @@ __all__ = [
     "ImageBackbone",
     "ImageColumn",
     "ImageSize",
+    "IndexEngine",
+    "IndexRecall",
+    "IndexTime",
     "ItemColumn",
     "Json",
     "LabelColumn",
@@ -44,6 +47,7 @@ __all__ = [
     "ValidationFrom",
     "command_line",
     "interactions",
+    "milliseconds",
     "parse_settings",
     "reading",
 ]
@@ -186,6 +190,33 @@ ValidationFrom = Annotated[
 ImageBackbone = Annotated[
     str | None, _events("--image-backbone", "Encoder for pictures of the items.")
 ]
+
+
+IndexRecall = Annotated[
+    float,
+    typer.Option(
+        "--recall", min=0.01, max=1.0, help="Share of the exact 100 nearest that must be found."
+    ),
+]
+IndexTime = Annotated[
+    str, typer.Option("--p99", help="Time that 99 of 100 searches may take: 5ms.")
+]
+IndexEngine = Annotated[str, typer.Option("--engine", help="auto, flat, hnsw, ivf-flat or ivf-pq.")]
+
+
+def milliseconds(text: str) -> float:
+    """Milliseconds in `5ms`, `0.2s` or `5`.
+
+    Raises:
+        UsageError: For anything else, or no time at all.
+    """
+    import re
+
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(ms|s)?", text.strip().lower())
+    value = float(found[1]) * (1000 if found[2] == "s" else 1) if found else 0.0
+    if not 0 < value <= 600_000:
+        raise UsageError(f"{text!r} is no time such as 5ms or 0.2s.")
+    return value
 
 
 def interactions(

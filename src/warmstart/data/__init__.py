@@ -5,7 +5,7 @@ from .dataset import Dataset, Modality, Skipped, from_columns, from_inputs
 from .findings import Audit, Finding
 from .images import MAX_PIXELS, UnreadableImageError, open_rgb
 from .interaction_layouts import is_interactions
-from .interaction_readers import read_interactions
+from .interaction_readers import read_interactions, read_items
 from .interactions import Histories, Interactions
 from .readers import read
 from .samples import SAMPLES, Sample, SampleResult, sample
@@ -40,6 +40,7 @@ __all__ = [
     "parse_augmentation",
     "read",
     "read_interactions",
+    "read_items",
     "sample",
     "split",
     "test_events",

@@ -22,8 +22,9 @@ from warmstart.data.interaction_tables import IdTable, bare_items, item_table, u
 from warmstart.data.interactions import Interactions, occurring
 from warmstart.data.limit import rank, rank_key
 from warmstart.data.rejects import Rejects
+from warmstart.data.tables import read_table
 
-__all__ = ["read_interactions"]
+__all__ = ["read_interactions", "read_items"]
 
 
 def read_interactions(
@@ -101,6 +102,33 @@ def read_interactions(
         n_skipped=n_skipped,
         notes=notes,
     )
+
+
+def read_items(
+    source: str | Path, *, item: str | None = None, skip_bad: bool = False
+) -> pl.DataFrame:
+    """Read a table of items alone, as it stands beside interactions.
+
+    Args:
+        source: A CSV, TSV, JSONL or Parquet file.
+        item: Column of ids; by default found by its name.
+        skip_bad: Leave bad rows out, counted and shown, instead of raising.
+
+    Returns:
+        One row an item with the columns of `Interactions.items`.
+
+    Raises:
+        DataError: Naming file and row, or what is wrong with the whole.
+    """
+    path = Path(source).expanduser()
+    if not path.is_file():
+        raise DataError(f"{path} is no file. Name a table of items.")
+    rejects = Rejects(skip=skip_bad)
+    found = item_table(read_table(path, rejects), rejects, path.parent, item)
+    rejects.announce()
+    for line in found.notes:
+        note(line)
+    return found.frame
 
 
 # --- from tables and events to the whole ---------------------------------------------------------

@@ -7,6 +7,7 @@ computed here.
 from .card import model_card
 from .curves import interpolation_curve, rate_sweeps
 from .html import render_report, write_report
+from .index import index_view
 from .plots import forest, learning_curves, reliability, shot_curve
 from .ranking import ranking_markdown, ranking_rows, ranking_view
 from .ranking_html import render_ranking_report, write_ranking_report
@@ -28,6 +29,7 @@ __all__ = [
     "comparison_view",
     "counting_view",
     "forest",
+    "index_view",
     "interpolation_curve",
     "learning_curves",
     "model_card",

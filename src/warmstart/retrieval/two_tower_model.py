@@ -168,6 +168,29 @@ class TwoTowerModel:
             item_ids=self.item_ids + tuple(item_ids),
         )
 
+    def with_vectors(self, item_ids: Sequence[str], vectors_ND: np.ndarray) -> TwoTowerModel:
+        """This model with the vectors of a longer catalogue, whose first items are its own.
+
+        Args:
+            item_ids: Names of all items.
+            vectors_ND: Their unit vectors; those of its own items are left as they are.
+
+        Raises:
+            DataError: When the catalogue does not begin with the model's items.
+        """
+        own = len(self.item_ids)
+        if tuple(item_ids[:own]) != self.item_ids or len(vectors_ND) != len(item_ids):
+            raise DataError("the catalogue does not begin with the items of this model.")
+        added = torch.from_numpy(np.ascontiguousarray(vectors_ND[own:], dtype=np.float32))
+        none = torch.zeros(len(added), device=self.device)
+        return replace(
+            self,
+            items_ID=torch.cat([self.items_ID, added.to(self.device)]),
+            known_I=torch.cat([self.known_I, none.bool()]),
+            share_I=torch.cat([self.share_I, none]),
+            item_ids=tuple(item_ids),
+        )
+
     def save(self, folder: Path | str, *, replace: bool = False) -> None:
         """Write the model: safetensors and JSON under a manifest.
 

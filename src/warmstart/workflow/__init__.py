@@ -16,6 +16,7 @@ from .embed import check_features_path, embed, write_features
 from .episodes import episodes, parse_episodes
 from .fit import fit
 from .folders import refuse_own_input
+from .indexing import IndexReport, RunService, build_run_index, refresh, run_service, serve_run
 from .info import info
 from .plan import plan
 from .rates import check_plot_path, rates, write_rates
@@ -31,10 +32,13 @@ __all__ = [
     "RETRIEVAL_ARMS",
     "Evaluation",
     "FinishedRun",
+    "IndexReport",
     "Predictions",
     "Recommendation",
     "RetrievalRun",
+    "RunService",
     "backbone",
+    "build_run_index",
     "check_features_path",
     "check_plot_path",
     "check_predictions_path",
@@ -55,8 +59,11 @@ __all__ = [
     "rates",
     "read",
     "recommend",
+    "refresh",
     "refuse_own_input",
+    "run_service",
     "sample",
+    "serve_run",
     "write_features",
     "write_predictions",
     "write_rates",

@@ -435,6 +435,7 @@ def _results(
             },
             "audit": dict(split.audit),
             "fingerprint": data.fingerprint,
+            "images": _pictures(data),
         },
         "backbone": card,
         "settings": dict(settings) | {"primary": task.primary},
@@ -447,6 +448,13 @@ def _results(
         "verdict": judge_contest(contest, task).model_dump(mode="json"),
         "kept": contest.kept.name if contest.kept else None,
     }
+
+
+def _pictures(data: Interactions) -> str | None:
+    """The folder that pictures of items lie in; None where no item has one."""
+    if data.folder is None or data.items["image"].null_count() == data.n_items:
+        return None
+    return str(data.folder.resolve())
 
 
 def _cold(audit: Mapping[str, Any], what: str) -> Any:

@@ -1,0 +1,329 @@
+"""`index`, `refresh` and `serve`: from a retrieval run to answers over HTTP.
+
+Indexes of a run lie together in a folder beside it, numbered, each with the items it knows; a
+pointer file names the one that is served. A refresh adds one and moves the pointer: a server that
+runs takes it up whole.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from warmstart.backbones import Backbone
+from warmstart.core import DataError, RunError, UsageError, progress, publishing, write_json
+from warmstart.data import from_inputs, read_items
+from warmstart.evaluation import Queries
+from warmstart.retrieval import TwoTowerModel
+from warmstart.retrieval.index import FaissIndex, ItemId, Target, build_index
+from warmstart.serving import ItemCard, Settings, point, pointed
+from warmstart.serving import serve as serve_http
+
+from .prepare import as_backbone
+from .recommending import RetrievalRun, open_retrieval
+
+__all__ = ["IndexReport", "RunService", "build_run_index", "refresh", "run_service", "serve_run"]
+
+POINTER = "current"
+_VECTORS, _ITEMS, _FACTS = "vectors", "items.parquet", "index.json"
+_QUERIES = 500
+
+
+@dataclass(frozen=True)
+class IndexReport:
+    """What was built.
+
+    Attributes:
+        folder: The index with the items that it knows.
+        items: How many.
+        engine: Kind of the engine.
+        settings: Its settings.
+        choice: What was tried, where the engine was chosen by measurement; None otherwise.
+    """
+
+    folder: Path
+    items: int
+    engine: str
+    settings: Mapping[str, Any]
+    choice: Mapping[str, Any] | None
+
+    def to_json(self) -> dict[str, Any]:
+        """As JSON has it."""
+        return {
+            "folder": str(self.folder), "items": self.items, "engine": self.engine,
+            "settings": dict(self.settings), "choice": self.choice,
+        }  # fmt: skip
+
+
+def build_run_index(
+    run: RetrievalRun | str | Path,
+    *,
+    recall: float = 0.95,
+    p99_ms: float = 5.0,
+    engine: str = "auto",
+    device: str = "auto",
+) -> IndexReport:
+    """Index the item vectors of a run, and let the pointer name that index.
+
+    Args:
+        run: A retrieval run or its folder.
+        recall: Share of the exact 100 nearest items that a search must find.
+        p99_ms: Time that 99 of 100 searches may take, in milliseconds on one thread.
+        engine: `auto` for what measurement finds, or flat, hnsw, ivf-flat, ivf-pq.
+        device: Where the towers are put.
+
+    Raises:
+        RunError: When the run kept no towers.
+    """
+    opened = _opened(run, device)
+    return _publish(opened, opened.towers, opened.items, recall, p99_ms, engine)
+
+
+def refresh(
+    run: RetrievalRun | str | Path,
+    items: str | Path,
+    *,
+    recall: float = 0.95,
+    p99_ms: float = 5.0,
+    engine: str = "auto",
+    backbone: Backbone | str | Path | None = None,
+    device: str = "auto",
+    skip_bad: bool = False,
+) -> IndexReport:
+    """Add items that the run has not seen, by their texts; a running server takes them up.
+
+    Args:
+        run: A retrieval run or its folder.
+        items: A table of items, as `read_interactions` reads one. Items that are there already
+            keep their vectors; they are counted.
+        recall: See `build_run_index`.
+        p99_ms: See `build_run_index`.
+        engine: See `build_run_index`.
+        backbone: The text encoder of the run, where its own name no longer finds it.
+        device: Where towers and encoder are put.
+        skip_bad: Leave bad rows of the table out, counted.
+
+    Raises:
+        RunError: When the encoder is not the one that the run was made with.
+        DataError: When the table cannot be read or holds nothing new.
+    """
+    opened = _opened(run, device)
+    known, towers = opened.items, opened.towers
+    current = _current(opened)
+    if current is not None:
+        known = pl.read_parquet(current / _ITEMS)
+    found = read_items(items, skip_bad=skip_bad)
+    fresh = found.filter(~pl.col("item_id").is_in(known["item_id"].to_list()))
+    if found.height > fresh.height:
+        progress.note(f"{found.height - fresh.height:,} items are known and keep their vectors.")
+    if not fresh.height:
+        raise DataError(f"{items} holds no item that {opened.folder} does not know.")
+    if not towers.text:
+        raise UsageError(
+            f"{opened.folder} knows items by their ids alone, so a new item has no vector. Fit a "
+            "track that reads texts: two-tower or user-tower."
+        )
+    every = pl.concat([known, fresh.select(_shared(known, fresh))], how="diagonal_relaxed")
+    added = every.slice(opened.items.height)
+    encoder = _encoder(opened, backbone, device)
+    texts = [text or name for text, name in zip(added["text"], added["item_id"], strict=True)]
+    vectors_NT = encoder.features(from_inputs(texts, "text")).vectors_ND
+    grown = towers.with_items(added["item_id"].to_list(), np.asarray(vectors_NT), None)
+    return _publish(opened, grown, every, recall, p99_ms, engine)
+
+
+def serve_run(
+    run: RetrievalRun | str | Path,
+    *,
+    host: str = "127.0.0.1",
+    port: int = 8000,
+    settings: Settings | None = None,
+    device: str = "auto",
+) -> None:
+    """Answer over HTTP until SIGTERM or Ctrl-C; a run without an index gets one first.
+
+    Args:
+        run: A retrieval run or its folder.
+        host: Address; any but loopback needs a key (see `serving.Settings`).
+        port: TCP port, 0 for any free one.
+        settings: Limits and key.
+        device: Where the towers are put.
+    """
+    opened = _opened(run, device)
+    if _current(opened) is None:
+        progress.note("This run has no index yet: one is built.")
+        build_run_index(opened)
+    serve_http(
+        None, host, port, settings, current=_home(opened) / POINTER,
+        load=lambda folder: run_service(opened, folder),
+    )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class RunService:
+    """A retrieval run as `serving.RecommendService` wants one.
+
+    Attributes:
+        run: The run.
+        towers: Its towers, with the items that were added since.
+        index: What is searched.
+        items: The catalogue of the index.
+    """
+
+    run: RetrievalRun
+    towers: TwoTowerModel
+    index: FaissIndex
+    items: pl.DataFrame
+
+    @property
+    def model(self) -> str:
+        """The run's name."""
+        return self.run.folder.name
+
+    @property
+    def tower(self) -> str:
+        """Fingerprint of the item tower."""
+        return self.towers.fingerprint
+
+    @cached_property
+    def cards(self) -> Mapping[Any, ItemCard]:
+        """What people see of the items."""
+        columns = ("item_id", "title", "tags", "description", "image")
+        rows = self.items.select(columns).iter_rows()
+        return {
+            name: ItemCard(title or name, tuple(tags or ()), description or "", image)
+            for name, title, tags, description, image in rows
+        }
+
+    @cached_property
+    def histories(self) -> Mapping[Any, Sequence[ItemId]]:
+        """Items of each user, oldest first."""
+        names = self.run.items["item_id"].to_list()
+        grouped = self.run.events.group_by("user", maintain_order=True).agg(pl.col("item"))
+        users = {code: name for name, code in self.run.user_codes.items()}
+        return {users[user]: [names[code] for code in codes] for user, codes in grouped.iter_rows()}
+
+    @property
+    def images(self) -> Path | None:
+        """Where pictures lie; None where the run names no folder."""
+        named = (self.run.results.get("data") or {}).get("images")
+        return None if named is None else Path(named)
+
+    @cached_property
+    def _codes(self) -> dict[str, int]:
+        return {name: code for code, name in enumerate(self.towers.item_ids)}
+
+    def user_vector(self, history: Sequence[ItemId], user: ItemId | None) -> np.ndarray:
+        """The query (D,) of a user; see `serving.RecommendService`."""
+        codes = [self._codes[str(item)] for item in history if str(item) in self._codes]
+        known = -1 if user is None else self.run.user_codes.get(str(user), -1)
+        found: np.ndarray = self.towers.user_vectors(Queries.of([codes], users=[known]))[0]
+        return found
+
+
+def run_service(run: RetrievalRun, folder: Path) -> RunService:
+    """What the index in `folder` needs to be served.
+
+    Raises:
+        RunError: When it belongs to another item tower, or is damaged.
+    """
+    towers = run.towers
+    items = pl.read_parquet(folder / _ITEMS)
+    index = FaissIndex.load(folder / _VECTORS, tower=towers.fingerprint)
+    names = items["item_id"].to_list()
+    if list(index.ids) != names:
+        raise RunError(f"{folder} is damaged: its index and its items differ. Build it again.")
+    added = names[len(towers.item_ids) :]
+    if added:
+        grown = np.concatenate([towers.item_vectors(), index.vectors(added)])
+        towers = towers.with_vectors(names, grown)
+    return RunService(run, towers, index, items)
+
+
+def _opened(run: RetrievalRun | str | Path, device: str) -> RetrievalRun:
+    return run if isinstance(run, RetrievalRun) else open_retrieval(run, device=device)
+
+
+def _home(run: RetrievalRun) -> Path:
+    """Where the indexes of a run lie."""
+    named = run.folder.resolve()
+    return named.parent / f"{named.name}.index"
+
+
+def _current(run: RetrievalRun) -> Path | None:
+    """The index that is served; None before there is one."""
+    pointer = _home(run) / POINTER
+    return pointed(pointer) if pointer.exists() else None
+
+
+def _encoder(run: RetrievalRun, given: Backbone | str | Path | None, device: str) -> Backbone:
+    """The text encoder that the run was made with.
+
+    Raises:
+        RunError: When another one is found.
+    """
+    wanted = run.results["settings"]["backbone"]
+    card = run.results.get("backbone") or {}
+    source = given
+    if source is None and card.get("source"):
+        source = re.sub(r"^(hub|folder):", "", str(card["source"]))
+    found = as_backbone(source, "text", {"device": device})
+    if found.fingerprint != wanted:
+        raise RunError(
+            f"{found.name} is not the encoder that {run.folder} was made with "
+            f"({card.get('name')}): its weights differ. Name it with --backbone."
+        )
+    return found
+
+
+def _shared(known: pl.DataFrame, fresh: pl.DataFrame) -> list[str]:
+    return [name for name in known.columns if name in fresh.columns]
+
+
+def _publish(
+    run: RetrievalRun, towers: TwoTowerModel, items: pl.DataFrame, recall: float, p99_ms: float,
+    engine: str,
+) -> IndexReport:  # fmt: skip
+    """A numbered folder with the index and its items; the pointer names it at the end."""
+    home = _home(run)
+    home.mkdir(parents=True, exist_ok=True)
+    numbers = [int(path.name) for path in home.iterdir() if re.fullmatch(r"\d{4,}", path.name)]
+    folder = home / f"{max(numbers, default=0) + 1:04d}"
+    vectors_ID = towers.item_vectors()
+    names = list(towers.item_ids)
+
+    def blocks(start: int) -> Iterator[tuple[Sequence[ItemId], np.ndarray]]:
+        for first in range(start, len(names), 65_536):
+            yield names[first : first + 65_536], vectors_ID[first : first + 65_536]
+
+    queries_QD = _real_queries(run, towers)
+    target = Target.parse({"recall": recall, "p99_ms": p99_ms}, "index")
+    with publishing(folder, task_type="retrieve", run=run.folder.name) as part:
+        index = build_index(
+            part / _VECTORS, blocks, tower=towers.fingerprint, engine=engine, target=target,
+            queries_QD=queries_QD, total=len(names),
+        )  # fmt: skip
+        items.write_parquet(part / _ITEMS)
+        report = IndexReport(
+            folder, len(names), index.engine.kind, index.engine.model_dump(), index.choice
+        )
+        write_json(part / _FACTS, report.to_json())
+    point(home / POINTER, folder)
+    return report
+
+
+def _real_queries(run: RetrievalRun, towers: TwoTowerModel) -> np.ndarray | None:
+    """Vectors of users as they are now: what searches will be asked with."""
+    grouped = run.events.group_by("user", maintain_order=True).agg(pl.col("item"))
+    rows = list(grouped.head(_QUERIES).iter_rows())
+    if not rows:
+        return None
+    queries = Queries.of([codes for _, codes in rows], users=[user for user, _ in rows])
+    return towers.user_vectors(queries)
