@@ -152,8 +152,8 @@ def _run(
 def _deadline(granted: Allowance, seconds: float | None, task: Task) -> float | None:
     """When an arm is stopped: half as late again as its share, since clocks have moods.
 
-    Never later than the budget allows, less what predicting, saving and judging take. An arm that could not
-    be measured has all of that.
+    Never later than the budget allows, less what predicting, saving and judging take. An arm that
+    could not be measured has all of that.
     """
     if not task.limited:
         return None
