@@ -343,3 +343,23 @@ def test_features_are_billed_to_those_who_stand_on_them(task: Any) -> None:
     assert on["peak_memory_bytes"] == 10**12 > off["peak_memory_bytes"]
     assert any("cache" in note for note in on["notes"])
     assert not off["notes"]
+
+
+@pytest.mark.parametrize(("embedding", "least"), [(0.0, 500), (200.0, 400)])
+def test_the_last_arm_leaves_time_to_predict_and_judge(
+    task: Any, embedding: float, least: float
+) -> None:
+    """Where a row takes a second, its 60 held-out rows take two minutes of ten."""
+    ends: list[float] = []
+
+    class Long(Fake):
+        def fit(self, backbone: Backbone, view: View, run: Run) -> Fitted:
+            assert run.deadline is not None
+            ends.append(run.deadline - time.monotonic())
+            return super().fit(backbone, view, run)
+
+    shared = task(embedding=Embedding(seconds=embedding))
+    held = len(shared.view.validation) + len(shared.test)
+    assert shared.closing_seconds == pytest.approx(2 * embedding / 200 * held + 6)
+    run_comparison([arm("long", Long, step=1000.0)], shared)
+    assert least < ends[0] <= 600 - shared.closing_seconds

@@ -152,13 +152,13 @@ def _run(
 def _deadline(granted: Allowance, seconds: float | None, task: Task) -> float | None:
     """When an arm is stopped: half as late again as its share, since clocks have moods.
 
-    Never later than the budget allows, less what predicting and saving take. An arm that could not
-    be measured has all of that.
+    Never later than the budget allows, less what predicting, saving and judging take. An arm that
+    could not be measured has all of that.
     """
     if not task.limited:
         return None
     share = seconds if seconds is not None else granted.estimated
-    most = task.left * (1 - _RESERVE / 2)
+    most = min(task.left * (1 - _RESERVE / 2), task.left - task.closing_seconds)
     allowed = most if share is None else min(1.5 * share, most)
     return time.monotonic() + max(allowed, 10.0)
 

@@ -80,6 +80,16 @@ class Task(Budgeted):
     asked: str | None = None
     max_forgetting: float | None = None
 
+    @property
+    def closing_seconds(self) -> float:
+        """What the last arm leaves to do: predict the held-out rows, save, judge all arms.
+
+        By what embedding took a row, twice over, and one hundredth of the budget.
+        """
+        held = len(self.view.validation) + len(self.test)
+        a_row = self.embedding.seconds / max(1, len(self.view.train) + held)
+        return 2.0 * a_row * held + 0.01 * self.budget
+
     def validation_value(self, proba_MC: np.ndarray) -> float:
         """The primary metric on the validation rows."""
         labels_M = self.view.validation.labels_N
