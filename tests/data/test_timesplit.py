@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from warmstart.core.errors import DataError, UsageError
 from warmstart.data import Interactions, TimeSplit, time_split
-from warmstart.data import test_events as held_out  # under its own name pytest would run it
+from warmstart.data import held_out_events as held_out  # under its own name pytest would run it
 from warmstart.data.interaction_tables import bare_items
 
 from .helpers import notes

@@ -10,7 +10,7 @@ from .interactions import Histories, Interactions
 from .readers import read
 from .samples import SAMPLES, Sample, SampleResult, sample
 from .splits import Split, View, split
-from .timesplit import TimeSplit, test_events, time_split
+from .timesplit import TimeSplit, held_out_events, time_split
 from .transforms import AUGMENTATIONS, Augment, Augmentation, parse_augmentation
 
 __all__ = [
@@ -35,6 +35,7 @@ __all__ = [
     "audit",
     "from_columns",
     "from_inputs",
+    "held_out_events",
     "is_interactions",
     "open_rgb",
     "parse_augmentation",
@@ -43,6 +44,5 @@ __all__ = [
     "read_items",
     "sample",
     "split",
-    "test_events",
     "time_split",
 ]

@@ -17,7 +17,7 @@ from warmstart.core.rng import Streams
 from warmstart.data.interaction_times import moment, say_time
 from warmstart.data.interactions import EVENT_ARRAYS, Interactions, occurring
 
-__all__ = ["FRACTIONS", "TimeSplit", "test_events", "time_split"]
+__all__ = ["FRACTIONS", "TimeSplit", "held_out_events", "time_split"]
 
 FRACTIONS = (0.8, 0.1, 0.1)
 _PARTS = ("train", "validation", "test")
@@ -137,7 +137,7 @@ def time_split(
     )
 
 
-def test_events(data: Interactions, split: TimeSplit) -> Interactions:
+def held_out_events(data: Interactions, split: TimeSplit) -> Interactions:
     """The test events. For evaluation, planning and workflow; nothing that learns calls it.
 
     Raises:

@@ -27,9 +27,9 @@ from warmstart.data import (
     Interactions,
     TimeSplit,
     from_inputs,
+    held_out_events,
     is_interactions,
     read_interactions,
-    test_events,
     time_split,
 )
 from warmstart.evaluation import FairnessGap, fairness, item_labels, ranking_metric, user_labels
@@ -195,7 +195,7 @@ def compare_interactions(
         content = read_content(interactions, text, images)
         material = _Material(interactions, split, content, text, images)
         task = ContestTask(
-            split=split, test=test_events(interactions, split), content=content, folder=folder,
+            split=split, test=held_out_events(interactions, split), content=content, folder=folder,
             primary=primary, budget=seconds, started=begun, seed=seed, device=device,
             trackers=tuple(trackers),
         )  # fmt: skip

@@ -1,0 +1,194 @@
+"""From a folder of interactions to a run that recommends, is indexed, grows and is served."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pytest
+
+import warmstart as ws
+from warmstart.core import DataError, RunError, UsageError, verify_manifest
+from warmstart.workflow import (
+    RetrievalRun,
+    build_run_index,
+    compare,
+    fit,
+    open_run,
+    plan,
+    predict,
+    recommend,
+    refresh,
+    run_service,
+)
+
+ITEMS, USERS = 12, 24
+TRACK = "two-tower:width=16:layers=1:heads=1:history=6:epochs=4:rate=0.02:dropout=0:metric=HR@10"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Users who walk round a ring of items."""
+    root = tmp_path_factory.mktemp("ring")
+    generator = np.random.default_rng(0)
+    rows = ["user_id,item_id,timestamp"]
+    walks = []
+    for user in range(USERS):
+        place = int(generator.integers(ITEMS))
+        for step in range(9):
+            walks.append((1_000_000_000 + 100 * step + user, user, place))
+            place = (place + (1 if generator.random() < 0.9 else 2)) % ITEMS
+    rows += [f"u{user},i{place},{moment}" for moment, user, place in sorted(walks)]
+    (root / "interactions.csv").write_text("\n".join(rows) + "\n")
+    items = ["item_id,title,tags"]
+    items += [f"i{i},{name} {i},{'even' if i % 2 == 0 else 'odd'}"
+              for i, name in enumerate(["plum", "truck"] * (ITEMS // 2))]  # fmt: skip
+    (root / "items.csv").write_text("\n".join(items) + "\n")
+    users = ["user_id,team", *(f"u{u},{'red' if u % 2 else 'blue'}" for u in range(USERS))]
+    (root / "users.csv").write_text("\n".join(users) + "\n")
+    return root
+
+
+@pytest.fixture(scope="module")
+def run(folder: Path, tiny_text: Path, tmp_path_factory: pytest.TempPathFactory) -> RetrievalRun:
+    found = compare(
+        folder, strategies=[TRACK, "zero-shot", "popularity", "item-knn"], backbone=tiny_text,
+        metric="HR@10", device="cpu", out=tmp_path_factory.mktemp("runs") / "films",
+    )  # fmt: skip
+    assert isinstance(found, RetrievalRun)
+    return found
+
+
+def test_the_folder_holds_what_the_design_says(run: RetrievalRun) -> None:
+    assert verify_manifest(run.folder)["task_type"] == "retrieve"
+    names = {path.name for path in run.folder.iterdir()}
+    assert {"manifest.json", "model", "results.json", "report.html", "README.md", "items.parquet",
+            "events.parquet", "users.parquet", "ranks_next_item.parquet",
+            "ranks_all_future.parquet"} <= names  # fmt: skip
+    results = json.loads((run.folder / "results.json").read_text())
+    assert results["task_type"] == "retrieve"
+    assert [arm["name"] for arm in results["arms"]] == [TRACK, "zero-shot", "popularity",
+                                                        "item-knn"]  # fmt: skip
+    for arm in results["arms"]:
+        scores = arm["next_item"]["test"]["metrics"]["HR@10"]
+        assert scores["low"] <= scores["value"] <= scores["high"]
+        assert {"HR@10", "MRR"} <= set(arm["next_item"]["validation"])
+        assert {"user", "item", "popularity", "history"} == set(arm["next_item"]["test"]["slices"])
+    assert {one["by"] for one in results["fairness"]} == {"team", "tag"}
+    assert {lift["a"] for lift in results["lifts"]} == {TRACK, "zero-shot"}
+    assert results["kept"] == TRACK
+
+
+def test_every_number_comes_from_the_kept_ranks(run: RetrievalRun) -> None:
+    ranks = pl.read_parquet(run.folder / "ranks_next_item.parquet")
+    for arm in run.results["arms"]:
+        own = ranks.filter(pl.col("arm") == arm["name"])["rank"].to_numpy()
+        found = arm["next_item"]["test"]["metrics"]
+        assert found["HR@10"]["value"] == pytest.approx((own <= 10).mean())
+        assert found["MRR"]["value"] == pytest.approx((1 / own).mean())
+
+
+def test_it_recommends_to_users_and_to_anybody(run: RetrievalRun) -> None:
+    seen = run.history("u3")
+    found = run.recommend(user="u3", k=ITEMS)
+    assert not {one.item for one in found} & set(seen)
+    assert [one.score for one in found] == sorted((one.score for one in found), reverse=True)
+    anybody = recommend(run.folder, history=["i1", "i2"], k=3, exclude=["i3"], device="cpu")
+    assert len(anybody) == 3
+    assert not {"i1", "i2", "i3"} & {one.item for one in anybody}
+    assert all(one.title for one in anybody)
+    assert {tag for one in run.recommend(history=[], tag="odd") for tag in one.tags} == {"odd"}
+    assert len(run.recommend(history=[], k=5)) == 5, "somebody new has no history"
+
+
+@pytest.mark.parametrize(
+    ("given", "error", "message"),
+    [
+        ({"user": "u999"}, DataError, "knows no user 'u999'"),
+        ({"history": ["i1", "i99"]}, DataError, "knows no item 'i99'"),
+        ({"user": "u1", "history": ["i1"]}, UsageError, "either a user or a history"),
+        ({}, UsageError, "either a user or a history"),
+        ({"user": "u1", "k": 0}, UsageError, "k must be 1 to 1000, got 0"),
+        ({"user": "u1", "tag": "evn"}, DataError, 'Did you mean "even"'),
+    ],
+)
+def test_bad_questions(run: RetrievalRun, given: dict[str, Any], error: Any, message: str) -> None:
+    with pytest.raises(error, match=message):
+        run.recommend(**given)
+
+
+def test_a_run_is_opened_by_its_kind(run: RetrievalRun) -> None:
+    assert isinstance(open_run(run.folder), RetrievalRun)
+    with pytest.raises(RunError, match="does not classify"):
+        predict(run.folder, ["a text"])
+    assert ws.recommend(run.folder, user="u1", k=1, device="cpu")
+
+
+def test_an_index_answers_as_the_model_does_and_grows(
+    run: RetrievalRun, tmp_path: Path, tiny_text: Path
+) -> None:
+    report = build_run_index(run, device="cpu")
+    verify_manifest(report.folder)
+    assert report.items == ITEMS
+    service = run_service(run, report.folder)
+    vector = service.user_vector(["i1", "i2"], None)
+    _, ids = service.index.search(vector[None], 4, exclude=["i1", "i2"])
+    assert list(ids[0]) == [one.item for one in run.recommend(history=["i1", "i2"], k=4)]
+    assert service.cards["i0"].title == "plum 0"
+    assert list(service.histories["u3"]) == run.history("u3")
+    new = tmp_path / "new.csv"
+    new.write_text("item_id,title,tags\ni1,truck 1,odd\nnew1,plum 77,even\nnew2,truck 9,odd\n")
+    grown = refresh(run, new, backbone=tiny_text, device="cpu")
+    assert grown.items == ITEMS + 2
+    assert grown.folder != report.folder
+    later = run_service(run, grown.folder)
+    assert later.tower == service.tower
+    assert {"new1", "new2"} <= set(later.index.ids)
+    _, found = later.index.search(later.user_vector(["new1"], None)[None], ITEMS + 2)
+    assert len(set(found[0])) == ITEMS + 2
+    with pytest.raises(DataError, match="holds no item that"):
+        refresh(run, new, backbone=tiny_text, device="cpu")
+
+
+def test_fit_sets_a_track_beside_baselines(folder: Path, tiny_text: Path, tmp_path: Path) -> None:
+    settings = {"width": 16, "layers": 0, "epochs": 1, "history": 4}
+    found = fit(
+        folder, strategy="frozen", settings=settings, backbone=tiny_text, device="cpu",
+        out=tmp_path / "fit",
+    )  # fmt: skip
+    names = [arm["name"] for arm in found.results["arms"]]
+    assert names[0].startswith("frozen:width=16")
+    assert names[1:] == ["popularity", "recent-popularity", "item-knn", "ease"]
+    assert found.results["arms"][0]["trainable_parameters"] > 0
+
+
+def test_plan_speaks_for_interactions(folder: Path) -> None:
+    found = plan(folder)
+    assert found.strategy == "zero-shot"
+    assert "under 2,000 events" in found.rule
+
+
+@pytest.mark.parametrize(
+    ("call", "given", "message"),
+    [
+        (compare, {"label": "x"}, "label= cannot apply to the interactions"),
+        (compare, {"shots": 4}, "shots= cannot apply"),
+        (compare, {"strategies": ["finetune"]}, "There is no arm 'finetune'"),
+        (compare, {"metric": "accuracy"}, "there is no ranking metric"),
+        (fit, {"controls": "some"}, "controls must be cheap, full or none"),
+        (fit, {"max_forgetting": 2.0}, "max_forgetting= cannot apply"),
+    ],
+)
+def test_options_of_the_other_task_are_refused(
+    folder: Path, call: Any, given: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(UsageError, match=message):
+        call(folder, **given)
+
+
+def test_options_for_interactions_are_refused_elsewhere(table: Path) -> None:
+    with pytest.raises(UsageError, match="user= belong to interactions"):
+        fit(table, user="site")
