@@ -67,7 +67,7 @@ def fairness(
     groups: Sequence[object],
     metric: str = "HR@100",
     *,
-    fewest_users: int = 10,
+    fewest_users: int = 20,
     seed: int = 0,
     resamples: int = 2000,
 ) -> FairnessGap:
@@ -79,7 +79,9 @@ def fairness(
         groups: A label for each query (user attributes) or target (item categories); None leaves
             a row out, a tuple puts it into several groups.
         metric: HR, Recall, NDCG, MRR or debiased_recall.
-        fewest_users: Groups with fewer users are named and not judged; at least 2.
+        fewest_users: Groups with fewer users are named and not judged; at least 2. Chance is called
+            a difference in 5 to 6 of 100 data sets where every group has 20 users, in 9 where each
+            has 10 (measured by simulation).
         seed: Root seed of the resampling.
         resamples: Draws of users.
 
@@ -89,7 +91,7 @@ def fairness(
     """
     if fewest_users < 2:
         raise UsageError(
-            f"fairness.fewest_users must be at least 2, got {fewest_users}. Typical: 10."
+            f"fairness.fewest_users must be at least 2, got {fewest_users}. Typical: 20."
         )
     family = ranking_metric(metric, "fairness.metric")[0]
     rows = outcome(ranks, task)
@@ -180,10 +182,11 @@ def _drawn_by_group(
 def _half_widths(drawn_RG: Floats, value_G: Floats, size_G: Floats) -> Floats:
     """Half the width (G, G) of the intervals of all differences, which hold together.
 
+    The bootstrap of n users knows (n - 1) / n of their variance, which is made good here.
     The standard error of a difference is never taken below what half a hit of one user in each
     group would make: where all users of two groups fare alike, resamples do not vary at all.
     """
-    off_RG = drawn_RG - value_G
+    off_RG = (drawn_RG - value_G) * np.sqrt(size_G / (size_G - 1))
     floor_G = 0.5 / size_G
     n_groups = len(value_G)
     error_GG = np.zeros((n_groups, n_groups))
