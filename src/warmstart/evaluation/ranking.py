@@ -25,7 +25,9 @@ from torch import Tensor
 
 from warmstart.core import DataError, UsageError
 
-from .ranking_queries import Ints, ItemLists, Kind, Queries, RankingTask
+from .metrics import Ints
+from .ranking_queries import ItemLists, Queries
+from .ranking_tasks import Kind, RankingTask
 
 __all__ = ["KS", "Ranks", "Recommender", "rank_targets"]
 

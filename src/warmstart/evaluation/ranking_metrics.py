@@ -42,7 +42,7 @@ from warmstart.core import DataError, UsageError, nearest
 
 from .metrics import Floats, Ints, Metric
 from .ranking import Ranks
-from .ranking_queries import RankingTask
+from .ranking_tasks import RankingTask
 
 __all__ = [
     "RANKING_METRICS",
