@@ -60,6 +60,7 @@ def test_values_and_gap_equal_a_loop() -> None:
     errors, largest = {}, np.zeros(300)
     for a, b in combinations(sorted(values), 2):
         off = (np.array(drawn[a]) - values[a]) - (np.array(drawn[b]) - values[b])
+        off *= (40 / 39) ** 0.5  # the bootstrap's missing variance
         errors[a, b] = max(off.std(ddof=1), (2 * (0.5 / 40) ** 2) ** 0.5)
         largest = np.maximum(largest, np.abs(off) / errors[a, b])
     bar = max(np.quantile(largest, 0.95), 1.96)
@@ -76,7 +77,7 @@ def test_values_and_gap_equal_a_loop() -> None:
 def test_the_bar_rises_with_the_number_of_groups() -> None:
     ranks, task, order = make(np.full(USERS, 0.5))
     two = fairness(ranks, task, [int(order[u] % 2) for u in task.user_Q], "HR@1")
-    many = fairness(ranks, task, [int(order[u] % 8) for u in task.user_Q], "HR@1")
+    many = fairness(ranks, task, [int(order[u] % 6) for u in task.user_Q], "HR@1")
 
     def bar(one: FairnessGap) -> float:
         return (one.gap.high - one.gap.value) / max(  # type: ignore[operator]
@@ -105,7 +106,7 @@ def test_a_small_noisy_group_does_not_hide_two_large_ones() -> None:
     edge = task.user_Q >= 108
     rank_P[edge] = np.where(task.user_Q[edge] < 116, 1, ITEMS)  # 8 of 12 users: 0.67 with noise
     groups = ["many" if u < 50 else "most" if u < 108 else "few" for u in task.user_Q]
-    found = fairness(replace(ranks, rank_P=rank_P), task, groups, "HR@1")
+    found = fairness(replace(ranks, rank_P=rank_P), task, groups, "HR@1", fewest_users=10)
     assert ("many", "most") in found.apart
     assert found.significant == ((found.best, found.worst) in found.apart)
 
@@ -115,7 +116,7 @@ def test_groups_that_never_vary() -> None:
     found = fairness(ranks, task, [int(u >= 60) for u in task.user_Q], "HR@1")
     assert found.gap.value == 1.0
     assert found.significant
-    alike = fairness(ranks, task, [int(u % 2) for u in task.user_Q if True], "HR@30")
+    alike = fairness(ranks, task, [int(u % 2) for u in task.user_Q], "HR@30")
     assert alike.gap.value == 0.0
     assert alike.best != alike.worst
     assert not alike.significant

@@ -59,7 +59,7 @@ def test_the_registry_goes_from_chance_to_the_strongest() -> None:
     assert all(issubclass(cls, Baseline) and cls.name == name for name, cls in BASELINES.items())
     with pytest.raises(UsageError, match='Did you mean "item-knn"'):
         make_baseline("itemknn")
-    with pytest.raises(UsageError, match=r"ease\.l2: must be above 0, got -1"):
+    with pytest.raises(UsageError, match=r"ease\.l2 must be above 0, got -1"):
         make_baseline("ease", {"l2": -1})
     with pytest.raises(UsageError, match="ease has no setting `lambda`"):
         make_baseline("ease", {"lambda": 3})
@@ -224,6 +224,15 @@ def test_knn_by_hand() -> None:
     below_01, below_02 = math.sqrt(6) + 1, math.sqrt(3) + 1
     assert scores[0] == pytest.approx([0, 2 / below_01, 1 / below_02, 0])
     assert scores[1] == pytest.approx([2 / below_01, 0, 0, 0])
+
+
+def test_knn_with_all_neighbours_is_for_small_catalogues() -> None:
+    large = events([(0, 0, 1), (0, 1, 2)], 1, 20_001)
+    with pytest.raises(NotApplicable, match=r"20,001 items are more than 20,000\. Set item-knn"):
+        ItemKnn(neighbours=None).fit(large)
+    few: Any = ItemKnn().fit(large)
+    assert few.scores(Queries.of([[0]]))[0, 1] == pytest.approx(1 / 11)
+    assert sparse.issparse(few.weights_II)
 
 
 # --- EASE ----------------------------------------------------------------------------------------

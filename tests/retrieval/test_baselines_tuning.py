@@ -43,7 +43,8 @@ def test_one_fit_serves_every_length_of_history(monkeypatch: pytest.MonkeyPatch)
 
     monkeypatch.setattr(ItemKnn, "fit", counted)
     tune(ItemKnn, parted(tastes()), "MRR")
-    assert len(fits) == len({one.shrinkage for one in ItemKnn.grid()}) < len(ItemKnn.grid())
+    grid = ItemKnn.grid()
+    assert len(fits) == len({(one.shrinkage, one.neighbours) for one in grid}) < len(grid)
 
 
 def test_the_test_events_are_never_touched() -> None:
@@ -70,6 +71,15 @@ def test_a_deadline_keeps_what_was_tried(tmp_path: Path) -> None:
     best, table = tune(Ease, parted(tastes()), "HR@5", run=late)
     assert len(table) == 1
     assert best == Ease.grid()[0]
+
+
+def test_a_setting_that_cannot_work_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        Ease, "grid", classmethod(lambda cls: (cls(max_items=3), cls(l2=7), cls(l2=8, last=1)))
+    )
+    best, table = tune(Ease, parted(tastes()), "MRR")
+    assert [row["l2"] for row in table] == [7, 8]
+    assert best.l2 == next(row["l2"] for row in table if row["chosen"])
 
 
 def test_refusals(monkeypatch: pytest.MonkeyPatch) -> None:

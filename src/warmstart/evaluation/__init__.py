@@ -10,9 +10,6 @@ from .ranking_queries import (
     Events,
     ItemLists,
     Queries,
-    RankingTask,
-    all_future_task,
-    next_item_task,
     popularity,
     positives,
 )
@@ -24,6 +21,7 @@ from .ranking_scores import (
     score_ranking,
 )
 from .ranking_slices import head_items, item_labels, standard_slices, user_labels
+from .ranking_tasks import RankingTask, all_future_task, next_item_task
 from .scores import (
     ClassScore,
     ReliabilityBin,

@@ -24,8 +24,8 @@ from warmstart.core import Config, DataError, UsageError
 from .metrics import Floats
 from .ranking import Ranks
 from .ranking_metrics import Outcome, outcome, ranking_metric, user_sums
-from .ranking_queries import RankingTask
 from .ranking_scores import group_members, user_weights
+from .ranking_tasks import RankingTask
 from .resampling import LEVEL, percentile_interval, proportion_interval
 from .scores import Score
 
@@ -67,7 +67,7 @@ def fairness(
     groups: Sequence[object],
     metric: str = "HR@100",
     *,
-    fewest_users: int = 10,
+    fewest_users: int = 20,
     seed: int = 0,
     resamples: int = 2000,
 ) -> FairnessGap:
@@ -79,7 +79,9 @@ def fairness(
         groups: A label for each query (user attributes) or target (item categories); None leaves
             a row out, a tuple puts it into several groups.
         metric: HR, Recall, NDCG, MRR or debiased_recall.
-        fewest_users: Groups with fewer users are named and not judged; at least 2.
+        fewest_users: Groups with fewer users are named and not judged; at least 2. Chance is called
+            a difference in 5 to 6 of 100 data sets where every group has 20 users, in 9 where each
+            has 10 (measured by simulation).
         seed: Root seed of the resampling.
         resamples: Draws of users.
 
@@ -89,41 +91,30 @@ def fairness(
     """
     if fewest_users < 2:
         raise UsageError(
-            f"fairness.fewest_users must be at least 2, got {fewest_users}. Typical: 10."
+            f"fairness.fewest_users must be at least 2, got {fewest_users}. Typical: 20."
         )
-    family = ranking_metric(metric, "fairness.metric")[0]
+    ranking_metric(metric, "fairness.metric")
     rows = outcome(ranks, task)
     top_UG, bottom_UG, queries, users, too_small = _sums_by_group(
         rows, group_members(groups, task, "fairness.groups"), metric, fewest_users
     )
     names = list(users)
-    if len(names) < 2:
-        raise DataError(
-            f"fairness needs two groups with at least {fewest_users} users each, got {len(names)} "
-            f"({len(too_small)} smaller). Join groups, or lower fewest_users."
-        )
     value_G = top_UG.sum(axis=0) / bottom_UG.sum(axis=0)
     drawn_RG = _drawn_by_group(top_UG, bottom_UG, value_G, seed, resamples)
-    interval = percentile_interval if family == "MRR" else None
-    scores = {}
-    for g, name in enumerate(names):
-        value = float(value_G[g])
-        low, high = (
-            interval(drawn_RG[:, g], value)
-            if interval
-            else proportion_interval(drawn_RG[:, g], value, users[name])
-        )
-        scores[name] = Score(value=value, low=low, high=high, n=queries[name])
     size_G = np.array([users[name] for name in names], dtype=np.float64)
     half_GG = _half_widths(drawn_RG, value_G, size_G)
-    best, worst = int(np.argmax(value_G)), int(np.argmin(value_G))
-    if best == worst:  # all alike
-        worst = (best + 1) % len(names)
+    order_G = np.argsort(value_G, kind="stable")
+    best, worst = int(order_G[-1]), int(order_G[0])
     gap = float(value_G[best] - value_G[worst])
     half = float(half_GG[best, worst])
     return FairnessGap(
         metric=metric,
-        groups=scores,
+        groups={
+            name: _group_score(
+                metric, float(value_G[g]), drawn_RG[:, g], users[name], queries[name]
+            )
+            for g, name in enumerate(names)
+        },
         users=users,
         best=names[best],
         worst=names[worst],
@@ -155,14 +146,20 @@ def _sums_by_group(
         tops.append(full[0])
         bottoms.append(full[1])
         queries[name], users[name] = len(part.user_Q), counted
-    empty = np.zeros((rows.users, 0))
-    return (
-        np.stack(tops, axis=1) if tops else empty,
-        np.stack(bottoms, axis=1) if bottoms else empty,
-        queries,
-        users,
-        too_small,
-    )
+    if len(users) < 2:
+        raise DataError(
+            f"fairness needs two groups with at least {fewest_users} users each, got {len(users)} "
+            f"({len(too_small)} smaller). Join groups, or lower fewest_users."
+        )
+    return np.stack(tops, axis=1), np.stack(bottoms, axis=1), queries, users, too_small
+
+
+def _group_score(metric: str, value: float, drawn_R: Floats, users: int, queries: int) -> Score:
+    if metric == "MRR":
+        low, high = percentile_interval(drawn_R, value)
+    else:
+        low, high = proportion_interval(drawn_R, value, users)
+    return Score(value=value, low=low, high=high, n=queries)
 
 
 def _drawn_by_group(
@@ -180,10 +177,11 @@ def _drawn_by_group(
 def _half_widths(drawn_RG: Floats, value_G: Floats, size_G: Floats) -> Floats:
     """Half the width (G, G) of the intervals of all differences, which hold together.
 
+    The bootstrap of n users knows (n - 1) / n of their variance, which is made good here.
     The standard error of a difference is never taken below what half a hit of one user in each
     group would make: where all users of two groups fare alike, resamples do not vary at all.
     """
-    off_RG = drawn_RG - value_G
+    off_RG = (drawn_RG - value_G) * np.sqrt(size_G / (size_G - 1))
     floor_G = 0.5 / size_G
     n_groups = len(value_G)
     error_GG = np.zeros((n_groups, n_groups))

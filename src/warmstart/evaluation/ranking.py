@@ -25,7 +25,9 @@ from torch import Tensor
 
 from warmstart.core import DataError, UsageError
 
-from .ranking_queries import Ints, ItemLists, Kind, Queries, RankingTask
+from .metrics import Ints
+from .ranking_queries import ItemLists, Queries
+from .ranking_tasks import Kind, RankingTask
 
 __all__ = ["KS", "Ranks", "Recommender", "rank_targets"]
 
@@ -82,7 +84,8 @@ class Ranks:
         order_P = np.lexsort((self.rank_P, rows_P))
         place_P = np.empty_like(self.rank_P)
         place_P[order_P] = np.arange(len(order_P)) - self.targets.offsets_Q1[rows_P[order_P]]
-        return np.minimum(self.rank_P + place_P, self.n_items)
+        position_P: Ints = np.minimum(self.rank_P + place_P, self.n_items)
+        return position_P
 
     def columns(self) -> dict[str, np.ndarray]:
         """One row a target, for a table: query, user, item, rank, position."""
@@ -216,9 +219,12 @@ def _open_items(queries: Queries, scores_QI: Tensor, pool_I: NDArray[np.bool_] |
 def _count_shown(scores_QI: Tensor, open_QI: Tensor, shown: Mapping[int, Ints]) -> None:
     """Add the items of each query's first K to the counts."""
     n_items = scores_QI.shape[1]
-    hidden_QI = torch.isnan(scores_QI).logical_or_(~open_QI)
-    usable_QI = scores_QI.masked_fill(hidden_QI, -torch.inf)
-    values_QK, items_QK = usable_QI.topk(min(max(shown), n_items), dim=1)
+    length = min(max(shown), n_items)
+    usable_QI = torch.where(open_QI, scores_QI, -torch.inf)
+    values_QK, items_QK = usable_QI.topk(length, dim=1)
+    if torch.isnan(values_QK).any():  # topk puts NaN first, so one look at its values is enough
+        usable_QI.masked_fill_(torch.isnan(usable_QI), -torch.inf)
+        values_QK, items_QK = usable_QI.topk(length, dim=1)
     listed_QK = (values_QK > -torch.inf).cpu().numpy()
     items = items_QK.cpu().numpy()
     for k in shown:

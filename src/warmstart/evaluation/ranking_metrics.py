@@ -42,7 +42,7 @@ from warmstart.core import DataError, UsageError, nearest
 
 from .metrics import Floats, Ints, Metric
 from .ranking import Ranks
-from .ranking_queries import RankingTask
+from .ranking_tasks import RankingTask
 
 __all__ = [
     "RANKING_METRICS",
@@ -193,10 +193,9 @@ def user_sums(rows: Outcome, name: str) -> tuple[Floats, Floats]:
         UsageError: For the median rank and coverage, which are no such ratio.
     """
     top_Q, bottom_Q = _query_sums(rows, name)
-    return (
-        np.bincount(rows.user_Q, weights=top_Q, minlength=rows.users),
-        np.bincount(rows.user_Q, weights=bottom_Q, minlength=rows.users),
-    )
+    top_U = np.bincount(rows.user_Q, weights=top_Q, minlength=rows.users).astype(np.float64)
+    bottom_U = np.bincount(rows.user_Q, weights=bottom_Q, minlength=rows.users).astype(np.float64)
+    return top_U, bottom_U
 
 
 def _query_sums(rows: Outcome, name: str) -> tuple[Floats, Floats]:

@@ -27,7 +27,7 @@ from .ranking_metrics import (
     ranking_metric,
     user_sums,
 )
-from .ranking_queries import Kind, RankingTask
+from .ranking_tasks import Kind, RankingTask
 from .resampling import percentile_interval, proportion_interval, row_draws
 from .scores import Score
 

@@ -12,7 +12,8 @@ import numpy as np
 from warmstart.core import DataError
 
 from .metrics import Ints
-from .ranking_queries import Events, RankingTask, positives
+from .ranking_queries import Events, positives
+from .ranking_tasks import RankingTask
 
 __all__ = ["head_items", "item_labels", "standard_slices", "user_labels"]
 

@@ -12,7 +12,7 @@ from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt
 from warmstart.core import NotApplicable, Run, Streams
 from warmstart.evaluation import Events, Queries, Recommender, popularity
 
-from .baselines import Baseline, register
+from .baselines import OfHistory, register
 from .matrices import history_matrix, or_popularity, user_item_matrix
 
 __all__ = ["Als"]
@@ -35,7 +35,7 @@ class _Folded:
 
 
 @register
-class Als(Baseline):
+class Als(OfHistory):
     """Weighted matrix factorisation by alternating least squares, from the package `implicit`.
 
     Users who came after the fit, and later events of those who were there, are folded in: the
@@ -83,11 +83,12 @@ class Als(Baseline):
 
     @classmethod
     def grid(cls) -> tuple[Self, ...]:
-        """Three widths with weak and strong confidence."""
+        """Narrow and wide factors, weak and strong confidence, short and whole histories."""
         return tuple(
-            cls(factors=factors, alpha=alpha)
-            for factors in (64, 32, 128)
-            for alpha in (2.0, 5.0, 15.0)
+            cls(factors=factors, alpha=alpha, last=last)
+            for factors in (64, 8, 16, 32)
+            for alpha in (2.0, 5.0)
+            for last in (None, 10, 30)
         )
 
 

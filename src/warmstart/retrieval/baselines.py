@@ -9,14 +9,15 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from typing import Any, ClassVar, Self, TypeVar
+from dataclasses import replace
+from typing import Any, ClassVar, Self, TypeVar, cast
 
-from pydantic import ConfigDict
+from pydantic import ConfigDict, PositiveInt
 
 from warmstart.core import Config, Run, UsageError, nearest
 from warmstart.evaluation import Events, Recommender
 
-__all__ = ["BASELINES", "Baseline", "make_baseline", "register"]
+__all__ = ["BASELINES", "Baseline", "OfHistory", "make_baseline", "register"]
 
 B = TypeVar("B", bound="type[Baseline]")
 BASELINES: dict[str, type[Baseline]] = {}
@@ -71,6 +72,26 @@ class Baseline(Config, ABC):
             past: The same events.
             run: As for `fit`.
         """
+        return self.fit(past, run)
+
+
+class OfHistory(Baseline):
+    """A baseline that looks at the newest events of a history, or at all of them.
+
+    Its recommender is a dataclass with a field `last`, which may be changed without a new fit.
+    """
+
+    last: PositiveInt | None
+
+    def fit_like(
+        self, fitted: Recommender, settings: Baseline, past: Events, run: Run | None = None
+    ) -> Recommender:
+        """What was fitted, where the settings differ in the length of the history alone."""
+        if isinstance(settings, type(self)) and self == settings.model_copy(
+            update={"last": self.last}
+        ):
+            changed: Recommender = replace(cast(Any, fitted), last=self.last)
+            return changed
         return self.fit(past, run)
 
 

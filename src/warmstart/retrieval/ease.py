@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import ClassVar, Self
 
 import numpy as np
@@ -13,14 +12,14 @@ from scipy.linalg import lapack
 from warmstart.core import NotApplicable, Run
 from warmstart.evaluation import Events, Recommender, popularity
 
-from .baselines import Baseline, register
+from .baselines import OfHistory, register
 from .matrices import ItemSimilarity, user_item_matrix
 
 __all__ = ["Ease", "ease_weights"]
 
 
 @register
-class Ease(Baseline):
+class Ease(OfHistory):
     """Each item's score is a weighted sum over the newest of the history, with learned weights.
 
     The weights minimise the squared error of rebuilding the user-item matrix from itself with a
@@ -61,21 +60,12 @@ class Ease(Baseline):
 
     @classmethod
     def grid(cls) -> tuple[Self, ...]:
-        """Penalties from 50 to 2,000 with short and long histories."""
+        """Penalties from 100 to 5,000 with short and long histories."""
         return tuple(
             cls(l2=l2, last=last)
-            for l2 in (500.0, 50.0, 100.0, 200.0, 1000.0, 2000.0)
-            for last in (30, 10, 20, 60)
+            for l2 in (500.0, 100.0, 200.0, 1000.0, 2000.0, 5000.0)
+            for last in (30, 5, 10, 20, 60)
         )
-
-    def fit_like(
-        self, fitted: Recommender, settings: Baseline, past: Events, run: Run | None = None
-    ) -> Recommender:
-        """The same weights where only the length of the history differs."""
-        same = self.model_copy(update={"last": getattr(settings, "last", None)}) == settings
-        if same and isinstance(fitted, ItemSimilarity):
-            return replace(fitted, last=self.last)
-        return self.fit(past, run)
 
 
 def ease_weights(past: Events, l2: float) -> NDArray[np.float32]:

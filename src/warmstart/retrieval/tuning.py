@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from typing import Any, Protocol, TypeVar
 
-from warmstart.core import Run, progress
+from warmstart.core import NotApplicable, Run, progress
 from warmstart.evaluation import (
     RANKING_METRICS,
     Events,
@@ -57,37 +57,39 @@ def tune(
         The chosen settings, and a row for each that was tried: settings, metric, seconds, chosen.
 
     Raises:
-        NotApplicable: When the baseline cannot work on the data.
+        NotApplicable: When no setting can work on the data; a setting that cannot is left out.
         UsageError: For an unknown metric.
     """
-    better = RANKING_METRICS[ranking_metric(metric, "tune.metric")[0]].higher_is_better
-    ks = (int(metric.partition("@")[2]),) if metric.startswith("coverage@") else ()
+    family, k = ranking_metric(metric, "tune.metric")
+    sign = 1.0 if RANKING_METRICS[family].higher_is_better else -1.0
+    ks = (k,) if k is not None and family == "coverage" else ()
     task = next_item_task(split.train, split.validation)
     settings = kind.grid()
     table: list[dict[str, Any]] = []
-    best: tuple[float, int] | None = None
+    best: tuple[float, int, B] | None = None
     earlier: tuple[Recommender, B] | None = None
+    refusal: NotApplicable | None = None
     for number, one in enumerate(progress.track(settings, f"Tuning {kind.title}", unit="settings")):
         if earlier is not None and run is not None and run.out_of_time():
-            progress.note(
-                f"{kind.title}: {number} of {len(settings)} settings were tried before time ran "
-                "out."
-            )
+            progress.note(f"{kind.title}: time ran out after {number} of {len(settings)} settings.")
             break
         start = time.perf_counter()
-        fitted = (
-            one.fit(split.train, run)
-            if earlier is None
-            else one.fit_like(earlier[0], earlier[1], split.train, run)
-        )
-        earlier = (fitted, one)
+        try:
+            fitted = (
+                one.fit_like(*earlier, split.train, run) if earlier else one.fit(split.train, run)
+            )
+        except NotApplicable as error:  # a setting that asks too much of this catalogue
+            refusal = refusal or error
+            continue
+        earlier = fitted, one
         ranks = rank_targets(fitted, task, task.n_items, block=block, ks=ks)
         value = measure_ranking(ranks, task, [metric])[metric]
         seconds = time.perf_counter() - start
         table.append({**one.model_dump(), metric: value, "seconds": seconds, "chosen": False})
-        worth = value if better else -value
-        if best is None or worth > best[0]:
-            best = (worth, number)
-    assert best is not None
-    table[best[1]]["chosen"] = True
-    return settings[best[1]], table
+        if best is None or sign * value > best[0]:
+            best = (sign * value, len(table) - 1, one)
+    if best is None:
+        raise refusal or AssertionError("a grid is never empty")
+    _, row, chosen = best
+    table[row]["chosen"] = True
+    return chosen, table
