@@ -1,0 +1,152 @@
+"""The comparison of recommenders as a table, a page and Markdown."""
+
+from __future__ import annotations
+
+import copy
+import io
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from warmstart.reporting import (
+    comparison_view,
+    index_view,
+    ranking_markdown,
+    ranking_rows,
+    render_ranking_report,
+)
+from warmstart.reporting.ranking import lift_rows, metric_text, metric_title, slice_rows
+
+from .test_html import Page
+
+HOSTILE = '<script>alert("x")</script>|`*'
+
+
+def score(value: float, n: int = 100) -> dict[str, Any]:
+    return {"value": value, "low": value - 0.05, "high": value + 0.05, "n": n}
+
+
+def arm(name: str, value: float, role: str = "arm", **more: Any) -> dict[str, Any]:
+    metrics = {"HR@10": score(value / 2), "HR@100": score(value), "NDCG@10": score(value / 3),
+               "MRR": score(value / 4), "coverage@10": {"value": 0.5, "low": None, "high": None,
+                                                        "n": 100}}  # fmt: skip
+    cold = {"cold": {"HR@100": score(value / 5, 7)}, "warm": {"HR@100": score(value, 93)}}
+    return {
+        "name": name, "label": name.title(), "role": role, "status": "done", "seconds": 12.0,
+        "settings": {"width": 128}, "trainable_parameters": 1000,
+        "tried": [{"last": 5, "HR@100": 0.5, "chosen": True}],
+        "next_item": {"validation": {"HR@100": value},
+                      "test": {"metrics": metrics, "slices": {"item": cold}}},
+        "all_future": {"test": {"metrics": {"Recall@10": score(0.1)}}}, **more,
+    }  # fmt: skip
+
+
+@pytest.fixture
+def results() -> dict[str, Any]:
+    left_out = {"name": "als", "label": "ALS", "role": "control", "status": "not applicable",
+                "reason": "the package implicit is not installed", "seconds": None}  # fmt: skip
+    return copy.deepcopy({
+        "task_type": "retrieve", "command": "warmstart compare films/", "warmstart": "0",
+        "data": {"source": "films/", "name": "films", "events": 1000, "users": 50, "items": 90,
+                 "notes": ["Times are seconds."], "split": {"test events": 100}},
+        "settings": {"primary": "HR@100"}, "kept": "two-tower",
+        "arms": [arm("two-tower", 0.7), arm("ease", 0.6, "control"), left_out],
+        "lifts": [{"a": "two-tower", "b": "ease", "metric": "HR@100", "difference": 0.1,
+                   "low": 0.05, "high": 0.15, "significant": True}],
+        "fairness": [{"by": "team", "metric": "HR@100", "best": "red", "worst": "blue",
+                      "groups": {"red": score(0.7), "blue": score(0.6)}, "gap": score(0.1),
+                      "significant": True}],
+        "verdict": {"best": "two-tower", "sentences": ["Two-tower is best."], "next": ["Serve."]},
+    })  # fmt: skip
+
+
+def printed(results: dict[str, Any], width: int = 100) -> str:
+    console = Console(file=io.StringIO(), width=width)
+    console.print(comparison_view(results))
+    return console.file.getvalue()  # type: ignore[attr-defined,no-any-return]
+
+
+def test_the_terminal_shows_what_decides(results: dict[str, Any]) -> None:
+    text = printed(results)
+    for words in ("Two-Tower", "70.0 %", "65.0-75.0", "0.175", "Coverage@10", "+10.0",
+                  "+5.0 to +15.0", "clearly better", "the package implicit is not installed",
+                  "cold items", "14.0 % 9.0-19.0", "By team: a clear gap; red is 10.0 points",
+                  "Two-tower is best.", "- Serve."):  # fmt: skip
+        assert words in text, words
+
+
+def test_a_lift_that_is_not_significant_is_called_so(results: dict[str, Any]) -> None:
+    results["lifts"][0] |= {"significant": False, "difference": -0.02, "low": -0.05, "high": 0.01}
+    assert lift_rows(results)[0]["words"] == "no clear difference"
+    results["lifts"][0] |= {"significant": True}
+    assert lift_rows(results)[0]["words"] == "clearly worse"
+    assert lift_rows(results)[0]["difference"] == "−2.0"
+
+
+def test_slices_stand_beside_their_counts(results: dict[str, Any]) -> None:
+    found = slice_rows(results)
+    assert found is not None
+    assert [row["label"] for row in found["rows"]] == ["cold items", "warm items"]
+    assert [row["n"] for row in found["rows"]] == [7, 93]
+    assert [cell["value"] for cell in found["rows"][0]["cells"]] == ["14.0 %", "12.0 %"]
+    del results["arms"][0]["next_item"]["test"]["slices"]
+    del results["arms"][1]["next_item"]["test"]["slices"]
+    assert slice_rows(results) is None
+
+
+def test_the_page_is_whole_and_loads_nothing(results: dict[str, Any]) -> None:
+    page = render_ranking_report(results)
+    parsed = Page(page)
+    text = " ".join(" ".join(parsed.words).split())
+    for words in ("Two-Tower", "70.0 %", "clearly better", "cold items", "Are groups served alike",
+                  "All that came later", "Times are seconds.", "warmstart compare films/",
+                  "1,000 events", "the package implicit is not installed"):  # fmt: skip
+        assert words in text, words
+    assert "<script" not in page
+    assert not [1 for tag, attrs in parsed.tags if attrs.get("src") or attrs.get("href")]
+    ids = [attrs["id"] for _, attrs in parsed.tags if attrs.get("id")]
+    assert len(ids) == len(set(ids))
+    assert "<svg" in page
+
+
+def test_hostile_texts_stay_texts(results: dict[str, Any]) -> None:
+    results["arms"][0]["label"] = results["data"]["name"] = HOSTILE
+    results["fairness"][0]["by"] = results["verdict"]["sentences"][0] = HOSTILE
+    assert "<script" not in render_ranking_report(results)
+    assert "<script" in printed(results), "shown as it is, not read as markup"
+    assert "\\<script\\>" in ranking_markdown(results, name="x")
+
+
+def test_missing_parts_never_stop_it(results: dict[str, Any]) -> None:
+    bare = {"arms": [], "verdict": {}, "task_type": "retrieve"}
+    for one in (bare, {**results, "arms": [{"name": "x", "status": "cut"}]}):
+        assert "<html" in render_ranking_report(one)
+        printed(one)
+        ranking_markdown(one, name="x")
+
+
+def test_metrics_are_named_and_written_by_their_kind(results: dict[str, Any]) -> None:
+    assert metric_title("coverage@10") == "Coverage@10"
+    assert metric_title("HR@10") == "HR@10"
+    assert metric_text("HR@10", 0.123) == "12.3 %"
+    assert metric_text("MRR", 0.123) == "0.123"
+    assert metric_text("median_rank", 12.0) == "12"
+    assert metric_text("MRR", None) == "–"
+    rows = ranking_rows(results)
+    assert [row["best"] for row in rows] == [True, False, False]
+
+
+def test_an_index_tells_what_was_tried() -> None:
+    trial = {"engine": "flat", "settings": {}, "recall": 1.0, "p50_ms": 0.2, "p99_ms": 0.5,
+             "megabytes": 1.5, "meets": True}  # fmt: skip
+    skipped = {"engine": "hnsw", "recall": None, "reason": "too few items"}
+    choice = {"trials": [trial, skipped], "target": {"recall": 0.95, "p99_ms": 5.0}}
+    found = {"engine": "flat", "items": 90, "folder": "runs/x.index/0001", "choice": choice,
+             "settings": {}}  # fmt: skip
+    console = Console(file=io.StringIO(), width=100)
+    console.print(index_view(found))
+    text = console.file.getvalue()  # type: ignore[attr-defined]
+    for words in ("flat", "1.000", "0.50 ms", "1.5 MB", "too few items", "90 items in a flat index",
+                  "runs/x.index/0001", "recall 0.95"):  # fmt: skip
+        assert words in text, words
