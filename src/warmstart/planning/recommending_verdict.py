@@ -130,5 +130,5 @@ def _next(contest: Contest, cut: list[str], lifts: dict[str, RankedPair]) -> lis
         return steps
     if kept.name in lifts and lifts[kept.name].winner != "a":
         steps.append("Before serving the model, see whether the baseline does: it costs less.")
-    steps.append("Index its items with `warmstart index RUN`, then answer with `warmstart serve`.")
+    steps.append("Index its items with warmstart index, then answer with warmstart serve.")
     return steps

@@ -6,7 +6,7 @@ import unicodedata
 from collections.abc import Mapping
 from typing import Any
 
-from warmstart.evaluation import METRICS
+from warmstart.evaluation import METRICS, RANKING_METRICS
 
 __all__ = [
     "clean",
@@ -177,7 +177,7 @@ def difference(name: str, value: float | None) -> str:
 
 
 def _percent(name: str) -> bool:
-    metric = METRICS.get(name)
+    metric = METRICS.get(name) or RANKING_METRICS.get(name.partition("@")[0])
     return metric.percent if metric else False
 
 

@@ -10,6 +10,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from warmstart.data.labels import natural_key
 from warmstart.evaluation import RANKING_METRICS
 
 from . import format as fmt
@@ -49,19 +50,14 @@ def metric_title(name: str) -> str:
 
 def metric_text(name: str, value: float | None) -> str:
     """A ranking metric as people read it: shares in per cent, the rest with three decimals."""
-    if value is None:
-        return fmt.MISSING
-    known = RANKING_METRICS.get(name.partition("@")[0])
-    if known is not None and known.percent:
-        return f"{value * 100:.1f} %"
-    return f"{value:.0f}" if name == "median_rank" else f"{value:.3f}"
+    if value is not None and name == "median_rank":
+        return f"{value:.0f}"
+    return fmt.metric_value(name, value)
 
 
 def _bounds(name: str, score: Json, dash: str) -> str:
     low, high = score.get("low"), score.get("high")
-    if low is None or high is None:
-        return ""
-    return f"{metric_text(name, low)}{dash}{metric_text(name, high)}".replace(" %", "")
+    return "" if low is None or high is None else fmt.interval(name, low, high, dash)
 
 
 def scored(results: Json) -> Iterator[Json]:
@@ -115,7 +111,7 @@ def slice_rows(results: Json, metric: str | None = None, dash: str = "–") -> d
         return None
     rows = []
     for part, labels in arms[0]["next_item"]["test"]["slices"].items():
-        for label in labels:
+        for label in sorted(labels, key=natural_key):
             cells = []
             count = None
             for arm in arms:
@@ -144,8 +140,10 @@ def lift_rows(results: Json, dash: str = " to ") -> list[dict[str, Any]]:
                 "a": view.label_of(results, lift.get("a")),
                 "b": view.label_of(results, lift.get("b")),
                 "metric": metric_title(name),
-                "difference": _signed(name, lift.get("difference")),
-                "interval": dash.join(_signed(name, lift.get(key)) for key in ("low", "high")),
+                "difference": fmt.difference(name, lift.get("difference")),
+                "interval": dash.join(
+                    fmt.difference(name, lift.get(key)) for key in ("low", "high")
+                ),
                 "significant": bool(lift.get("significant")),
                 "words": _words(lift),
             }
@@ -157,15 +155,6 @@ def _words(lift: Json) -> str:
     if not lift.get("significant"):
         return "no clear difference"
     return "clearly better" if (lift.get("difference") or 0) > 0 else "clearly worse"
-
-
-def _signed(name: str, value: float | None) -> str:
-    if value is None:
-        return fmt.MISSING
-    known = RANKING_METRICS.get(name.partition("@")[0])
-    if known is not None and known.percent:
-        return f"{value * 100:+.1f}".replace("-", "−")
-    return f"{value:+.3f}".replace("-", "−")
 
 
 def fairness_rows(results: Json, dash: str = "–") -> list[dict[str, Any]]:
@@ -180,7 +169,7 @@ def fairness_rows(results: Json, dash: str = "–") -> list[dict[str, Any]]:
                 "metric": metric_title(name),
                 "best": fmt.clean(one.get("best")),
                 "worst": fmt.clean(one.get("worst")),
-                "gap": _signed(name, gap.get("value")),
+                "gap": fmt.difference(name, gap.get("value")),
                 "interval": _bounds(name, gap, dash),
                 "significant": bool(one.get("significant")),
                 "groups": [
