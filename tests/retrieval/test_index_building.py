@@ -26,8 +26,10 @@ def clusters(rows: int, seed: int = 0) -> np.ndarray:
 
 def test_recall_is_counted() -> None:
     exact = np.array([[1, 2], [3, 4]])
-    assert recall_of(np.array([[2, 9, 1], [-1, -1, -1]]), exact) == 0.5
-    assert recall_of(np.empty((2, 0)), np.empty((2, 0))) == 1.0
+    recall, error = recall_of(np.array([[2, 9, 1], [-1, -1, -1]]), exact)
+    assert recall == 0.5
+    assert error == pytest.approx(0.5 / 2**0.5)  # 1 and 0: a deviation of .5, over two queries
+    assert recall_of(np.empty((2, 0)), np.empty((2, 0))) == (1.0, 0.0)
 
 
 def test_the_exact_engine_is_taken_when_it_is_fast_enough() -> None:

@@ -73,6 +73,12 @@ class Fake:
         return np.asarray(mean_D / np.linalg.norm(mean_D), dtype=np.float32)
 
 
+def make(service: Any = None, **settings: Any) -> FastAPI:
+    """An app of a fake, with a deadline that a slow machine keeps."""
+    known = {"deadline_seconds": 60.0, "waiting": 200, **settings}
+    return app(service or Fake(), Settings.parse(known, "serving"))
+
+
 @asynccontextmanager
 async def opened(made: FastAPI, *, stays: bool = False) -> AsyncIterator[httpx.AsyncClient]:
     """A client of a running app, without a network."""
@@ -96,12 +102,12 @@ def call(
 
 def post(path: str, body: Any, service: Fake | None = None, **settings: Any) -> httpx.Response:
     """One POST to an app of its own."""
-    return call(app(service or Fake(), Settings(**settings)), "POST", path, json=body)
+    return call(make(service, **settings), "POST", path, json=body)
 
 
 def get(path: str, service: Fake | None = None, **settings: Any) -> httpx.Response:
     """One GET to an app of its own."""
-    return call(app(service or Fake(), Settings(**settings)), "GET", path)
+    return call(make(service, **settings), "GET", path)
 
 
 def is_error(response: httpx.Response, status: int, code: str | None = None) -> bool:

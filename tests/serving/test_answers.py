@@ -10,7 +10,7 @@ import pytest
 from warmstart.core import RunError, UsageError
 from warmstart.serving import app
 
-from .fakes import Fake, get, is_error, post
+from .fakes import Fake, get, is_error, make, post
 
 
 def ids(answer: dict[str, Any]) -> list[str]:
@@ -196,7 +196,7 @@ def test_an_index_of_another_tower_is_not_served() -> None:
     fake = Fake()
     fake.tower = "other"
     with pytest.raises(RunError, match="item tower other, the index index-a was built by tower-a"):
-        app(fake)
+        make(fake)
 
 
 def test_something_must_be_served() -> None:

@@ -8,9 +8,7 @@ import re
 import httpx
 from prometheus_client.parser import text_string_to_metric_families
 
-from warmstart.serving import Settings, app
-
-from .fakes import KEY, Fake, opened
+from .fakes import KEY, Fake, make, opened
 
 
 def read(text: str) -> dict[tuple[str, frozenset[tuple[str, str]]], float]:
@@ -23,7 +21,7 @@ def read(text: str) -> dict[tuple[str, frozenset[tuple[str, str]]], float]:
 
 def after(requests: list[tuple[str, str, int]], **settings: object) -> tuple[str, httpx.Response]:
     async def run() -> tuple[str, httpx.Response]:
-        made = app(Fake(), Settings.parse(settings, "serving"))
+        made = make(**settings)
         async with opened(made) as client:
             key = {"X-API-Key": KEY}
             for method, path, status in requests:
@@ -79,7 +77,7 @@ def test_requests_are_counted_by_route_and_status() -> None:
 
 
 def test_a_swap_leaves_one_line_of_what_is_served() -> None:
-    made = app(Fake("a"))
+    made = make(Fake("a"))
     shared = made.state.warmstart
     shared.live.reload(Fake("b"))
     lines = re.findall(r"^warmstart_snapshot_info\{.*\}.*$", shared.metrics.text().decode(), re.M)
@@ -109,7 +107,7 @@ def test_names_and_units_are_those_that_promtool_asks_for() -> None:
 
 
 def test_two_apps_have_registries_of_their_own() -> None:
-    one, other = app(Fake()).state.warmstart, app(Fake()).state.warmstart
+    one, other = make().state.warmstart, make().state.warmstart
     one.metrics.refused("x")
     assert "reason=" in one.metrics.text().decode()
     assert "reason=" not in other.metrics.text().decode()

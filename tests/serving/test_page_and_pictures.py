@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from warmstart.serving import ItemCard, Settings, app
+from warmstart.serving import ItemCard
 
-from .fakes import Fake, call, get, is_error, post
+from .fakes import Fake, call, get, is_error, make, post
 
 # --- the page ------------------------------------------------------------------------------------
 
@@ -107,7 +107,7 @@ def save(path: Path, width: int = 400, height: int = 300, **settings: Any) -> No
 
 
 def thumbnail_of(fake: Fake, item: str, **settings: Any) -> Any:
-    made = app(fake, Settings(**settings))
+    made = make(fake, **settings)
     body = {"item": "a-0", "k": 100}
     items = call(made, "POST", "/v1/similar", stays=True, json=body).json()["items"]
     (path,) = [found["thumbnail"] for found in items if found["id"] == item]
@@ -206,7 +206,7 @@ def test_pictures_are_kept_within_their_room(tmp_path: Path) -> None:
     names = [f"{number}.png" for number in range(6)]
     for name in names:
         save(tmp_path / name)
-    made = app(with_pictures(tmp_path, [*names]), Settings(thumbnail_cache_bytes=20_000))
+    made = make(with_pictures(tmp_path, [*names]), thumbnail_cache_bytes=20_000)
     shared = made.state.warmstart
     codes = sorted(shared.live.snapshot.pictures)
     sizes = [len(shared.thumbnails.jpeg(shared.live.snapshot, code)) for code in codes]
@@ -220,8 +220,8 @@ def test_pictures_are_kept_within_their_room(tmp_path: Path) -> None:
 
 
 def test_a_code_tells_nothing_of_the_path_and_outlives_a_swap(tmp_path: Path) -> None:
-    one = app(with_pictures(tmp_path, ["a/b.png"])).state.warmstart.live.snapshot
-    other = app(with_pictures(tmp_path, [None, "a/b.png"])).state.warmstart.live.snapshot
+    one = make(with_pictures(tmp_path, ["a/b.png"])).state.warmstart.live.snapshot
+    other = make(with_pictures(tmp_path, [None, "a/b.png"])).state.warmstart.live.snapshot
     assert one.pictures == other.pictures
     (code,) = one.pictures
     assert re.fullmatch("[0-9a-f]{32}", code)

@@ -22,7 +22,7 @@ from warmstart.core import UsageError
 from warmstart.serving import Settings, point, serve
 from warmstart.serving.settings import KEY_FILE_VARIABLE, KEY_VARIABLE, is_loopback, read_key
 
-from .fakes import KEY, Fake
+from .fakes import KEY, Fake, make
 from .test_swap import check_one_version
 
 SCRIPT = Path(__file__).with_name("process.py")
@@ -173,12 +173,12 @@ def test_a_silent_connection_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
 
     import uvicorn
 
-    from warmstart.serving import app, server
+    from warmstart.serving import server
 
     monkeypatch.setattr(server, "HEADER_SECONDS", 0.2)
 
     async def run() -> list[bytes]:
-        made = app(Fake())
+        made = make()
         config = uvicorn.Config(
             made, port=0, http=server._Patient, ws="none", log_config=None, lifespan="on"
         )

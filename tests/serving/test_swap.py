@@ -18,7 +18,7 @@ from warmstart.serving.metrics import Metrics
 from warmstart.serving.snapshot import Live, Snapshot
 from warmstart.serving.watching import Watcher
 
-from .fakes import Fake, call, is_error, opened
+from .fakes import Fake, call, is_error, make, opened
 
 
 def check_one_version(answer: dict[str, Any]) -> str:
@@ -36,7 +36,7 @@ def test_swaps_under_load_fail_and_mix_nothing() -> None:
     services = [Fake("a"), Fake("b")]
 
     async def run() -> set[str]:
-        made = app(services[0], Settings(waiting=200))
+        made = make(services[0], waiting=200)
         live = made.state.warmstart.live
         seen: set[str] = set()
         async with opened(made) as client:

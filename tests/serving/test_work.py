@@ -11,15 +11,14 @@ from typing import Any
 import httpx
 import pytest
 
-from warmstart.serving import Settings, app
 from warmstart.serving.errors import ServingError
 from warmstart.serving.metrics import Metrics
 from warmstart.serving.work import Work
 
-from .fakes import Fake, is_error, opened
+from .fakes import Fake, is_error, make, opened
 
 
-def make(threads: int = 1, waiting: int = 1, seconds: float = 5.0) -> Work:
+def work_of(threads: int = 1, waiting: int = 1, seconds: float = 60.0) -> Work:
     return Work(threads, waiting, seconds, Metrics(), "test")
 
 
@@ -33,7 +32,7 @@ def refusal(work: Work, function: Callable[[], Any]) -> Any:
 
 
 def test_results_and_errors_come_back() -> None:
-    work = make()
+    work = work_of()
     assert asyncio.run(work.run(divmod, 7, 2)) == (3, 1)
     with pytest.raises(ZeroDivisionError):
         asyncio.run(work.run(divmod, 7, 0))
@@ -44,7 +43,7 @@ def test_a_full_queue_refuses_at_once() -> None:
     hold = threading.Event()
 
     async def crowd() -> tuple[ServingError, float]:
-        work = make(threads=1, waiting=1)
+        work = work_of(threads=1, waiting=1)
         inside = [asyncio.create_task(work.run(hold.wait)) for _ in range(2)]
         await asyncio.sleep(0.05)
         start = time.perf_counter()
@@ -67,7 +66,7 @@ def test_work_that_waited_too_long_is_not_begun() -> None:
     begun: list[str] = []
 
     async def late() -> tuple[ServingError, ServingError]:
-        work = make(threads=1, waiting=5, seconds=0.1)
+        work = work_of(threads=1, waiting=5, seconds=0.1)
         first = asyncio.create_task(refusal(work, hold.wait))
         await asyncio.sleep(0.02)
         second = await refusal(work, lambda: begun.append("late"))
@@ -87,7 +86,7 @@ def test_a_place_is_taken_until_the_thread_is_free() -> None:
     hold = threading.Event()
 
     async def given_up() -> None:
-        work = make(threads=1, waiting=0, seconds=0.05)
+        work = work_of(threads=1, waiting=0, seconds=0.05)
         assert (await refusal(work, hold.wait)).status == 503
         assert (await refusal(work, lambda: None)).status == 429
         hold.set()
@@ -105,7 +104,7 @@ def test_the_event_loop_stays_free_while_threads_compute() -> None:
     async def both() -> float:
         hold = threading.Event()
         fake = Fake(before=hold.wait)
-        async with opened(app(fake, Settings(threads=1))) as client:
+        async with opened(make(fake, threads=1)) as client:
             asked = asyncio.create_task(client.post("/v1/recommend", json={"history": ["a-1"]}))
             await asyncio.sleep(0.05)
             start = time.perf_counter()
@@ -123,7 +122,7 @@ def test_three_times_what_it_can_do() -> None:
 
     async def crowd() -> list[tuple[httpx.Response, float]]:
         fake = Fake(before=lambda: time.sleep(0.02))
-        made = app(fake, Settings(threads=1, waiting=4))
+        made = make(fake, threads=1, waiting=4)
         async with opened(made) as client:
 
             async def one() -> tuple[httpx.Response, float]:
@@ -152,7 +151,7 @@ def test_a_draining_server_refuses_new_work_and_answers_the_old() -> None:
     async def drain() -> None:
         hold = threading.Event()
         fake = Fake(before=hold.wait)
-        made = app(fake)
+        made = make(fake)
         async with opened(made) as client:
             body = {"history": ["a-1"]}
             asked = asyncio.create_task(client.post("/v1/recommend", json=body))

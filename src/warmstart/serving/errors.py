@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -10,6 +11,10 @@ from pydantic import BaseModel, Field
 from starlette.responses import Response
 
 __all__ = ["Detail", "ErrorAnswer", "Json", "ServingError", "refusals", "wrong_fields"]
+
+
+_BRANCH = re.compile(r"(constrained-)?(str|int)")
+"""Pydantic's names of the branches of a union, in the place of an error."""
 
 
 class Detail(BaseModel):
@@ -109,12 +114,14 @@ def wrong_fields(errors: Sequence[Any], skip: int = 0) -> ServingError:
         errors: `error.errors()` of a ValidationError.
         skip: Parts at the beginning of each location to leave out.
     """
+    found: dict[str, dict[str, None]] = {}
+    for item in errors:
+        parts = [str(part) for part in item["loc"][skip:]]
+        where = ".".join(part for part in parts if not _BRANCH.fullmatch(part)) or "body"
+        found.setdefault(where[:200], {})[str(item["msg"]).removeprefix("Value error, ")] = None
     details = [
-        Detail.model_construct(
-            where=".".join(str(part) for part in item["loc"][skip:])[:200] or "body",
-            message=str(item["msg"])[:300],
-        )
-        for item in errors[:20]
+        Detail(where=where, message=", or: ".join(messages)[:300])
+        for where, messages in list(found.items())[:20]
     ]
     first = f" {details[0].where}: {details[0].message}." if details else ""
     message = f"The request is not valid.{first}"

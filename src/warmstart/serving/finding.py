@@ -7,6 +7,7 @@ import unicodedata
 from bisect import bisect_left
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -30,7 +31,7 @@ def folded(text: str) -> str:
 class TitleSearch:
     """Items whose title has words that begin with each word of the search."""
 
-    def __init__(self, cards: Mapping[ItemId, ItemCard]) -> None:
+    def __init__(self, cards: Mapping[Any, ItemCard]) -> None:
         self._items = tuple(cards)
         self._titles = [folded(card.title) for card in cards.values()]
         found: dict[str, list[int]] = defaultdict(list)
@@ -69,7 +70,7 @@ class TitleSearch:
 class UserSearch:
     """Known users by the beginning of their id."""
 
-    def __init__(self, users: Mapping[ItemId, Sequence[ItemId]]) -> None:
+    def __init__(self, users: Mapping[Any, Sequence[ItemId]]) -> None:
         self._users = sorted(users, key=lambda user: (str(user), isinstance(user, str)))
         self._names = [str(user) for user in self._users]
 
@@ -91,7 +92,7 @@ class UserSearch:
 class TagTable:
     """Items of each tag."""
 
-    def __init__(self, cards: Mapping[ItemId, ItemCard]) -> None:
+    def __init__(self, cards: Mapping[Any, ItemCard]) -> None:
         found: dict[str, list[ItemId]] = defaultdict(list)
         for item, card in cards.items():
             for tag in dict.fromkeys(card.tags):

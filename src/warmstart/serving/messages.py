@@ -4,7 +4,15 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, create_model, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    create_model,
+    model_validator,
+)
 
 from warmstart.retrieval.index import ItemId
 
@@ -40,6 +48,9 @@ class _Request(BaseModel):
 class RecommendRequest(_Request):
     """For whom: `user`, or `history` for anyone, new users too."""
 
+    model_config = ConfigDict(
+        json_schema_extra={"oneOf": [{"required": ["user"]}, {"required": ["history"]}]}
+    )
     user: ItemId | None = Field(default=None, description="Id of a known user")
     history: list[ItemId] | None = Field(
         default=None, description="Items of the catalogue, oldest first; in place of `user`"
@@ -141,21 +152,29 @@ class Health(BaseModel):
 
 
 _T = TypeVar("_T", bound=_Request)
+LARGEST_ID = 9 * 10**18
+"""Below 2^63, and a number that is the same as a float: schemas hold limits as floats."""
+
+
+def _whole(value: Any) -> Any:
+    """JSON does not tell 62 from 62.0, and its schemas call both integers."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 def limited(model: type[_T], settings: Settings) -> type[_T]:
     """The model with the server's limits, which then stand in its schema too."""
     text = Annotated[str, StringConstraints(max_length=settings.max_text)]
-    whole = Annotated[int, Field(ge=-(2**63), lt=2**63)]
+    number = Annotated[int, BeforeValidator(_whole)]
+    whole = Annotated[number, Field(ge=-LARGEST_ID, le=LARGEST_ID)]
     item: Any = text | whole
     many: Any = list[item]
     fields: dict[str, Any] = {}
     kinds: dict[str, tuple[Any, dict[str, Any]]] = {
-        "k": (int, {"ge": 1, "le": settings.max_k}),
+        "k": (number, {"ge": 1, "le": settings.max_k}),
         "exclude": (many, {"max_length": settings.max_history}),
         "tags": (list[text], {"max_length": settings.max_tags}),
-        "user": (item | None, {}),
-        "history": (many | None, {"max_length": settings.max_history}),
+        "user": (item, {}),  # left out, not null
+        "history": (many, {"max_length": settings.max_history}),
         "item": (item, {}),
     }
     for name, (kind, limits) in kinds.items():

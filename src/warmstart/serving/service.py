@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -50,12 +50,12 @@ class RecommendService(Protocol):
         """Item vectors; each answer tells the index's name."""
 
     @property
-    def cards(self) -> Mapping[ItemId, ItemCard]:
-        """The catalogue: items that a history may hold."""
+    def cards(self) -> Mapping[Any, ItemCard]:
+        """The catalogue, by item id: items that a history may hold."""
 
     @property
-    def histories(self) -> Mapping[ItemId, Sequence[ItemId]]:
-        """Items of each known user, oldest first."""
+    def histories(self) -> Mapping[Any, Sequence[ItemId]]:
+        """Items of each known user by id, oldest first."""
 
     @property
     def images(self) -> Path | None:
