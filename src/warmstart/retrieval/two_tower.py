@@ -273,7 +273,10 @@ class TwoTower(Config):
         )  # fmt: skip
         loader = RowLoader(rows, self.batch_size, streams=streams)
         loader.fingerprint = fingerprint(
-            loader.fingerprint, rows.fingerprint, work.fingerprint, self.model_dump_json(exclude={"popularity"})
+            loader.fingerprint,
+            rows.fingerprint,
+            work.fingerprint,
+            self.model_dump_json(exclude={"popularity"}),
         )
         towers = modules["towers"]
         assert isinstance(towers, Towers)
