@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import reduce
 
 import torch
 from torch import Tensor
@@ -150,7 +151,7 @@ def log_expected_draws(log_q: Sequence[Tensor], draws: Sequence[float]) -> Tenso
     parts = [q + math.log(count) for q, count in zip(log_q, draws, strict=True) if count > 0]
     if not parts:
         raise UsageError("a mixture must draw something, got 0 draws from every sampler.")
-    return torch.logsumexp(torch.stack(torch.broadcast_tensors(*parts)), dim=0)
+    return reduce(torch.logaddexp, parts)
 
 
 def mutual_information_bound(loss: float, candidates: float) -> float:

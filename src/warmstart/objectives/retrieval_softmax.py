@@ -94,7 +94,7 @@ class _FullSoftmax(torch.autograd.Function):
         return (total / rows).float()
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
         """Scale what the forward pass kept."""
         gradients = [

@@ -340,7 +340,8 @@ def _cached_step(
         values.update(more)
         return found
 
-    parts = [Part(users, plan.windows.chunks(chunk)), Part(items, plan.codes_K.split(4096))]
+    codes = torch.split(plan.codes_K, 4096)
+    parts = [Part(users, plan.windows.chunks(chunk)), Part(items, codes)]
     total = cached_gradients(parts, loss, state.backward)
     return StepOutput(total, {**values, **_learned(state)}, manual=True)
 
@@ -361,7 +362,7 @@ def item_table(towers: Towers, catalogue: Catalogue, block: int = 8192) -> Tenso
     codes = torch.arange(len(catalogue.known_I), device=catalogue.known_I.device)
     parts = [
         towers.items(part, catalogue.features(part), catalogue.known_I[part])
-        for part in codes.split(block)
+        for part in torch.split(codes, block)
     ]
     towers.train(was_training)
     return torch.cat(parts)

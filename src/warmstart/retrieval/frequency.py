@@ -117,4 +117,5 @@ class StreamingFrequency(nn.Module):
     def _hash(self, items: Tensor, row: int) -> Tensor:
         """Slots of items: `((a x + b) mod p) mod slots` (Carter and Wegman 1979)."""
         mixed = items.long() * self._factors[row] + self._shifts[row]
-        return mixed % _PRIME % self._slots
+        slots: Tensor = mixed % _PRIME % self._slots
+        return slots

@@ -135,7 +135,7 @@ class StreamedBatch:
 
     def draw(self, rows: Rows, count: int, generator: torch.Generator) -> Tensor:
         """Different targets drawn without return; all of them where `count` is at least as many."""
-        items_L = torch.unique(rows.targets_N)
+        items_L: Tensor = torch.unique(rows.targets_N)
         if count >= len(items_L):
             return items_L
         chosen = torch.randperm(len(items_L), generator=generator)[:count]
@@ -210,7 +210,8 @@ class Known:
         if not len(self._keys_P):
             return torch.zeros_like(keys_NK, dtype=torch.bool)
         place_NK = torch.searchsorted(self._keys_P, keys_NK).clamp(max=len(self._keys_P) - 1)
-        return self._keys_P[place_NK] == keys_NK
+        found_NK: Tensor = self._keys_P[place_NK] == keys_NK
+        return found_NK
 
     def items_of(self, users_N: Tensor) -> tuple[Tensor, Tensor]:
         """The known items of each user as (offsets N + 1, items), sorted within a user."""

@@ -73,10 +73,10 @@ def compare(
     seen = int(catalogue.known_I.sum())
     shares = _shares(settings, seen)
     if shares is None:
-        objective = FullSoftmax(
+        full = FullSoftmax(
             catalogue, known=known, smoothing=settings.smoothing, power=settings.temperature_power
         )
-        return Comparison("full", objective)
+        return Comparison("full", full)
     modules: dict[str, nn.Module] = {}
     callbacks: list[Callback] = []
     stream = None

@@ -273,7 +273,8 @@ class WindowRows:
     def lengths(self) -> list[int]:
         """Events that a window holds at most (without shift: exactly)."""
         _, stop_R = self._stretches(0, shifted=False)
-        return (stop_R - np.maximum(0, stop_R - 1 - self._history)).tolist()
+        lengths: list[int] = (stop_R - np.maximum(0, stop_R - 1 - self._history)).tolist()
+        return lengths
 
     def batch(self, rows: Sequence[int], epoch: int) -> WindowBatch:
         """These windows, as they are cut in that epoch (from 0)."""
@@ -379,4 +380,5 @@ def _ranges(start_B: np.ndarray, stop_B: np.ndarray) -> np.ndarray:
     """`start, ..., stop - 1` of each row, one after the other."""
     counts_B = stop_B - start_B
     before_B = np.cumsum(counts_B) - counts_B
-    return np.arange(int(counts_B.sum())) - np.repeat(before_B - start_B, counts_B)
+    places: np.ndarray = np.arange(int(counts_B.sum())) - np.repeat(before_B - start_B, counts_B)
+    return places

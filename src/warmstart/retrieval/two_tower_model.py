@@ -252,7 +252,8 @@ class TwoTowerModel:
         return torch.cat(found)
 
     def _temperature(self) -> Tensor:
-        return self.towers.temperature().detach()
+        found: Tensor = self.towers.temperature().detach()
+        return found
 
     def _log_share(self) -> Tensor:
         """Logarithm of the items' shares; items without events get half of the least one."""
@@ -279,7 +280,7 @@ def join_features(text_IT: np.ndarray | None, image_IG: np.ndarray | None) -> np
     Raises:
         DataError: When they are not one finite vector an item.
     """
-    parts = []
+    parts: list[np.ndarray] = []
     for name, given in (("text", text_IT), ("image", image_IG)):
         if given is None:
             continue
