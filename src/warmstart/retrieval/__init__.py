@@ -4,6 +4,7 @@ from .als import Als
 from .baselines import BASELINES, Baseline, make_baseline
 from .ease import Ease
 from .frequency import StreamingFrequency
+from .index import FaissIndex, ItemIndex, build_index
 from .knn import ItemKnn
 from .popularity import Popularity, Random, RecentPopularity
 from .tracks import TRACKS, Content, HistoryMean, MeanRecommender, make_track
@@ -18,7 +19,9 @@ __all__ = [
     "Baseline",
     "Content",
     "Ease",
+    "FaissIndex",
     "HistoryMean",
+    "ItemIndex",
     "ItemKnn",
     "MeanRecommender",
     "Popularity",
@@ -27,6 +30,7 @@ __all__ = [
     "StreamingFrequency",
     "TwoTower",
     "TwoTowerModel",
+    "build_index",
     "make_baseline",
     "make_track",
     "tune",
