@@ -15,7 +15,9 @@ from typing import Any
 import pytest
 
 PROBE = ("--strategy", "probe", "--controls", "none", "--out", "runs/a")
-COMMANDS = ["plan", "fit", "compare", "predict", "evaluate", "embed", "info", "rates", "sample"]
+COMMANDS = [
+    "plan", "fit", "compare", "adapt", "predict", "evaluate", "embed", "info", "rates", "sample",
+]  # fmt: skip
 
 
 @pytest.mark.parametrize("command", COMMANDS)

@@ -14,6 +14,7 @@ from warmstart._version import __version__
 from warmstart.core import Interrupted, UsageError, WarmstartError
 
 from ._show import fail, notes_and_bars
+from .adapt import adapt
 from .compare import CompareCommand, compare
 from .embed import embed
 from .evaluate import evaluate
@@ -71,7 +72,7 @@ def _telling(command: Callable[..., None]) -> Callable[..., None]:
     return run
 
 
-_COMMANDS = (plan, fit, compare, predict, evaluate, embed, info, rates, sample)
+_COMMANDS = (plan, fit, compare, adapt, predict, evaluate, embed, info, rates, sample)
 for _command in _COMMANDS:
     _class = CompareCommand if _command is compare else None
     app.command(_command.__name__, cls=_class)(_telling(_command))

@@ -14,8 +14,8 @@ from typing import Any
 from warmstart.core import write_atomic
 from warmstart.evaluation import METRICS
 
+from . import adapt, plots, shots, view
 from . import format as fmt
-from . import plots, shots, view
 from .view import Json
 
 __all__ = ["render_report", "write_report"]
@@ -76,6 +76,7 @@ def _context(results: Json) -> dict[str, Any]:
         "flags": view.verdict_flags(results),
         "primary": fmt.metric_title(primary),
         "lower_is_better": primary in METRICS and not METRICS[primary].higher_is_better,
+        "adaptation": _markup(adapt.adaptation_section(results)),
         "shots": _shots(results),
         "columns": [column for column in columns if column[0] != "share"],
         "rows": rows,

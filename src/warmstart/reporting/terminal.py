@@ -117,6 +117,10 @@ def comparison_view(results: Json) -> RenderableType:
 
     Results of a k-shot table are shown as such.
     """
+    if results.get("adaptation"):
+        from .adapt import adaptation_view  # which ends in this module's verdict
+
+        return adaptation_view(results)
     if results.get("shots"):
         from .shots import shots_view  # which ends in this module's verdict
 

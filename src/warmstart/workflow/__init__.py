@@ -3,6 +3,7 @@
 from warmstart.backbones import backbone
 from warmstart.data import read, sample
 
+from .adapt import adapt
 from .apply import (
     Evaluation,
     Predictions,
@@ -29,6 +30,7 @@ __all__ = [
     "Evaluation",
     "FinishedRun",
     "Predictions",
+    "adapt",
     "backbone",
     "check_features_path",
     "check_plot_path",
