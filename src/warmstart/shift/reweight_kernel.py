@@ -114,13 +114,13 @@ def fit_kliep(
         folds, len(target_MK)
     )
     scores: dict[float, float] = {}
-    if len(tried) > 1:
+    if len(tried) > 1:  # a width needs its likelihood to a few digits, not its weights
         for width in tried:
             scores[width] = _held_out(source_NK, target_MK, centres_LK, width, fold_M)
     best = max(scores, key=lambda width: scores[width]) if scores else tried[0]
     means_L = np.maximum(_gaussian(source_NK, centres_LK, best).mean(axis=0), _TINY)
     kernel_ML = _gaussian(target_MK, centres_LK, best) / means_L
-    shares_L, gap = _mixture(kernel_ML)
+    shares_L, gap = _mixture(kernel_ML, rounds=2000, within=1e-4)
     return Kliep(centres_LK, shares_L / means_L, best, gap, scores)
 
 
@@ -146,7 +146,7 @@ def _held_out(
 
 
 def _mixture(
-    kernel_ML: np.ndarray, rounds: int = 2000, within: float = 1e-5
+    kernel_ML: np.ndarray, rounds: int = 100, within: float = 1e-3
 ) -> tuple[np.ndarray, float]:
     """Weights on the simplex that maximise the mean log of `kernel @ weights`; the gap left.
 
@@ -175,16 +175,18 @@ def kernel_mean_matching(
     width: float,
     highest: float = 20.0,
     slack: float | None = None,
+    ridge: float = 1.0,
     block: int = 2000,
     streams: Streams,
     rounds: int = 3000,
-    within: float = 1e-7,
+    within: float = 1e-4,
 ) -> np.ndarray:
     """Weights of source rows under which the two domains' kernel means agree.
 
     Minimise ½ βᵀ K β - κᵀ β with K_ij = k(x_i, x_j), κ_i = (n / M) Σ_j k(x_i, y_j), over
-    0 ≤ β_i ≤ B and |Σ β - n| ≤ n ε: accelerated projected gradient on a convex problem. Source
-    rows beyond `block` are divided at random into parts that are solved apart, each against all
+    0 ≤ β_i ≤ B and |Σ β - n| ≤ n ε: accelerated projected gradient on a convex problem. Many β
+    match the means nearly as well; the ridge adds ½ ridge ‖β - 1‖², so that of these the evenest is
+    taken rather than one that follows single rows. Source rows beyond `block` are divided at random into parts that are solved apart, each against all
     target rows (ensemble KMM).
 
     Args:
@@ -193,6 +195,7 @@ def kernel_mean_matching(
         width: σ of the Gaussian kernel.
         highest: B, above 1.
         slack: ε in (0, 1); (√n - 1) / √n when None, as the paper proposes.
+        ridge: Pull to equal weights, in units of k(x, x) = 1; 0 is the paper's program.
         block: Source rows solved together at most.
         streams: Draws the parts.
         rounds: Steps at most.
@@ -204,11 +207,15 @@ def kernel_mean_matching(
     Source: Huang et al. 2007, Correcting Sample Selection Bias by Unlabeled Data, equation 12; the
     parts as in Miao, Farahat and Kamel 2015.
     """
-    if width <= 0 or highest <= 1 or (slack is not None and not 0 < slack < 1) or block < 2:
+    if width <= 0 or highest <= 1 or (slack is not None and not 0 < slack < 1):
         raise UsageError(
-            f"kmm: width must be above 0, highest above 1, slack in (0, 1) and block at least 2, "
-            f"got {width}, {highest}, {slack} and {block}. Usual: the median distance, 20, the "
-            "default, 2000."
+            "kmm: width must be above 0, highest above 1 and slack in (0, 1), got "
+            f"{width}, {highest} and {slack}. Usual: the median distance, 20, the default."
+        )
+    if ridge < 0 or block < 2:
+        raise UsageError(
+            f"kmm: ridge must be at least 0 and block at least 2, got {ridge} and {block}. "
+            "Usual: 1 and 2000."
         )
     parts = -(-len(source_NK) // block)
     order = streams.numpy("kmm").permutation(len(source_NK))
@@ -217,7 +224,8 @@ def kernel_mean_matching(
         part_nK = source_NK[rows]
         n = len(rows)
         kernel_nn = _gaussian(part_nK, part_nK, width)
-        pull_n = n * _mean_kernel(part_nK, target_MK, width)
+        kernel_nn[np.diag_indices(n)] += ridge
+        pull_n = n * _mean_kernel(part_nK, target_MK, width) + ridge
         eps = (np.sqrt(n) - 1) / np.sqrt(n) if slack is None else slack
         weights_N[rows] = _match(kernel_nn, pull_n, highest, n * eps, rounds, within)
     return weights_N
