@@ -1,4 +1,4 @@
-"""Class shares of an unlabelled target: known shares found again, slow twins, and the corrected head."""
+"""Class shares of an unlabelled target: known ones found again, and the corrected head."""
 
 from __future__ import annotations
 

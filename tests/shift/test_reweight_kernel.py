@@ -156,5 +156,5 @@ def test_bad_settings_are_refused() -> None:
         fit_kliep(rows, rows, streams=Streams(0), widths=[0.0])
     for wrong in ({"width": 0.0}, {"highest": 1.0}, {"slack": 1.0}, {"block": 1}, {"ridge": -1.0}):
         settings = {"width": 1.0, **wrong}
-        with pytest.raises(UsageError, match="kmm: (width must be above 0|ridge must be)"):
+        with pytest.raises(UsageError, match=r"kmm: (width must be above 0|ridge must be)"):
             kernel_mean_matching(rows, rows, streams=Streams(0), **settings)

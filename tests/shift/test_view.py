@@ -138,7 +138,7 @@ def test_images_lose_their_paths_as_vectors(pictures: Path, tiny_vit: Path) -> N
 
 
 def test_another_modality_is_refused(view: DomainView, pictures: Path) -> None:
-    with pytest.raises(DataError, match="holds text rows, the target .* image rows"):
+    with pytest.raises(DataError, match=r"holds text rows, the target .* image rows"):
         domain_view(view.source, read(pictures))
 
 

@@ -1,4 +1,4 @@
-"""`adapt` from two files to a run folder: no label leaks, the run goes on, predict and evaluate work."""
+"""`adapt` from two files to a run folder: nothing leaks, it goes on, predict and evaluate work."""
 
 from __future__ import annotations
 

@@ -186,8 +186,8 @@ def kernel_mean_matching(
     Minimise ½ βᵀ K β - κᵀ β with K_ij = k(x_i, x_j), κ_i = (n / M) Σ_j k(x_i, y_j), over
     0 ≤ β_i ≤ B and |Σ β - n| ≤ n ε: accelerated projected gradient on a convex problem. Many β
     match the means nearly as well; the ridge adds ½ ridge ‖β - 1‖², so that of these the evenest is
-    taken rather than one that follows single rows. Source rows beyond `block` are divided at random into parts that are solved apart, each against all
-    target rows (ensemble KMM).
+    taken rather than one that follows single rows. Source rows beyond `block` are divided at
+    random into parts that are solved apart, each against all target rows (ensemble KMM).
 
     Args:
         source_NK: Source rows in few dimensions.

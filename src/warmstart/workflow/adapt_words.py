@@ -84,7 +84,7 @@ def _told_by_labels(
     best = max(scored, key=lambda one: scored[one]["value"])
     if scored[best]["value"] > main["value"]:
         told.append(
-            f"{labels[best]} would have been best there ({_points(scored[best]['value'])} %); it is "
+            f"{labels[best]} would have been best there ({_points(scored[best]['value'])} %); it "
             "is not taken, since nobody can choose by target labels where adapting is needed."
         )
     return told
