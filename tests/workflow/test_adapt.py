@@ -156,7 +156,7 @@ def test_labels_of_the_target_change_nothing_but_the_report(
             seeds=1,
             device="cpu",
             out=tmp_path / f"run{k}",
-        )  # fmt: skip
+        )
         for k, target in enumerate((pair[1], turned))
     ]
     one, other = (json.loads((m.folder / "target_split.json").read_text()) for m in made)

@@ -272,7 +272,8 @@ def _project(values_n: np.ndarray, highest: float, low: float, high: float) -> n
             near = shift
         else:
             far = shift
-    return np.clip(values_n - (near + far) / 2, 0.0, highest)
+    shifted_n: np.ndarray = np.clip(values_n - (near + far) / 2, 0.0, highest)
+    return shifted_n
 
 
 def _largest(kernel_nn: np.ndarray, rounds: int = 100) -> float:
