@@ -14,6 +14,7 @@ from warmstart._version import __version__
 from warmstart.core import Interrupted, UsageError, WarmstartError
 
 from ._show import fail, notes_and_bars
+from .adapt import adapt
 from .compare import CompareCommand, compare
 from .embed import embed
 from .evaluate import evaluate
@@ -79,6 +80,7 @@ _COMMANDS = (
     plan,
     fit,
     compare,
+    adapt,
     predict,
     evaluate,
     embed,

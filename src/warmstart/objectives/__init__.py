@@ -1,5 +1,15 @@
 """Pure formulas of losses and penalties: torch in, torch out, each with its source."""
 
+from .alignment import (
+    MMD_SCALES,
+    conditional_features,
+    coral_loss,
+    domain_loss,
+    mmd_loss,
+    prediction_entropy,
+    reversal_strength,
+    reverse_gradient,
+)
 from .contrastive import cosine_pair_loss, supervised_contrastive
 from .regularisers import (
     FISHER_FORMS,
@@ -25,21 +35,29 @@ from .retrieval_softmax import full_softmax
 
 __all__ = [
     "FISHER_FORMS",
+    "MMD_SCALES",
     "TEMPERATURES",
     "FisherForm",
     "PackedFisher",
     "accidental_hits",
     "bounded_temperature",
     "calibrate_popularity",
+    "conditional_features",
+    "coral_loss",
     "cosine_pair_loss",
+    "domain_loss",
     "elastic_penalty",
     "frequency_temperature",
     "full_softmax",
     "info_nce",
     "l2_sp_penalty",
     "log_expected_draws",
+    "mmd_loss",
     "mutual_information_bound",
     "pack_fisher",
+    "prediction_entropy",
+    "reversal_strength",
+    "reverse_gradient",
     "sampled_softmax",
     "supervised_contrastive",
     "unbounded_temperature",

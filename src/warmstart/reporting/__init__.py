@@ -4,6 +4,7 @@ Everything here takes plain dicts, the JSON of a comparison (results.json), and 
 computed here.
 """
 
+from .adapt import adaptation_card, adaptation_section, adaptation_view
 from .card import model_card
 from .curves import interpolation_curve, rate_sweeps
 from .html import render_report, write_report
@@ -25,6 +26,9 @@ from .terminal import (
 
 __all__ = [
     "ComparisonTable",
+    "adaptation_card",
+    "adaptation_section",
+    "adaptation_view",
     "audit_view",
     "comparison_view",
     "counting_view",

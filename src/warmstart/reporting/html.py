@@ -12,7 +12,7 @@ from typing import Any
 from warmstart.core import write_atomic
 from warmstart.evaluation import METRICS
 
-from . import curves, plots, shots, view
+from . import adapt, curves, plots, shots, view
 from . import format as fmt
 from .pages import machine_facts, page, trusted, when
 from .view import Json
@@ -63,6 +63,7 @@ def _context(results: Json) -> dict[str, Any]:
         "flags": view.verdict_flags(results),
         "primary": fmt.metric_title(primary),
         "lower_is_better": primary in METRICS and not METRICS[primary].higher_is_better,
+        "adaptation": trusted(adapt.adaptation_section(results)),
         "shots": _shots(results),
         "columns": [column for column in columns if column[0] != "share"],
         "rows": rows,

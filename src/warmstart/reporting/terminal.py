@@ -121,6 +121,10 @@ def comparison_view(results: Json) -> RenderableType:
         from .ranking import ranking_view  # which ends in this module's verdict
 
         return ranking_view(results)
+    if results.get("adaptation"):
+        from .adapt import adaptation_view  # which ends in this module's verdict
+
+        return adaptation_view(results)
     if results.get("shots"):
         from .shots import shots_view  # which ends in this module's verdict
 

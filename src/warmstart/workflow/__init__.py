@@ -3,6 +3,7 @@
 from warmstart.backbones import backbone
 from warmstart.data import read, sample
 
+from .adapt import adapt
 from .apply import (
     Evaluation,
     Predictions,
@@ -37,6 +38,7 @@ __all__ = [
     "Recommendation",
     "RetrievalRun",
     "RunService",
+    "adapt",
     "backbone",
     "build_run_index",
     "check_features_path",

@@ -84,7 +84,7 @@ class FinishedRun:
 
     def __repr__(self) -> str:
         arm = self.arm() if self.best else None
-        if arm is None:
+        if arm is None or "scores" not in arm:
             return f"FinishedRun({str(self.folder)!r})"
         scores = arm["scores"]
         value = scores["metrics"][scores["primary"]]["value"]

@@ -1,0 +1,187 @@
+"""One method under one seed: fitted, its snapshots judged, and all of it kept on disk."""
+
+from __future__ import annotations
+
+import math
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
+
+from warmstart.core import (
+    Config,
+    Run,
+    RunError,
+    read_json,
+    verify_manifest,
+    write_json,
+    write_manifest,
+)
+from warmstart.models import Head, HeadShape
+
+from .adapt_base import NamedMethod
+from .adapt_view import DomainVectors
+from .select_ranks import choose_snapshot, mean_ranks, rank_table
+from .validators import Judged, Validators
+
+__all__ = ["MethodResult", "MethodSeed", "SeedRecord", "fit_method", "read_method"]
+
+_RESULT, _HEADS = "result.json", "heads.safetensors"
+
+
+class SeedRecord(Config):
+    """What one seed of a method gave, but for its heads, which lie beside it.
+
+    Attributes:
+        method: Name of the method, with its settings where they are not the defaults.
+        seed: Training seed.
+        epochs: Epochs of the snapshots.
+        judged: The validators' values of each snapshot.
+        chosen: Position of the snapshot that the validators put first.
+        shape: Of the heads.
+        trainable_parameters: Weights that were learned.
+        seconds: Wall time of the fit.
+        stopped: Why training ended.
+        history: One dictionary an epoch.
+        values: What was found on the way.
+        notes: Sentences for the reader.
+    """
+
+    method: str
+    seed: int
+    epochs: tuple[int, ...]
+    judged: tuple[Judged, ...]
+    chosen: int
+    shape: HeadShape
+    trainable_parameters: int
+    seconds: float
+    stopped: str
+    history: tuple[dict[str, Any], ...]
+    values: dict[str, Any]
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class MethodSeed:
+    """A record with its heads.
+
+    Attributes:
+        record: What is known of the fit.
+        heads: One for each snapshot; they read the backbone's raw vectors.
+    """
+
+    record: SeedRecord
+    heads: tuple[Head, ...]
+
+    @property
+    def head(self) -> Head:
+        """The chosen snapshot's head."""
+        return self.heads[self.record.chosen]
+
+    @property
+    def judged(self) -> Judged:
+        """The chosen snapshot's values."""
+        return self.record.judged[self.record.chosen]
+
+    @property
+    def epoch(self) -> int:
+        """The chosen snapshot's epoch."""
+        return self.record.epochs[self.record.chosen]
+
+
+def fit_method(
+    named: NamedMethod, rows: DomainVectors, run: Run, validators: Validators
+) -> MethodSeed:
+    """Fit, judge every snapshot without target labels, keep heads and record in the run's folder.
+
+    Args:
+        named: The method.
+        rows: Source and target vectors.
+        run: Folder and seed of this fit alone.
+        validators: On the same rows.
+    """
+    adapted = named.method.fit(rows, run)
+    heads = tuple(snapshot.head for snapshot in adapted.snapshots)
+    judged = tuple(validators.judge(head) for head in heads)
+    record = SeedRecord(
+        method=named.name,
+        seed=run.seed,
+        epochs=tuple(snapshot.epoch for snapshot in adapted.snapshots),
+        judged=judged,
+        chosen=choose_snapshot(judged),
+        shape=heads[0].shape,
+        trainable_parameters=adapted.trainable_parameters,
+        seconds=adapted.seconds,
+        stopped=adapted.stopped,
+        history=tuple(_finite(epoch) for epoch in adapted.history),
+        values=adapted.values,
+        notes=tuple(adapted.notes),
+    )
+    tensors = {
+        f"{place}/{key}": value.detach().cpu().contiguous()
+        for place, head in enumerate(heads)
+        for key, value in head.state_dict().items()
+    }
+    save_file(tensors, run.folder / _HEADS)
+    write_json(run.folder / _RESULT, record.model_dump(mode="json"))
+    shutil.rmtree(run.folder / "checkpoints", ignore_errors=True)
+    write_manifest(run.folder, task_type="classify")
+    return MethodSeed(record, heads)
+
+
+def read_method(folder: Path) -> MethodSeed | None:
+    """A finished fit, or None where it has not ended or is damaged (it is then done again)."""
+    if not (folder / _RESULT).is_file():
+        return None
+    try:
+        verify_manifest(folder)
+        record = SeedRecord.parse(read_json(folder / _RESULT), str(folder / _RESULT))
+    except RunError:
+        return None
+    tensors = load_file(folder / _HEADS)
+    return MethodSeed(record, tuple(_head(record, tensors, k) for k in range(len(record.epochs))))
+
+
+@dataclass
+class MethodResult:
+    """A method with all its seeds, or the reason why it has none."""
+
+    named: NamedMethod
+    seeds: list[MethodSeed]
+    reason: str | None = None
+
+    @property
+    def judged(self) -> Judged:
+        """The validators' values, means over the seeds' chosen snapshots."""
+        return _mean([seed.judged for seed in self.seeds])
+
+    @property
+    def kept(self) -> int:
+        """Position of the seed that the validators put first, the first among equals."""
+        means_K = mean_ranks(rank_table([seed.judged for seed in self.seeds]))
+        return int(np.argmin(means_K))
+
+
+def _mean(judged: Sequence[Judged]) -> Judged:
+    fields = Judged.model_fields
+    return Judged(**{name: float(np.mean([getattr(one, name) for one in judged]))
+                     for name in fields})  # fmt: skip
+
+
+def _head(record: SeedRecord, tensors: Mapping[str, torch.Tensor], place: int) -> Head:
+    head = Head(record.shape)
+    prefix = f"{place}/"
+    head.load_state_dict({k.removeprefix(prefix): v for k, v in tensors.items()
+                          if k.startswith(prefix)})  # fmt: skip
+    return head.eval()
+
+
+def _finite(epoch: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in epoch.items()
+    }
