@@ -25,7 +25,7 @@ from warmstart.workflow import (
     run_service,
 )
 
-ITEMS, USERS = 12, 24
+ITEMS, USERS = 12, 60
 TRACK = "two-tower:width=16:layers=1:heads=1:history=6:epochs=4:rate=0.02:dropout=0:metric=HR@10"
 
 

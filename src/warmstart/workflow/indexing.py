@@ -272,8 +272,9 @@ def _encoder(run: RetrievalRun, given: Backbone | str | Path | None, device: str
     wanted = run.results["settings"]["backbone"]
     card = run.results.get("backbone") or {}
     source = given
-    if source is None and card.get("source"):
-        source = re.sub(r"^(hub|folder):", "", str(card["source"]))
+    if source is None:
+        kind, _, named = str(card.get("source") or "").partition(":")
+        source = {"package": card.get("name"), "hub": named}.get(kind, card.get("source"))
     found = as_backbone(source, "text", {"device": device})
     if found.fingerprint != wanted:
         raise RunError(

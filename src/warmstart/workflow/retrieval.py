@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import time
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,7 @@ from warmstart._version import __version__
 from warmstart.backbones import Backbone
 from warmstart.core import (
     FORMAT_VERSION,
+    DataError,
     UsageError,
     describe_machine,
     fingerprint,
@@ -32,7 +34,14 @@ from warmstart.data import (
     read_interactions,
     time_split,
 )
-from warmstart.evaluation import FairnessGap, fairness, item_labels, ranking_metric, user_labels
+from warmstart.evaluation import (
+    FairnessGap,
+    RankingTask,
+    fairness,
+    item_labels,
+    ranking_metric,
+    user_labels,
+)
 from warmstart.planning import (
     Contest,
     ContestTask,
@@ -351,26 +360,35 @@ def _settings(
 def _fairness(
     contest: Contest, task: ContestTask, material: _Material
 ) -> list[tuple[str, FairnessGap]]:
-    """Gaps of the kept model by attributes of users and by tags of items."""
+    """Gaps of the kept model by attributes of users and by tags of items.
+
+    What has too few users to be judged is left out, and that is said.
+    """
     entry = contest.kept or contest.best
     if entry is None:
         return []
     ranks, questions = entry.ranks["next_item"], task.next_item
+    labelled = [
+        (name, user_labels(questions, values)) for name, values in _attributes(material.data)
+    ]
+    if material.content.tags is not None:
+        labelled.append(("tag", _tag_labels(material.content.tags, questions)))
     found = []
-    for name, values in _attributes(material.data):
-        gap = fairness(ranks, questions, user_labels(questions, values), task.primary)
-        found.append((name, gap))
-    tags = material.content.tags
-    if tags is not None:
-        counts: dict[str, int] = {}
-        for item in questions.targets.items:
-            for tag in tags[item]:
-                counts[tag] = counts.get(tag, 0) + 1
-        common = set(sorted(counts, key=lambda tag: -counts[tag])[:_GROUPS])
-        values = [tuple(tag for tag in row if tag in common) or None for row in tags]
-        labels = item_labels(questions, values)
-        found.append(("tag", fairness(ranks, questions, labels, task.primary)))
+    for name, labels in labelled:
+        try:
+            found.append((name, fairness(ranks, questions, labels, task.primary)))
+        except DataError as error:
+            progress.note(f"Whether groups by {name} are served alike is not told: {error}")
     return found
+
+
+def _tag_labels(tags: Sequence[Sequence[str]], questions: RankingTask) -> list[object]:
+    """The commonest tags of each target's item."""
+    counts = Counter(tag for item in questions.targets.items for tag in tags[item])
+    common = {tag for tag, _ in counts.most_common(_GROUPS)}
+    return item_labels(
+        questions, [tuple(tag for tag in row if tag in common) or None for row in tags]
+    )
 
 
 def _attributes(data: Interactions) -> list[tuple[str, list[object]]]:
