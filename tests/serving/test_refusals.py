@@ -343,6 +343,9 @@ def test_a_client_that_goes_away_leaves_nothing_behind() -> None:
         async with opened(made) as client:
             await made(scope, receive, send)
             assert (await client.get("/healthz")).status_code == 200
+            counted = (await client.get("/metrics")).text
+            assert 'status="499"' in counted
+            assert 'status="500"' not in counted
         return len(sent)
 
     assert asyncio.run(gone()) == 0
