@@ -293,6 +293,7 @@ def test_vectors_come_back_from_both_places() -> None:
         ({"k": 1, "queries_QD": np.zeros((1, D + 1))}, r"\(N, 16\), got shape \(1, 17\)"),
         ({"k": 1, "allow": 5}, "list of ids or a selection"),
         ({"k": 1, "exclude": "a"}, "as a list"),
+        ({"k": 1, "allow": "a"}, "as a list"),
     ],
 )
 def test_searches_that_are_refused(arguments: dict[str, Any], words: str) -> None:

@@ -41,6 +41,12 @@ def test_the_exact_engine_is_taken_when_it_is_fast_enough() -> None:
     assert choice.trials[0].recall == 1.0
 
 
+def test_nothing_to_choose_for() -> None:
+    index = FaissIndex.build([], np.empty((0, D)), tower="t")
+    assert index.engine.kind == "flat"
+    assert index.search(clusters(1), 3)[1] == [[]]
+
+
 def test_everything_is_tried_for_the_trade_off() -> None:
     vectors = Vectors((clusters(2500),), D)
     choice = choose(vectors, Target(recall=0.9, p99_ms=1000, k=10), thorough=True)

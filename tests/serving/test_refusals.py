@@ -304,6 +304,9 @@ def test_every_answer_is_documented() -> None:
     assert body["properties"]["k"]["maximum"] == Settings().max_k
     assert body["properties"]["k"]["minimum"] == 1
     assert body["additionalProperties"] is False
+    bounds = {"minimum": -9e18, "maximum": 9e18, "type": "integer"}
+    for schema_of_id in (body["properties"]["user"], body["properties"]["history"]["items"]):
+        assert bounds in schema_of_id["anyOf"]
     assert body["oneOf"] == [{"required": ["user"]}, {"required": ["history"]}]
     assert body["properties"]["history"]["maxItems"] == Settings().max_history
     refusal = recommend["responses"]["422"]["content"]["application/json"]["schema"]
@@ -340,6 +343,9 @@ def test_a_client_that_goes_away_leaves_nothing_behind() -> None:
         async with opened(made) as client:
             await made(scope, receive, send)
             assert (await client.get("/healthz")).status_code == 200
+            counted = (await client.get("/metrics")).text
+            assert 'status="499"' in counted
+            assert 'status="500"' not in counted
         return len(sent)
 
     assert asyncio.run(gone()) == 0
@@ -370,3 +376,9 @@ def test_many_requests_at_once_are_all_answered() -> None:
             return list(await asyncio.gather(*asked))
 
     assert {response.status_code for response in asyncio.run(many())} == {200}
+
+
+def test_whole_numbers_may_be_written_as_json_writes_them() -> None:
+    answer = post("/v1/recommend", {"user": 7.0, "k": 3.0}).json()
+    assert answer["user"] == 7
+    assert len(answer["items"]) == 3

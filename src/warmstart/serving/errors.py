@@ -13,7 +13,7 @@ from starlette.responses import Response
 __all__ = ["Detail", "ErrorAnswer", "Json", "ServingError", "refusals", "wrong_fields"]
 
 
-_BRANCH = re.compile(r"(constrained-)?(str|int)")
+_BRANCH = re.compile(r"(constrained-)?(str|int)|function-before.*")
 """Pydantic's names of the branches of a union, in the place of an error."""
 
 

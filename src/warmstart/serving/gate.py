@@ -23,6 +23,8 @@ __all__ = ["HEALTH", "Bounded", "Guarded", "Observed"]
 
 HEALTH = frozenset({"/healthz", "/readyz"})
 """Routes that need no key and answer while the server drains."""
+GONE = 499
+"""Counted for a client that went away before its answer, as nginx does; never sent."""
 _HEADERS = (
     (b"x-content-type-options", b"nosniff"),
     (b"referrer-policy", b"no-referrer"),
@@ -47,7 +49,7 @@ class Observed:
             await self._app(scope, receive, send)
             return
         start = time.perf_counter()
-        status = 500
+        status = GONE
 
         async def seen(message: Message) -> None:
             nonlocal status
@@ -59,6 +61,9 @@ class Observed:
         self._metrics.running.inc()
         try:
             await self._app(scope, receive, seen)
+        except BaseException:
+            status = 500
+            raise
         finally:
             self._metrics.running.dec()
             route = getattr(scope.get("route"), "path", "unmatched")

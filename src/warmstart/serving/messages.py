@@ -164,13 +164,13 @@ def _whole(value: Any) -> Any:
 def limited(model: type[_T], settings: Settings) -> type[_T]:
     """The model with the server's limits, which then stand in its schema too."""
     text = Annotated[str, StringConstraints(max_length=settings.max_text)]
-    number = Annotated[int, BeforeValidator(_whole)]
-    whole = Annotated[number, Field(ge=-LARGEST_ID, le=LARGEST_ID)]
+    whole = Annotated[int, Field(ge=-LARGEST_ID, le=LARGEST_ID), BeforeValidator(_whole)]
+    count = Annotated[int, Field(ge=1, le=settings.max_k), BeforeValidator(_whole)]
     item: Any = text | whole
     many: Any = list[item]
     fields: dict[str, Any] = {}
     kinds: dict[str, tuple[Any, dict[str, Any]]] = {
-        "k": (number, {"ge": 1, "le": settings.max_k}),
+        "k": (count, {}),
         "exclude": (many, {"max_length": settings.max_history}),
         "tags": (list[text], {"max_length": settings.max_tags}),
         "user": (item, {}),  # left out, not null

@@ -21,7 +21,7 @@ from warmstart.core.progress import note
 from .choosing import Target, choose
 from .engines import Engine, Flat, engine_from, use_threads
 from .folder import Published, read_index, write_index
-from .ids import ItemId, first_repeated, plain_id, plain_ids, some_ids
+from .ids import ItemId, first_repeated, plain_ids, some_ids
 from .protocol import Selection
 from .state import Chosen, State
 from .vectors import Vectors, checked_vectors
@@ -356,7 +356,7 @@ def _chosen(state: State, allow: Iterable[Any] | Selection) -> Chosen:
     if isinstance(allow, Chosen):
         return allow.on(state)
     if isinstance(allow, Iterable):
-        return Chosen.of(state, [plain_id(item) for item in allow])
+        return Chosen.of(state, plain_ids(allow))
     raise UsageError(f"allow must be a list of ids or a selection, got {type(allow).__name__}.")
 
 
