@@ -26,6 +26,7 @@ if TYPE_CHECKING:
         rates,
         read,
         sample,
+        shift,
     )
 
 __all__ = [
@@ -42,6 +43,7 @@ __all__ = [
     "rates",
     "read",
     "sample",
+    "shift",
 ]
 
 

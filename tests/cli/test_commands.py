@@ -15,7 +15,8 @@ from typing import Any
 import pytest
 
 PROBE = ("--strategy", "probe", "--controls", "none", "--out", "runs/a")
-COMMANDS = ["plan", "fit", "compare", "predict", "evaluate", "embed", "info", "rates", "sample"]
+COMMANDS = ["plan", "fit", "compare", "predict", "evaluate", "embed", "info", "rates", "sample",
+            "shift"]  # fmt: skip
 
 
 @pytest.mark.parametrize("command", COMMANDS)

@@ -23,6 +23,7 @@ from .plan import plan
 from .predict import predict
 from .rates import rates
 from .sample import sample
+from .shift import shift
 
 __all__ = ["app", "main"]
 
@@ -71,7 +72,7 @@ def _telling(command: Callable[..., None]) -> Callable[..., None]:
     return run
 
 
-_COMMANDS = (plan, fit, compare, predict, evaluate, embed, info, rates, sample)
+_COMMANDS = (plan, fit, compare, predict, evaluate, embed, info, rates, sample, shift)
 for _command in _COMMANDS:
     _class = CompareCommand if _command is compare else None
     app.command(_command.__name__, cls=_class)(_telling(_command))

@@ -8,6 +8,7 @@ from .card import model_card
 from .curves import interpolation_curve, rate_sweeps
 from .html import render_report, write_report
 from .plots import forest, learning_curves, reliability, shot_curve
+from .shift import render_shift_report, shift_view, write_shift_report
 from .shots import shots_markdown, shots_view
 from .terminal import (
     ComparisonTable,
@@ -34,10 +35,13 @@ __all__ = [
     "rates_view",
     "reliability",
     "render_report",
+    "render_shift_report",
     "scores_view",
+    "shift_view",
     "shot_curve",
     "shots_markdown",
     "shots_view",
     "verdict_view",
     "write_report",
+    "write_shift_report",
 ]

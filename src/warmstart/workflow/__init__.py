@@ -21,6 +21,7 @@ from .plan import plan
 from .rates import check_plot_path, rates, write_rates
 from .runs import FinishedRun, open_run
 from .seen import write_seen
+from .shift import Shift, check_shift_path, shift, write_shift
 from .shots import DEFAULT_SHOT_ARMS, compare_shots
 
 __all__ = [
@@ -29,10 +30,12 @@ __all__ = [
     "Evaluation",
     "FinishedRun",
     "Predictions",
+    "Shift",
     "backbone",
     "check_features_path",
     "check_plot_path",
     "check_predictions_path",
+    "check_shift_path",
     "compare",
     "compare_shots",
     "embed",
@@ -48,8 +51,10 @@ __all__ = [
     "read",
     "refuse_own_input",
     "sample",
+    "shift",
     "write_features",
     "write_predictions",
     "write_rates",
     "write_seen",
+    "write_shift",
 ]
