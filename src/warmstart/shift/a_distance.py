@@ -39,7 +39,7 @@ from .distance_inputs import (
 
 __all__ = ["ADistance", "DomainScores", "domain_scores", "proxy_a_distance"]
 
-_ROUGH, _FINE = 1.0, 0.05  # squared Newton decrements at which a solve ends
+_ROUGH, _FINE = 1e-3, 1e-5  # what is left of a solve's squared Newton decrement
 _CELLS = 32_000_000  # numbers of one (N, K) array at most: problems are solved in lots
 
 
@@ -76,7 +76,7 @@ class DomainScores:
     @property
     def error(self) -> float:
         """Mean of the two error rates; log-odds of 0 count as half an error."""
-        return (_wrong(self.source_N).mean() + _wrong(-self.target_M).mean()) / 2
+        return float(_wrong(self.source_N).mean() + _wrong(-self.target_M).mean()) / 2
 
 
 def proxy_a_distance(
@@ -159,7 +159,7 @@ def domain_scores(
 
 def _wrong(score_N: Floats) -> Floats:
     """1 for a source row that is taken for a target row, one half for a tie."""
-    return (score_N > 0) + 0.5 * (score_N == 0)
+    return np.asarray((score_N > 0) + 0.5 * (score_N == 0))
 
 
 class _Rows:
@@ -253,14 +253,9 @@ class _Rows:
         weight_NR = self.n / 2 / np.where(y_NR > 0, ones_R, self.n - ones_R)
         bound = _flat_hessian(x_ND, np.ones(self.n), self.l2)
         scores_NR = _out_of_fold(
-            x_ND,
-            y_NR,
-            weight_NR.astype(np.float32),
-            fold_N,
-            self.l2,
-            np.zeros(x_ND.shape[1]),
-            bound,
-        )
+            x_ND, y_NR, weight_NR.astype(np.float32), fold_N, self.l2, np.zeros(x_ND.shape[1]),
+            bound, tolerance=_ROUGH,
+        )  # fmt: skip
         wrong_NR = np.where(y_NR == 0, _wrong(scores_NR), _wrong(-scores_NR))
         errors_R = (wrong_NR * weight_NR).sum(axis=0) / self.n
         return float((2 * (1 - 2 * errors_R)).max())

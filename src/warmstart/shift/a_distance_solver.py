@@ -28,6 +28,7 @@ __all__ = ["Preconditioner", "hessian", "logistic", "solve_many"]
 _MEMORY = 6
 _TRIES = 5
 _BLOCK = 8192
+_NOTHING = 1e-12
 _CLIP = 30.0  # exp(30) and 1 are apart by less than what single precision shows
 
 
@@ -90,8 +91,9 @@ def solve_many(
         l2: Penalty on all weights but the bias.
         start_D: Where all of them begin.
         inverse: An approximate inverse Hessian, for all problems.
-        tolerance: Largest gᵀ H⁻¹ g left in any problem (the square of the Newton decrement). The
-            same figure for a sample's own randomness is about D.
+        tolerance: What is left of gᵀ H⁻¹ g (the squared Newton decrement) of each problem in the
+            end, as a share of what it is at the start. It is a share because a start may have seen
+            rows that a problem leaves out: that has to go, however small it is.
         max_steps: Steps at most.
     """
     problem = _Problems(x_ND, y_NK, weight_NK, l2)
@@ -100,8 +102,11 @@ def solve_many(
     z_NK = np.repeat(problem.forward(w_DK[:, :1]), problems, axis=1)
     gradient_DK = problem.gradient(problem.residual(z_NK), w_DK)
     history: list[tuple[Floats, Floats, Floats]] = []
+    enough_K = None
     for _ in range(max_steps):
-        if float((gradient_DK * inverse(gradient_DK)).sum(axis=0).max()) <= tolerance:
+        left_K = (gradient_DK * inverse(gradient_DK)).sum(axis=0)
+        enough_K = np.maximum(tolerance * left_K, _NOTHING) if enough_K is None else enough_K
+        if (left_K <= enough_K).all():
             break
         step_DK = _direction(gradient_DK, history, inverse)
         length_K, z_NK, residual_NK = problem.search(w_DK, step_DK, z_NK, gradient_DK)

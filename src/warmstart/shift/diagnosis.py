@@ -19,7 +19,6 @@ from .a_distance import ADistance, proxy_a_distance
 from .diagnosis_bound import BoundTerms, bound_terms
 from .diagnosis_classifier import SourceClassifier, cross_fit
 from .diagnosis_concept import (
-    LEAST_EFFECTIVE,
     LEAST_LABELLED,
     ConceptShift,
     Window,
@@ -285,8 +284,8 @@ def _concept(found: ConceptShift) -> Finding:
     error += f"wrongly, {found.source.value:.1%} of held-out source rows"
     if found.by_rows is None or found.excess is None or found.p_value is None:
         words = (
-            f"{error}. Source rows that look like target rows are too few (worth fewer than "
-            f"{LEAST_EFFECTIVE}) to say what other rows alone would give."
+            f"{error}. The source has rows like {found.covered:.0%} of the target's, too few to "
+            "say what other rows alone would give."
         )
         return Finding(
             kind="concept", verdict="cannot tell", test=test, words=words.replace("%", " %"),

@@ -41,12 +41,12 @@ class SourceClassifier:
     @property
     def wrong_N(self) -> Floats:
         """1 for a source row that was answered wrongly."""
-        return (self.answer_N != self.truth_N).astype(np.float64)
+        return np.asarray(self.answer_N != self.truth_N, dtype=np.float64)
 
     def target_wrong(self, truth_M: Ints) -> Floats:
         """Share of the classifiers that answer wrongly, for each target row of known class."""
         known = truth_M >= 0
-        return (self.target_KM[:, known] != truth_M[known]).mean(axis=0)
+        return np.asarray((self.target_KM[:, known] != truth_M[known]).mean(axis=0))
 
 
 def cross_fit(

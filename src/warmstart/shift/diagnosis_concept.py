@@ -7,8 +7,10 @@ classifier and clipped. If only the class shares changed, it is the source's wit
 by the ratio of shares of its class. p(y | x) is called changed where the error lies above both: the
 p-value is the larger of the two one-sided ones (an intersection-union test).
 
-Weights leave few rows to stand on where source and target hardly overlap. The effective number of
-rows (Σ r)² / Σ r² (Kish 1965) is told, and under 30 there is no expectation and no verdict.
+Weights leave little to stand on where source and target hardly overlap. The mean ratio over source
+rows is the share of the target that lies where the source has rows: under one half there is no
+expectation and no verdict, nor where the effective number of rows (Σ r)² / Σ r² (Kish 1965) is
+under 30.
 Source: Shimodaira, Improving Predictive Inference under Covariate Shift, 2000.
 """
 
@@ -27,6 +29,7 @@ from .diagnosis_classifier import SourceClassifier
 from .distance_inputs import Floats, Ints
 
 __all__ = [
+    "LEAST_COVERED",
     "LEAST_EFFECTIVE",
     "LEAST_LABELLED",
     "ConceptShift",
@@ -37,6 +40,7 @@ __all__ = [
 ]
 
 CLIP = 20.0
+LEAST_COVERED = 0.5
 LEAST_EFFECTIVE = 30
 LEAST_LABELLED = 10
 
@@ -66,6 +70,7 @@ class ConceptShift(Config):
         excess: Target error minus the larger expectation; None without one.
         interval: 95 % interval of `excess`.
         p_value: That the error is no larger than both expectations allow.
+        covered: Share of the target that lies where the source has rows, by the ratio.
         clipped: Share of source rows whose ratio was clipped at 20.
     """
 
@@ -76,6 +81,7 @@ class ConceptShift(Config):
     excess: float | None
     interval: tuple[float, float] | None
     p_value: float | None
+    covered: float
     clipped: float
 
 
@@ -121,7 +127,7 @@ def concept_shift(
     """
     target = _mean(classifier.target_wrong(truth_M))
     ratio_N = _ratios(source_ND, target_MD, seed)[classifier.at_N]
-    by_rows = _weighted(classifier.wrong_N, np.minimum(ratio_N, CLIP))
+    by_rows = _by_rows(classifier.wrong_N, ratio_N)
     by_classes = None
     if class_weights_C is not None:
         by_classes = _weighted(classifier.wrong_N, np.asarray(class_weights_C)[classifier.truth_N])
@@ -136,7 +142,7 @@ def concept_shift(
     return ConceptShift(
         target=target, source=_mean(classifier.wrong_N), by_rows=by_rows, by_classes=by_classes,
         excess=excess, interval=interval, p_value=p_value,
-        clipped=float((ratio_N > CLIP).mean()),
+        covered=_covered(ratio_N), clipped=float((ratio_N > CLIP).mean()),
     )  # fmt: skip
 
 
@@ -185,7 +191,7 @@ def windows_of(
     for at in np.array_split(np.asarray(order), windows):
         error = _mean(wrong_M[at])
         ratio_N = _ratios(source_ND, target_MD[at], seed)[classifier.at_N]
-        expected = _weighted(classifier.wrong_N, np.minimum(ratio_N, CLIP))
+        expected = _by_rows(classifier.wrong_N, ratio_N)
         z = None if expected is None else _score(error, expected)
         raw.append((str(times_M[at[0]]), str(times_M[at[-1]]), error, expected, z))
     scores = [z for *_, z in raw if z is not None]
@@ -206,6 +212,18 @@ def _ratios(source_ND: Floats, target_MD: Floats, seed: int) -> Floats:
     """Density ratio target / source at each source row."""
     scores = domain_scores(source_ND, target_MD, seed=seed)
     return np.exp(np.minimum(scores.source_N, 50.0))
+
+
+def _covered(ratio_N: Floats) -> float:
+    """∫ p_t where p_s is above 0, which is the source's mean of p_t / p_s."""
+    return min(1.0, float(np.minimum(ratio_N, CLIP).mean()))
+
+
+def _by_rows(wrong_N: Floats, ratio_N: Floats) -> ErrorRate | None:
+    """The error if only the rows changed, or None where the source covers too little of them."""
+    if _covered(ratio_N) < LEAST_COVERED:
+        return None
+    return _weighted(wrong_N, np.minimum(ratio_N, CLIP))
 
 
 def _mean(wrong_N: Floats) -> ErrorRate:

@@ -113,7 +113,7 @@ def at_least(who: str, name: str, value: float, least: float, typical: str) -> N
 
 
 def equal_rows(rows_ND: Floats) -> Ints:
-    """A number for each row, the same for rows that are equal in every bit but the sign of zero.
+    """A number for each row as it comes, the same for rows that are equal (-0.0 being 0.0).
 
     Rows are told apart by a hash of 64 bits first (a random sum of their words, exact whole-number
     arithmetic); rows of one hash are then compared as they are.
@@ -127,7 +127,8 @@ def equal_rows(rows_ND: Floats) -> Ints:
         plain_BD = np.ascontiguousarray(rows_ND[at]) + rows_ND.dtype.type(0)  # -0.0 becomes 0.0
         hash_N[at] = np.einsum("nd,d->n", plain_BD.view(words).astype(np.uint64), factor_D)
     _, first_N, number_N = np.unique(hash_N, return_index=True, return_inverse=True)
-    number_N = number_N.reshape(-1).astype(np.int64)
+    rank_G = np.argsort(np.argsort(first_N))  # numbered as they come, not by their hashes
+    number_N, first_N = rank_G[number_N.reshape(-1)].astype(np.int64), np.sort(first_N)
     other_N = np.flatnonzero(np.arange(len(rows_ND)) != first_N[number_N])
     if len(other_N):
         same_N = (rows_ND[other_N] == rows_ND[first_N[number_N[other_N]]]).all(axis=1)

@@ -140,7 +140,7 @@ def _total(gap_LN: Floats, order: int, weight_N: Floats | None = None) -> float:
         return float(gap_LN.sum() if weight_N is None else (gap_LN @ weight_N).sum())
     if weight_N is None:
         return float(np.vdot(gap_LN, gap_LN))
-    return float(np.einsum("ln,ln,n->", gap_LN, gap_LN, weight_N))
+    return float(((gap_LN**2) @ weight_N).sum())
 
 
 def _couple(n: int, m: int) -> tuple[Ints, Ints, Floats]:

@@ -85,11 +85,12 @@ def median_distance(pooled_ND: Floats, generator: np.random.Generator) -> float:
     square_P = np.maximum(square_NN[np.triu_indices(len(rows), k=1)], 0.0)
     # what cancellation leaves of a distance that is zero
     square_P[square_P < 1e-13 * max(float(norms_N.max()), 1e-300)] = 0.0
-    middle = float(np.median(square_P))
+    distance_P = np.sqrt(square_P)
+    middle = float(np.median(distance_P))
     if middle == 0.0:
-        above_P = square_P[square_P > 0]
+        above_P = distance_P[distance_P > 0]
         middle = float(np.median(above_P)) if len(above_P) else 1.0
-    return float(np.sqrt(middle))
+    return middle
 
 
 def block_sums(

@@ -116,14 +116,14 @@ def word_divergence(
     if min(rows) >= 4:
         generator = streams.numpy("halves")
         takes = [halves_of(len(one), _HALVES, generator) for one in counts]
-        values_R = _values(takes[0] @ counts[0], takes[1] @ counts[1])
+        values_R = _values(counts[0], takes[0], counts[1], takes[1])
         groups = min(len(one) for one in counts)
         interval = spread_interval(value, values_R, groups, ceiling=1.0)
         method = f"half-sampling over {groups} groups of texts"
     yardstick = None
     if halves and rows[0] >= 4:
         take_RG = halves_of(len(counts[0]), halves, streams.numpy("yardstick"))
-        yardstick = float(_values(take_RG @ counts[0], (1 - take_RG) @ counts[0]).max())
+        yardstick = float(_values(counts[0], take_RG, counts[0], 1 - take_RG).max())
     names = list(place)
     share = [one / one.sum() for one in whole]
     first = sorted(range(len(names)), key=lambda v: (-adds_V[v], names[v]))[:top]
@@ -171,20 +171,21 @@ def _wide(counts_GV: csr_matrix, words: int) -> Floats:
 
 def _adds(source_V: Floats, target_V: Floats) -> Floats:
     """What each word adds to the divergence, in bits; counts or shares."""
-    p_V, q_V = source_V / source_V.sum(), target_V / target_V.sum()
-    middle_V = (p_V + q_V) / 2
-    total_V = np.zeros_like(middle_V)
-    for one_V in (p_V, q_V):
-        there_V = one_V > 0
-        total_V[there_V] += 0.5 * one_V[there_V] * np.log2(one_V[there_V] / middle_V[there_V])
-    return total_V
+    shares = [source_V / source_V.sum(), target_V / target_V.sum()]
+    middle_V = (shares[0] + shares[1]) / 2
+    parts = [
+        np.where(one_V > 0, one_V * np.log2(np.where(one_V > 0, one_V, 1.0) / middle_V), 0.0)
+        for one_V in shares
+    ]
+    return np.asarray((parts[0] + parts[1]) / 2)
 
 
-def _values(source_RV: Floats, target_RV: Floats) -> Floats:
-    """The divergence of each pair of rows of counts; 0 where a half has no word."""
-    return np.array(
-        [
-            float(_adds(a, b).sum()) if a.sum() and b.sum() else 0.0
-            for a, b in zip(source_RV, target_RV, strict=True)
-        ]
-    )
+def _values(source_GV: Floats, take_RG: Floats, target_GV: Floats, other_RG: Floats) -> Floats:
+    """The divergence of unions of groups; 0 where one has no word."""
+    found = np.zeros(len(take_RG))
+    for r, (ours_G, theirs_G) in enumerate(zip(take_RG, other_RG, strict=True)):
+        ours_V, theirs_V = ours_G @ source_GV, theirs_G @ target_GV
+        both_V = ours_V + theirs_V > 0
+        if ours_V.any() and theirs_V.any():
+            found[r] = _adds(ours_V[both_V], theirs_V[both_V]).sum()
+    return found

@@ -317,7 +317,7 @@ def _per_class(
             continue
         one = mmd(a, b, bandwidths=(bandwidth,), permutations=0, halves=20, seed=seed)
         found.append(
-            {"label": name, "value": one.value, "interval": one.interval, "halves": one.halves,
+            {"label": name, "value": one.value, "interval": None if one.interval is None else list(one.interval), "halves": one.halves,
              "rows": list(one.rows)}
         )  # fmt: skip
     return sorted(found, key=lambda row: -float(row["value"]))
