@@ -59,7 +59,7 @@ def main() -> None:
         run = ws.fit(
             folder / "cooking",
             strategy="two-tower",
-            settings={"width": 32, "layers": 1, "epochs": 20, "rate": 0.005},
+            settings={"width": 32, "layers": 1, "epochs": 30, "rate": 0.005, "batch_size": 8},
             metric="HR@10",
             out=folder / "run",
         )

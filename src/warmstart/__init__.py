@@ -8,6 +8,8 @@ Example:
 
 from __future__ import annotations
 
+import sys
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from ._version import __version__
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
         recommend,
         refresh,
         sample,
+        shift,
     )
 
 __all__ = [
@@ -48,6 +51,7 @@ __all__ = [
     "recommend",
     "refresh",
     "sample",
+    "shift",
 ]
 
 
@@ -62,3 +66,24 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     return sorted(__all__)
+
+
+class _Verb(ModuleType):
+    """A package that shares its name with a verb (`shift`), and can be called as such."""
+
+    def __call__(self, *args: Any, **options: Any) -> Any:
+        from . import workflow
+
+        return getattr(workflow, self.__name__.rpartition(".")[2])(*args, **options)
+
+
+class _Root(ModuleType):
+    """The import system hands each package to its parent here; a verb's stays callable."""
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name in __all__ and isinstance(value, ModuleType):
+            value.__class__ = _Verb
+        super().__setattr__(name, value)
+
+
+sys.modules[__name__].__class__ = _Root

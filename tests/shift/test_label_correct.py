@@ -10,7 +10,7 @@ import pytest
 from warmstart.core import Run, UsageError
 from warmstart.models import Head
 from warmstart.shift import (
-    LabelShift,
+    LabelShiftCorrection,
     SourceOnly,
     black_box_priors,
     calibrate,
@@ -167,7 +167,7 @@ def test_the_method_finds_shifted_shares_and_gains(tmp_path: Path) -> None:
     rows_wide = rows
     settings = {"width": 16, "epochs": 20, "rate": 1e-2}
     plain = SourceOnly(**settings).fit(rows_wide, Run(tmp_path / "a", device="cpu"))
-    fixed = LabelShift(**settings).fit(rows_wide, Run(tmp_path / "b", device="cpu"))
+    fixed = LabelShiftCorrection(**settings).fit(rows_wide, Run(tmp_path / "b", device="cpu"))
     shares = fixed.values["class_shares"]
     assert shares["em"]["a"] == pytest.approx(float((truth == 0).mean()), abs=0.05)
     assert shares["bbse"]["a"] == pytest.approx(float((truth == 0).mean()), abs=0.08)

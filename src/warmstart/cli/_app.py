@@ -28,6 +28,7 @@ from .recommend import recommend
 from .refresh import refresh
 from .sample import sample
 from .serve import serve
+from .shift import shift
 
 __all__ = ["app", "main"]
 
@@ -77,21 +78,9 @@ def _telling(command: Callable[..., None]) -> Callable[..., None]:
 
 
 _COMMANDS = (
-    plan,
-    fit,
-    compare,
-    adapt,
-    predict,
-    evaluate,
-    embed,
-    info,
-    rates,
-    recommend,
-    index,
-    serve,
-    refresh,
-    sample,
-)
+    plan, fit, compare, shift, adapt, predict, evaluate, embed, info, rates, recommend, index,
+    serve, refresh, sample,
+)  # fmt: skip
 for _command in _COMMANDS:
     _class = CompareCommand if _command is compare else None
     app.command(_command.__name__, cls=_class)(_telling(_command))

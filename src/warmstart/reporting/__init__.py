@@ -12,6 +12,7 @@ from .index import index_view
 from .plots import forest, learning_curves, reliability, shot_curve
 from .ranking import ranking_markdown, ranking_rows, ranking_view
 from .ranking_html import render_ranking_report, write_ranking_report
+from .shift import render_shift_report, shift_view, write_shift_report
 from .shots import shots_markdown, shots_view
 from .terminal import (
     ComparisonTable,
@@ -46,11 +47,14 @@ __all__ = [
     "reliability",
     "render_ranking_report",
     "render_report",
+    "render_shift_report",
     "scores_view",
+    "shift_view",
     "shot_curve",
     "shots_markdown",
     "shots_view",
     "verdict_view",
     "write_ranking_report",
     "write_report",
+    "write_shift_report",
 ]

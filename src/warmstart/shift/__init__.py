@@ -1,5 +1,6 @@
-"""How far two domains are apart, and carrying a labelled source over to an unlabelled target."""
+"""How far two sets of rows lie apart, which shift it is, and moving to an unlabelled target."""
 
+from .a_distance import DomainScores, domain_scores
 from .adapt_base import (
     SOURCE_ONLY,
     AdaptationMethod,
@@ -16,7 +17,26 @@ from .adapt_seed import MethodResult, MethodSeed, SeedRecord, fit_method, read_m
 from .adapt_view import DomainVectors, DomainView, check_classes, domain_view
 from .align import Coral, Mmd, SourceOnly
 from .dann import Cdan, Dann
-from .label_correct import LabelShift, correct_head, estimate_shares
+from .diagnosis import Diagnosis, Finding, diagnose
+from .diagnosis_bound import BoundTerms
+from .diagnosis_concept import ConceptShift, ErrorRate, Window
+from .distance import (
+    DISTANCES,
+    MMD,
+    ADistance,
+    DistanceInfo,
+    Estimate,
+    coral,
+    frechet,
+    mean_covariance,
+    measure_distances,
+    mmd,
+    proxy_a_distance,
+    sliced_wasserstein,
+)
+from .distance_plane import Plane, principal_plane
+from .distance_words import how_large, size_words
+from .label_correct import LabelShiftCorrection, correct_head, estimate_shares
 from .label_correct_priors import (
     Calibration,
     black_box_priors,
@@ -25,6 +45,8 @@ from .label_correct_priors import (
     expectation_priors,
     total_variation,
 )
+from .label_shift import ClassShare, LabelShift, black_box_shares
+from .reference import BatchNormShift, LayerShift, batch_norm_shift, read_reference
 from .reweight import Reweight
 from .reweight_kernel import Kliep, fit_kliep, kernel_mean_matching, median_width, principal
 from .reweight_ratio import (
@@ -49,30 +71,48 @@ from .validators import (
     soft_neighbourhood_density,
     weighted_risk,
 )
+from .words import MovedWord, WordDivergence, word_divergence, words_of
 
 __all__ = [
+    "DISTANCES",
+    "MMD",
     "SOURCE_ONLY",
     "VALIDATORS",
+    "ADistance",
     "AdaptationMethod",
     "Adapted",
+    "BatchNormShift",
+    "BoundTerms",
     "Calibration",
     "Candidate",
     "Cdan",
     "Choice",
+    "ClassShare",
+    "ConceptShift",
     "Coral",
     "Dann",
     "Decision",
+    "Diagnosis",
+    "DistanceInfo",
     "DomainClassifier",
     "DomainGap",
+    "DomainScores",
     "DomainVectors",
     "DomainView",
+    "ErrorRate",
+    "Estimate",
+    "Finding",
     "Judged",
     "Kliep",
     "LabelShift",
+    "LabelShiftCorrection",
+    "LayerShift",
     "MethodResult",
     "MethodSeed",
     "Mmd",
+    "MovedWord",
     "NamedMethod",
+    "Plane",
     "Reweight",
     "SeedRecord",
     "SelfTraining",
@@ -81,17 +121,24 @@ __all__ = [
     "SourceOnly",
     "Validators",
     "Weights",
+    "Window",
+    "WordDivergence",
+    "batch_norm_shift",
     "black_box_priors",
+    "black_box_shares",
     "calibrate",
     "check_classes",
     "choose",
     "choose_snapshot",
     "concordance",
+    "coral",
     "correct_head",
     "correct_proba",
     "decide",
     "deep_embedded_risk",
+    "diagnose",
     "domain_ratio",
+    "domain_scores",
     "domain_view",
     "effective_size",
     "estimate_shares",
@@ -99,19 +146,31 @@ __all__ = [
     "fit_domain_classifier",
     "fit_kliep",
     "fit_method",
+    "frechet",
+    "how_large",
     "kernel_mean_matching",
     "make_method",
+    "mean_covariance",
+    "measure_distances",
     "median_width",
     "method_class",
     "method_names",
+    "mmd",
     "parse_methods",
     "pick_pseudo_labels",
     "principal",
+    "principal_plane",
+    "proxy_a_distance",
     "read_method",
+    "read_reference",
     "register_method",
     "settle_weights",
     "shares_conflict",
+    "size_words",
+    "sliced_wasserstein",
     "soft_neighbourhood_density",
     "total_variation",
     "weighted_risk",
+    "word_divergence",
+    "words_of",
 ]

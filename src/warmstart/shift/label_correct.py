@@ -21,13 +21,13 @@ from .label_correct_priors import (
     total_variation,
 )
 
-__all__ = ["LabelShift", "correct_head", "estimate_shares", "head_logits"]
+__all__ = ["LabelShiftCorrection", "correct_head", "estimate_shares", "head_logits"]
 
 _LEAST_RATIO = 1e-3
 
 
 @register_method
-class LabelShift(TrainedMethod):
+class LabelShiftCorrection(TrainedMethod):
     """Source-only, calibrated, with its probabilities corrected by the target's estimated shares.
 
     The network is source-only's. Its logits are calibrated on the source's validation rows

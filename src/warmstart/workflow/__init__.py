@@ -25,6 +25,7 @@ from .recommending import Recommendation, RetrievalRun, open_retrieval, open_run
 from .retrieval import RETRIEVAL_ARMS, compare_interactions, fit_interactions
 from .runs import FinishedRun
 from .seen import write_seen
+from .shift import Shift, check_shift_path, shift, write_shift
 from .shots import DEFAULT_SHOT_ARMS, compare_shots
 
 __all__ = [
@@ -38,12 +39,14 @@ __all__ = [
     "Recommendation",
     "RetrievalRun",
     "RunService",
+    "Shift",
     "adapt",
     "backbone",
     "build_run_index",
     "check_features_path",
     "check_plot_path",
     "check_predictions_path",
+    "check_shift_path",
     "compare",
     "compare_interactions",
     "compare_shots",
@@ -66,8 +69,10 @@ __all__ = [
     "run_service",
     "sample",
     "serve_run",
+    "shift",
     "write_features",
     "write_predictions",
     "write_rates",
     "write_seen",
+    "write_shift",
 ]

@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import polars as pl
+import torch
 
 from warmstart.backbones import Backbone
 from warmstart.core import DataError, RunError, UsageError, progress, publishing, write_json
@@ -28,6 +29,7 @@ from warmstart.serving import serve as serve_http
 
 from .prepare import as_backbone
 from .recommending import RetrievalRun, open_retrieval
+from .runs import FinishedRun
 
 __all__ = ["IndexReport", "RunService", "build_run_index", "refresh", "run_service", "serve_run"]
 
@@ -63,7 +65,7 @@ class IndexReport:
 
 
 def build_run_index(
-    run: RetrievalRun | str | Path,
+    run: FinishedRun | str | Path,
     *,
     recall: float = 0.95,
     p99_ms: float = 5.0,
@@ -82,12 +84,12 @@ def build_run_index(
     Raises:
         RunError: When the run kept no towers.
     """
-    opened = _opened(run, device)
+    opened = open_retrieval(run, device=device)
     return _publish(opened, opened.towers, opened.items, recall, p99_ms, engine)
 
 
 def refresh(
-    run: RetrievalRun | str | Path,
+    run: FinishedRun | str | Path,
     items: str | Path,
     *,
     recall: float = 0.95,
@@ -114,7 +116,7 @@ def refresh(
         RunError: When the encoder is not the one that the run was made with.
         DataError: When the table cannot be read or holds nothing new.
     """
-    opened = _opened(run, device)
+    opened = open_retrieval(run, device=device)
     known, towers = opened.items, opened.towers
     current = _current(opened)
     if current is not None:
@@ -140,7 +142,7 @@ def refresh(
 
 
 def serve_run(
-    run: RetrievalRun | str | Path,
+    run: FinishedRun | str | Path,
     *,
     host: str = "127.0.0.1",
     port: int = 8000,
@@ -156,10 +158,11 @@ def serve_run(
         settings: Limits and key.
         device: Where the towers are put.
     """
-    opened = _opened(run, device)
+    opened = open_retrieval(run, device=device)
     if _current(opened) is None:
         progress.note("This run has no index yet: one is built.")
         build_run_index(opened)
+    torch.set_num_threads(1)  # requests are many and small: they share cores by threads of their own
     serve_http(
         None, host, port, settings, current=_home(opened) / POINTER,
         load=lambda folder: run_service(opened, folder),
@@ -245,10 +248,6 @@ def run_service(run: RetrievalRun, folder: Path) -> RunService:
         grown = np.concatenate([towers.item_vectors(), index.vectors(added)])
         towers = towers.with_vectors(names, grown)
     return RunService(run, towers, index, items)
-
-
-def _opened(run: RetrievalRun | str | Path, device: str) -> RetrievalRun:
-    return run if isinstance(run, RetrievalRun) else open_retrieval(run, device=device)
 
 
 def _home(run: RetrievalRun) -> Path:

@@ -171,21 +171,21 @@ def _few(name: str, known: dict[str, int]) -> str:
     return nearest(name, list(known)) if len(known) <= 200 else f" It knows {len(known):,}."
 
 
-def open_retrieval(folder: str | Path, *, device: str = "auto") -> RetrievalRun:
-    """Read a retrieval run after checking every file against its manifest.
+def open_retrieval(run: FinishedRun | str | Path, *, device: str = "auto") -> RetrievalRun:
+    """A retrieval run, read after checking every file against its manifest where it is not yet.
 
     Args:
-        folder: The run's folder.
-        device: Where its model is put on first use.
+        run: A finished run or its folder.
+        device: Where the model of a folder is put on first use.
 
     Raises:
         RunError: When it is unfinished, damaged, or no retrieval run.
     """
-    found = open_run(folder, device=device)
+    found = run if isinstance(run, FinishedRun) else open_run(run, device=device)
     if not isinstance(found, RetrievalRun):
         raise RunError(
-            f"{folder} is a run that classifies. recommend, index and serve take a run that was "
-            "fitted on interactions."
+            f"{found.folder} is a run that classifies. recommend, index and serve take a run that "
+            "was fitted on interactions."
         )
     return found
 
@@ -211,7 +211,7 @@ def open_run(
 
 
 def recommend(
-    run: RetrievalRun | str | Path,
+    run: FinishedRun | str | Path,
     *,
     user: str | None = None,
     history: Sequence[str] | None = None,
@@ -231,5 +231,5 @@ def recommend(
         tag: See `RetrievalRun.recommend`.
         device: Where the model is put.
     """
-    opened = run if isinstance(run, RetrievalRun) else open_retrieval(run, device=device)
+    opened = open_retrieval(run, device=device)
     return opened.recommend(user=user, history=history, k=k, exclude=exclude, tag=tag)
