@@ -84,17 +84,8 @@ def build_index(
         raise UsageError(f"shard_rows must be at least 1, got {shard_rows}. Usual: {SHARD_ROWS}.")
     if folder.exists() and not replace:
         raise RunError(f"{folder} exists already. Name another folder or ask for its replacement.")
-    partial = folder.with_name(f"{folder.name}.partial")
-    shards = _Shards(partial, tower)
-    if shards.rows:
-        note(f"{shards.rows:,} rows of an earlier build are in {partial}; it goes on from there.")
-    with task("indexing", total=total, unit="items") as bar:
-        bar.advance(shards.rows)
-        for ids, block_ND in _gathered(blocks(shards.rows), shards, shard_rows):
-            shards.append(ids, block_ND)
-            bar.advance(len(ids))
-    if not shards.rows:
-        raise DataError("The index has no items: blocks() gave none.")
+    shards = _Shards(folder.with_name(f"{folder.name}.partial"), tower)
+    _fill(shards, blocks, total, shard_rows)
     index = FaissIndex.over(
         shards.ids,
         shards.vectors(),
@@ -106,8 +97,21 @@ def build_index(
         threads=threads,
     )
     index.save(folder, replace=replace)
-    shutil.rmtree(partial, ignore_errors=True)
+    shutil.rmtree(shards.folder, ignore_errors=True)
     return index
+
+
+def _fill(shards: _Shards, blocks: Blocks, total: int | None, shard_rows: int) -> None:
+    """Write what is missing."""
+    if shards.rows:
+        note(f"{shards.rows:,} rows of an earlier build are in {shards.folder}; it goes on there.")
+    with task("indexing", total=total, unit="items") as bar:
+        bar.advance(shards.rows)
+        for ids, block_ND in _gathered(blocks(shards.rows), shards, shard_rows):
+            shards.append(ids, block_ND)
+            bar.advance(len(ids))
+    if not shards.rows:
+        raise DataError("The index has no items: blocks() gave none.")
 
 
 class _Shards:
