@@ -128,7 +128,7 @@ class _Pairing:
         a = ours.values_LN if self.ours_N is None else ours.taking(self.ours_N)
         b = other.values_LN if self.theirs_M is None else other.taking(self.theirs_M)
         if a.shape == b.shape:
-            return _total(a - b, order) / a.shape[1]
+            return _total(a - b, order) / float(a.shape[1])
         at_a, at_b, weight = _couple(a.shape[1], b.shape[1])
         return _total(a[:, at_a] - b[:, at_b], order, weight)
 

@@ -162,7 +162,9 @@ def serve_run(
     if _current(opened) is None:
         progress.note("This run has no index yet: one is built.")
         build_run_index(opened)
-    torch.set_num_threads(1)  # requests are many and small: they share cores by threads of their own
+    torch.set_num_threads(
+        1
+    )  # requests are many and small: they share cores by threads of their own
     serve_http(
         None, host, port, settings, current=_home(opened) / POINTER,
         load=lambda folder: run_service(opened, folder),
