@@ -164,6 +164,7 @@ def test_bad_items_are_an_error_or_a_counted_skip(
     assert data.item_ids == ("x", "y")
     assert [(s.row, reason in s.reason) for s in data.skipped] == [(line, True)]
     assert data.n_skipped == 1
+    assert any(note.startswith("Left out 1 bad row of ") for note in data.notes)
 
 
 def test_a_users_table_with_repeated_ids(tmp_path: Path) -> None:

@@ -58,31 +58,31 @@ class Codebook:
     """Numbers texts in order of first sight, block by block; an empty cell is -1."""
 
     def __init__(self) -> None:
-        self._known = pl.Series("text", [], dtype=pl.String)
+        self._known = pl.DataFrame(schema={"text": pl.String, "code": pl.Int32})
 
     def __len__(self) -> int:
-        return len(self._known)
+        return self._known.height
 
     @property
     def texts(self) -> list[str]:
         """The texts, by code."""
-        return self._known.to_list()
+        return self._known["text"].to_list()
 
     def encode(self, cells: pl.Series) -> CodeArray:
         """The code of each cell; texts not met before get new ones."""
-        here = cells.unique(maintain_order=True).drop_nulls()
-        fresh = here.filter(self._codes(here) < 0)
-        self._known = pl.concat([self._known, fresh.rename("text")])
-        codes = cells.replace_strict(
-            here, pl.Series(self._codes(here)), default=-1, return_dtype=pl.Int32
+        here = pl.DataFrame({"text": cells.unique(maintain_order=True).drop_nulls()})
+        met = self._known.join(here, on="text", how="inner")  # hashes the block, not the book
+        fresh = here.with_row_index("place").join(met, on="text", how="anti").sort("place")
+        codes = np.arange(len(self), len(self) + fresh.height, dtype=np.int32)
+        added = pl.DataFrame({"text": fresh["text"], "code": codes})
+        self._known = pl.concat([self._known, added])
+        pages = pl.concat([met, added])
+        return (
+            cells.replace_strict(pages["text"], pages["code"], default=-1, return_dtype=pl.Int32)
+            .fill_null(-1)
+            .to_numpy()
+            .astype(np.int32)
         )
-        return codes.fill_null(-1).to_numpy().astype(np.int32)
-
-    def _codes(self, cells: pl.Series) -> pl.Series:
-        numbers = pl.Series(np.arange(len(self._known), dtype=np.int32))
-        return cells.replace_strict(
-            self._known, numbers, default=-1, return_dtype=pl.Int32
-        ).fill_null(-1)
 
 
 def id_texts(cells: pl.Series, column: str, file: str) -> tuple[pl.Series, pl.Series | None]:

@@ -21,7 +21,7 @@ from warmstart.data.interaction_rejects import RowFaults
 from warmstart.data.interaction_tables import IdTable, bare_items, item_table, user_table
 from warmstart.data.interactions import Interactions, occurring
 from warmstart.data.limit import rank, rank_key
-from warmstart.data.rejects import Rejects
+from warmstart.data.rejects import Rejects, summary
 from warmstart.data.tables import read_table
 
 __all__ = ["read_interactions", "read_items"]
@@ -74,6 +74,7 @@ def read_interactions(
     items = _items(layout, columns, rejects, notes)
     users = _users(layout, columns, rejects, notes)
     in_tables = len(rejects.items)
+    told = [summary(rejects.items)] if in_tables else []
     faults = RowFaults(str(file.path), file.unit, rejects)
     catalogue = None if items is None else items.frame["item_id"].to_list()
     events = read_events(file, columns, catalogue, faults)
@@ -83,10 +84,10 @@ def read_interactions(
     in_time_order(events)
     without_repeats(events, faults)
     notes += events.notes
-    rejected = [*faults.notes()]
-    for line in rejected:
+    told += faults.notes()
+    for line in told:
         note(line)
-    notes += rejected
+    notes += told
     n_skipped = in_tables + faults.counts.total()
     unread = [name for name in names if name not in columns.used]
     if unread:

@@ -43,6 +43,7 @@ _WORDS = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+")
 _INTEGER = re.compile(r"[+-]?(0|[1-9]\d{0,17})")
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
 _QUOTED = re.compile(r"'([^']*)'|\"([^\"]*)\"")
+_UNIT = "\x1f"
 _ADDRESS = re.compile(r"[a-z][a-z0-9+.-]*://", re.IGNORECASE)
 
 
@@ -190,11 +191,12 @@ def _column(name: str, values: list[Any]) -> pl.Series:
 
 
 def _lists(name: str, values: Sequence[Sequence[str]]) -> pl.Series:
-    """Lists of texts, by Arrow: polars looks at every list anew."""
-    import pyarrow as pa
-
-    array = pa.array(values, type=pa.large_list(pa.large_string()))
-    return pl.Series(name, pl.from_arrow(array), dtype=pl.List(pl.String))
+    """Lists of texts, by way of one text a row: polars reads nested lists one by one."""
+    joined = [_UNIT.join(v.replace(_UNIT, " ") for v in row) if row else None for row in values]
+    cut = pl.col(name).str.split(_UNIT)
+    none = pl.lit(pl.Series([[]], dtype=pl.List(pl.String)))
+    frame = pl.DataFrame({name: pl.Series(name, joined, dtype=pl.String)})
+    return frame.select(pl.when(cut.is_null()).then(none).otherwise(cut).alias(name)).to_series()
 
 
 def _cell(value: Any) -> str | None:
