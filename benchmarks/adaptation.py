@@ -68,11 +68,11 @@ class Pair:
 
 
 @cache
-def recipe(kind: str, features: Path) -> Backbone:
+def recipe(kind: str, features: Path, ready: Path) -> Backbone:
     """ResNet-50 at 64 pixels for images, MiniLM over 128 tokens for text."""
     cached = FeatureCache(features)
     if kind == "digits":
-        weights = SHARED / "weights" / "resnet50-imagenet"
+        weights = ready.parent / "weights" / "resnet50-imagenet"
         return backbone(str(weights), modality="image", image_size=64, cache=cached)
     return backbone(modality="text", max_length=128, cache=cached)
 
@@ -83,12 +83,11 @@ def rows_of(path: Path) -> Dataset:
     return read(path, limit=ROWS)
 
 
-def make_pair(kind: str, source: Path, target: Path, features: Path) -> Pair:
+def make_pair(source: Path, target: Path, encoder: Backbone) -> Pair:
     """Divide and embed the two domains; the target's test rows are held out."""
     whole = rows_of(source)
     view = split(whole).view(whole)
     goal: Target = read_target(rows_of(target), whole.label_names)
-    encoder = recipe(kind, features)
     adapted = goal.dataset.take_ids(goal.adapt)
     rows = DomainVectors.of(domain_view(view, adapted), encoder)
     test = goal.test_rows
@@ -227,8 +226,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             console.print(f"{kind}: not here ({options.ready}).")
             continue
         found = []
+        encoder = recipe(kind, options.cells / "features", options.ready)
         for source, target in list(permutations(paths, 2))[: options.pairs]:
-            pair = make_pair(kind, source, target, options.cells / "features")
+            pair = make_pair(source, target, encoder)
             folder = options.cells / kind / f"{source.stem}-{target.stem}"
             results, gap = run_pair(pair, folder, named, options.seeds)
             found.append(judge_pair(pair, results, gap, peer(pair, folder, options.seeds)))

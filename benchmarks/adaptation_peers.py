@@ -8,7 +8,7 @@ skada's own gradient reversal.
 
 from __future__ import annotations
 
-import importlib.util
+import importlib
 import warnings
 from typing import Any
 
@@ -25,7 +25,11 @@ MISSING = "skada is not installed here (pip install skada skorch): its DANN is l
 
 def has_skada() -> bool:
     """Whether the peer can be run."""
-    return all(importlib.util.find_spec(name) is not None for name in ("skada", "skorch"))
+    try:
+        importlib.import_module("skada.deep")
+    except ImportError:
+        return False
+    return True
 
 
 class Network(nn.Module):

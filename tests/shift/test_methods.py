@@ -93,7 +93,7 @@ def test_a_method_fits_without_touching_its_input(name: str, tmp_path: Path) -> 
         assert proba.shape == (200, 2)
         np.testing.assert_allclose(proba.sum(axis=1), 1.0, atol=1e-6)
     held = found.snapshots[-1].head.proba(rows.validation_MD).argmax(1)
-    assert (held == rows.labels_M).mean() > 0.9, "the source is still served"
+    assert (held == rows.labels_M).mean() > 0.8, "the source is still served"
     assert all(np.isfinite(record["train_loss"]) for record in found.history)
     again = method.fit(rows, Run(tmp_path / "two", device="cpu"))
     for one, other in zip(found.snapshots, again.snapshots, strict=True):

@@ -273,6 +273,20 @@ def test_classes_must_agree_by_name(
     assert adapt_verb is ws.adapt
 
 
+def test_new_class_names_serve_both_domains(
+    pair: tuple[Path, Path], tiny_text: Path, tmp_path: Path
+) -> None:
+    bare = tmp_path / "bare.csv"
+    bare.write_text("\n".join(["text", *(f"my old plum {i}" for i in range(20))]) + "\n")
+    for number, target in enumerate((pair[1], bare)):
+        made = adapt(
+            pair[0], target, methods=QUICK[:1], backbone=tiny_text, seeds=1, device="cpu",
+            label_names=["eat", "drive"], out=tmp_path / f"run{number}",
+        )  # fmt: skip
+        assert made.results["data"]["label_names"] == ["eat", "drive"]
+        assert made.results["adaptation"]["target"]["labelled"] == (80, 0)[number]
+
+
 def test_images_too(pictures: Path, tiny_vit: Path, tmp_path: Path) -> None:
     made = adapt(pictures, pictures, methods=QUICK[:1], backbone=tiny_vit, seeds=1, device="cpu",
                  out=tmp_path / "run")  # fmt: skip

@@ -64,8 +64,7 @@ class _Mmd(_Distance):
 
 class _Coral(_Distance):
     def distance(self, source_NH: Tensor, target_MH: Tensor) -> Tensor:
-        # 4 H² in the denominator would tie the weight to the width: H of it is taken back.
-        return coral_loss(source_NH, target_MH) * source_NH.shape[1]
+        return coral_loss(source_NH, target_MH)
 
 
 @register_method
@@ -96,8 +95,8 @@ class Mmd(TrainedMethod):
 class Coral(TrainedMethod):
     """Second moments of the two domains' features are brought together.
 
-    The loss is ‖C_S - C_T‖² / (4 H) over the bottleneck's H units. (The paper divides by H once
-    more, which would tie the right weight to the width.)
+    The distance is ‖C_S - C_T‖² / (4 H²), small by its denominator, hence the weight; at weights of
+    hundreds it wipes out what tells the classes apart.
 
     Needs: unlabelled target rows of the source's class shares. Equals: source-only at weight 0.
     Pick when: few rows, where a kernel or an adversary has little to go by.
@@ -110,7 +109,7 @@ class Coral(TrainedMethod):
     name: ClassVar[str] = "coral"
     title: ClassVar[str] = "Deep CORAL"
     aligns: ClassVar[bool] = True
-    weight: NonNegativeFloat = 1.0
+    weight: NonNegativeFloat = 10.0
 
     def _objective(self, rows: DomainVectors, run: Run) -> Objective:
         return _Coral(self.weight)

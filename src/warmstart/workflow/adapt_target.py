@@ -9,6 +9,7 @@ import numpy as np
 
 from warmstart.core import progress
 from warmstart.data import Dataset
+from warmstart.data.labels import LabelNames
 from warmstart.data.limit import limit_rows, rank, rank_key
 from warmstart.shift import check_classes
 
@@ -48,9 +49,10 @@ class Target:
 
 def read_target(
     source: Source,
-    label_names: tuple[str, ...],
+    classes: tuple[str, ...],
     *,
     label: str | None = None,
+    label_names: LabelNames | None = None,
     limit: int | None = None,
     seed: int = 0,
     **reading: Any,
@@ -62,8 +64,9 @@ def read_target(
 
     Args:
         source: Anything that `read` takes.
-        label_names: The source's classes.
+        classes: The source's.
         label: Label column; by its name otherwise. Labels are not needed.
+        label_names: New names of the target's classes, where it has labels.
         limit: At most so many rows, drawn without regard to labels.
         seed: Root seed of the draws.
         **reading: Passed to `read`.
@@ -72,11 +75,13 @@ def read_target(
         DataError: When it cannot be read, or has a class that the source lacks.
     """
     dataset = as_dataset(source, need_label=False, label=label, **reading)
+    if label_names is not None and dataset.label_names:
+        dataset = as_dataset(
+            source, need_label=False, label=label, label_names=label_names, **reading
+        )
     known = sorted({int(number) for number in dataset.labels_N if number >= 0})
-    check_classes(
-        label_names, [dataset.label_names[number] for number in known], where=dataset.source
-    )
-    dataset = dataset.relabel(label_names)
+    check_classes(classes, [dataset.label_names[number] for number in known], where=dataset.source)
+    dataset = dataset.relabel(classes)
     if limit is not None and limit < len(dataset):
         dataset = dataset.take_ids(limit_rows(dataset.without_labels(), limit, seed).ids)
     if not known:
