@@ -92,6 +92,26 @@ def test_shifted_cuts_change_from_epoch_to_epoch_and_repeat() -> None:
     assert len({str(epoch) for epoch in epochs}) > 1
 
 
+def test_only_ties_are_shuffled() -> None:
+    """Events of one second come in any order, all others stay; nobody gets another's events."""
+    times = np.array([0, 5, 5, 5, 9, 2, 2, 7])
+    sequences = Sequences(np.array([0, 5, 8]), np.arange(8), times)
+    rows = WindowRows(sequences, history=8, shuffle_ties=True, streams=Streams(2))
+    orders = set()
+    for epoch in range(20):
+        batch = rows.batch([0, 1], epoch)
+        order = batch.targets_N.tolist()
+        assert sorted(order) == list(range(8))
+        assert times[order].tolist() == times.tolist()
+        assert batch.items_BT[0, :4].tolist() == order[:4]
+        assert order == rows.batch([0, 1], epoch).targets_N.tolist()
+        orders.add(tuple(order))
+    assert len(orders) > 6
+    still = WindowRows(sequences, history=8, streams=Streams(2))
+    assert still.fingerprint != rows.fingerprint
+    assert still.batch([0, 1], 3).targets_N.tolist() == list(range(8))
+
+
 def test_only_learned_events_are_foretold() -> None:
     sequences = lengths_of(5, 5)
     learned = np.array([0, 1, 0, 0, 1, 0, 0, 0, 0, 0], dtype=bool)

@@ -210,6 +210,7 @@ class WindowRows:
         history: int = 50,
         stride: int | None = None,
         shift: bool = False,
+        shuffle_ties: bool = False,
         streams: Streams | None = None,
         learned_P: np.ndarray | None = None,
     ) -> None:
@@ -221,7 +222,9 @@ class WindowRows:
             stride: Events that a window foretells, 1 to `history`; smaller gives each a longer past
                 at the price of more windows. `history` when None.
             shift: Whether the cuts move from epoch to epoch.
-            streams: Source of the cuts.
+            shuffle_ties: Whether a user's events of the same second, whose order says nothing, come
+                in another order in each epoch.
+            streams: Source of the cuts and of the order of ties.
             learned_P: Which events are foretold; all when None.
 
         Raises:
@@ -238,6 +241,8 @@ class WindowRows:
         self._history = history
         self._step = step
         self._shift = shift
+        self._shuffle_ties = shuffle_ties
+        self._drawn: tuple[int, np.ndarray] = (-1, sequences.items_P)
         self._streams = streams or Streams(0)
         self._learned_P = np.ones(len(sequences), dtype=bool) if learned_P is None else learned_P
         if not self._learned_P.any():
@@ -267,7 +272,14 @@ class WindowRows:
         """Of the events and of how they are cut."""
         seqs = self._sequences
         return fingerprint(
-            seqs.offsets_U1, seqs.items_P, self._learned_P, self._history, self._step, self._shift
+            seqs.offsets_U1,
+            seqs.items_P,
+            seqs.times_P,
+            self._learned_P,
+            self._history,
+            self._step,
+            self._shift,
+            self._shuffle_ties,
         )
 
     def lengths(self) -> list[int]:
@@ -288,7 +300,8 @@ class WindowRows:
         place_T = np.arange(width)
         held_BT = place_T[None, :] < seen_B[:, None]
         source_BT = np.where(held_BT, (offset_B + back_B)[:, None] + place_T[None, :], 0)
-        items_BT = np.where(held_BT, self._sequences.items_P[source_BT], -1)
+        items_P = self._items(epoch)
+        items_BT = np.where(held_BT, items_P[source_BT], -1)
         row_N = np.repeat(np.arange(len(chosen_B)), stop_B - start_B)
         event_N = _ranges(start_B, stop_B)
         source_N = offset_B[row_N] + event_N
@@ -299,7 +312,7 @@ class WindowRows:
             torch.from_numpy(self.users_R[chosen_B]),
             torch.from_numpy(row_N),
             torch.from_numpy(event_N - back_B[row_N]),
-            torch.from_numpy(self._sequences.items_P[source_N]),
+            torch.from_numpy(items_P[source_N]),
             torch.from_numpy(chosen_B),
         )
 
@@ -318,6 +331,17 @@ class WindowRows:
         start = np.maximum(0, (number - (1 if self._shift else 0)) * self._step + moved)
         stop = (number + (0 if self._shift else 1)) * self._step + moved
         return np.minimum(start, counts), np.minimum(stop, counts)
+
+    def _items(self, epoch: int) -> np.ndarray:
+        """Items of all events in the order of that epoch."""
+        seqs = self._sequences
+        if not self._shuffle_ties:
+            return seqs.items_P
+        if self._drawn[0] != epoch:
+            chance_P = self._streams.numpy("ties", epoch).random(len(seqs))
+            order_P = np.lexsort((chance_P, seqs.times_P, seqs.users_P))
+            self._drawn = (epoch, seqs.items_P[order_P])
+        return self._drawn[1]
 
     def _cuts(self, epoch: int) -> np.ndarray:
         """Where the first stretch of each user ends in this epoch, 1 to the stride."""

@@ -175,7 +175,6 @@ class _Block(nn.Module):
     def __init__(self, shape: TowerShape, generator: torch.Generator) -> None:
         super().__init__()
         self.heads = shape.heads
-        self.dropout = shape.dropout
         self.attention_norm = nn.LayerNorm(shape.width)
         self.attention_in = _linear(shape.width, 3 * shape.width, generator)
         self.attention_out = _linear(shape.width, shape.width, generator)
@@ -188,12 +187,10 @@ class _Block(nn.Module):
         batch, length, width = states_BSD.shape
         packed = self.attention_in(self.attention_norm(states_BSD))
         query, key, value = packed.view(batch, length, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
-        mixed = functional.scaled_dot_product_attention(
-            query, key, value, is_causal=True, dropout_p=self.dropout if self.training else 0.0
-        )
+        mixed = functional.scaled_dot_product_attention(query, key, value, is_causal=True)
         joined_BSD = mixed.transpose(1, 2).reshape(batch, length, width)
         states_BSD = states_BSD + self.drop(self.attention_out(joined_BSD))
-        inner = self.drop(functional.gelu(self.inner_in(self.inner_norm(states_BSD))))
+        inner = functional.gelu(self.inner_in(self.inner_norm(states_BSD)))
         result_BSD: Tensor = states_BSD + self.drop(self.inner_out(inner))
         return result_BSD
 

@@ -95,6 +95,8 @@ class TwoTower(Config):
         batch_size: Windows a step.
         stride: Events that a window foretells; smaller gives each a longer past. None: `history`.
         shift: Whether windows are cut elsewhere in each epoch.
+        shuffle_ties: Whether a user's events of the same second come in another order in each
+            epoch.
         cache_chunk: Windows encoded at once with gradient caching; None without.
         rate: Learning rate.
         schedule: After the warm-up.
@@ -148,6 +150,7 @@ class TwoTower(Config):
     batch_size: PositiveInt = 64
     stride: PositiveInt | None = None
     shift: bool = False
+    shuffle_ties: bool = False
     cache_chunk: PositiveInt | None = None
     rate: PositiveFloat = 1e-3
     schedule: Literal["constant", "cosine", "linear"] = "linear"
@@ -270,7 +273,7 @@ class TwoTower(Config):
         streams = run.streams.child("two-tower")
         rows = WindowRows(
             work.sequences, history=self.history, stride=self.stride, shift=self.shift,
-            streams=streams, learned_P=work.learned_P,
+            shuffle_ties=self.shuffle_ties, streams=streams, learned_P=work.learned_P,
         )  # fmt: skip
         loader = RowLoader(rows, self.batch_size, streams=streams)
         loader.fingerprint = fingerprint(
