@@ -36,7 +36,7 @@ SHOWN = ("HR@10", "HR@100", "MRR", "NDCG@10")
 REPORTED: dict[str, tuple[str, dict[str, Any], tuple[float, float, float]]] = {
     "random": ("random", {}, (0.0065, 0.061, 0.006)),
     "popularity": ("popularity", {}, (0.070, 0.357, 0.033)),
-    "newest 10,000 events": ("recent-popularity", {"last": 10_000}, (0.076, 0.348, 0.038)),
+    "newest 10,000 events": ("recent-popularity", {"events": 10_000}, (0.076, 0.348, 0.038)),
     "item-kNN, last 20, shrinkage 10": (
         "item-knn", {"last": 20, "shrinkage": 10, "neighbours": None}, (0.165, 0.557, 0.078),
     ),
@@ -117,9 +117,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             if folder is None:
                 print(f"{name}: skipped, {LATEST} is not here.")
                 continue
-            found = measure(folder, options.arms.split(","), Path(place))
-            if name == "ml100k":
-                found["reported"] = reported(folder)
+            beside = {"reported": reported(folder)} if name == "ml100k" else {}
+            found = measure(folder, options.arms.split(","), Path(place)) | beside
         kept = {"format_version": FORMAT_VERSION, "benchmark": "retrieval", "set": name,
                 "machine": describe_machine(), **found}  # fmt: skip
         path = options.out / f"retrieval-{name}.json"

@@ -60,7 +60,6 @@ def main() -> None:
             folder / "cooking",
             strategy="two-tower",
             settings={"width": 32, "layers": 1, "epochs": 30, "rate": 0.005, "batch_size": 8},
-            metric="HR@10",
             out=folder / "run",
         )
         for sentence in run.verdict["sentences"]:

@@ -183,10 +183,10 @@ def test_tracks_are_settings_of_the_two_tower_model() -> None:
 def test_the_plan_follows_events_texts_and_what_is_new() -> None:
     data = events()
     few = plan_interactions(data, time_split(data))
-    assert few.strategy == "zero-shot"
+    assert few.strategy == "frozen"
     assert {reason.name for reason in few.reasons} == {
         "events", "users", "share_with_text", "share_new_items",
     }  # fmt: skip
     bare = events(texts=False)
     assert plan_interactions(bare, time_split(bare)).strategy == "scratch"
-    assert few.command.startswith("warmstart fit ring --strategy zero-shot")
+    assert few.command.startswith("warmstart fit ring --strategy frozen")

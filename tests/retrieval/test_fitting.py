@@ -95,7 +95,7 @@ class Bench:
             output.total().backward()
         found = [p.grad.clone() for p in self.towers.parameters() if p.grad is not None]
         self.towers.zero_grad(set_to_none=True)
-        return float(output.total()), found
+        return float(output.total().detach()), found
 
 
 @pytest.mark.parametrize("masked", [False, True])
@@ -252,3 +252,14 @@ def test_mining_copes_with_users_without_events() -> None:
     )
     assert mined.sizes_U[1] == 0
     assert mined.sizes_U[3] == 0
+
+
+def test_a_batch_of_empty_windows_teaches_nothing() -> None:
+    """Cuts that move may leave a window without an event; alone in a batch it must not stop."""
+    towers = Towers(TowerShape(items=3, features=0, width=4, heads=1), streams=Streams(0))
+    state: Any = SimpleNamespace(plain={"towers": towers}, modules={"towers": towers})
+    batch: Any = SimpleNamespace(targets_N=torch.zeros(0, dtype=torch.int64))
+    found = training_step(None, None)(batch, state)  # type: ignore[arg-type]
+    assert float(found.loss.detach()) == 0.0
+    found.loss.backward()
+    assert all(p.grad is not None and not p.grad.any() for p in towers.parameters())

@@ -167,7 +167,7 @@ def test_fit_sets_a_track_beside_baselines(folder: Path, tiny_text: Path, tmp_pa
 
 def test_plan_speaks_for_interactions(folder: Path) -> None:
     found = plan(folder)
-    assert found.strategy == "zero-shot"
+    assert found.strategy == "frozen"
     assert "under 2,000 events" in found.rule
 
 

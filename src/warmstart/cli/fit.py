@@ -122,7 +122,8 @@ def fit(
         return
     if run.results["task_type"] == "retrieve":
         answer(comparison_view(run.results))
-        answer(f"Model:  {run.folder / 'model'}")
+        if (run.folder / "model").is_dir():
+            answer(f"Model:  {run.folder / 'model'}")
         answer(f"Report: {run.report.resolve()}")
         return
     if len(run.results["arms"]) > 1:

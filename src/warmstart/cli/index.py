@@ -18,8 +18,9 @@ def index(
 ) -> None:
     """Index the items of a retrieval run for fast answers.
 
-    The engine is chosen by measurement: the quickest that finds the stated share of the exact
-    answer. The index lies beside the run, and `serve` takes the newest.
+    The engine is chosen by measurement: the exact one where it is fast enough, else the fastest
+    that finds the stated share of the exact answer. The index lies beside the run, and `serve`
+    takes the newest.
 
     Examples:
       warmstart index runs/films

@@ -21,6 +21,7 @@ def refresh(
     p99: o.IndexTime = "5ms",
     engine: o.IndexEngine = "auto",
     backbone: o.Backbone = None,
+    allow_bin: o.AllowBin = False,
     skip_bad: o.SkipBad = False,
     device: o.Device = "auto",
     json: o.Json = False,
@@ -37,7 +38,7 @@ def refresh(
 
     found = verb(
         run, items, recall=recall, p99_ms=o.milliseconds(p99), engine=engine, backbone=backbone,
-        skip_bad=skip_bad, device=device,
+        skip_bad=skip_bad, device=device, allow_bin=allow_bin,
     ).to_json()  # fmt: skip
     if json:
         print_json(found)

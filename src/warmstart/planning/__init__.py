@@ -6,7 +6,16 @@ from .compare import run_comparison, timed
 from .counting import Counting, Memory, count_training, lora_parameters, memory
 from .meter import Prices
 from .outcome import arm_json, conclude
-from .recommending import Contender, Contest, ContestTask, Entry, parse_contenders, run_contest
+from .recommending import (
+    Contender,
+    Contest,
+    ContestTask,
+    Entry,
+    check_deciding,
+    parse_contenders,
+    run_contest,
+    usual_metric,
+)
 from .recommending_plan import plan_interactions
 from .recommending_verdict import judge_contest
 from .shot_results import shots_json
@@ -38,6 +47,7 @@ __all__ = [
     "Task",
     "Verdict",
     "arm_json",
+    "check_deciding",
     "conclude",
     "count_training",
     "divide",
@@ -60,4 +70,5 @@ __all__ = [
     "serve",
     "shots_json",
     "timed",
+    "usual_metric",
 ]

@@ -7,6 +7,7 @@ and asked the test questions once. Which model is kept is decided on validation 
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -14,7 +15,18 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
-from warmstart.core import NotApplicable, OutOfMemory, Run, UsageError, nearest, progress
+from warmstart.core import (
+    NotApplicable,
+    OutOfMemory,
+    Run,
+    UsageError,
+    fingerprint,
+    nearest,
+    progress,
+    read_json,
+    tells_out_of_memory,
+    write_json,
+)
 from warmstart.data import Interactions, TimeSplit
 from warmstart.evaluation import (
     KS,
@@ -28,6 +40,7 @@ from warmstart.evaluation import (
     measure_ranking,
     next_item_task,
     rank_targets,
+    ranking_metric,
     score_ranking,
     standard_slices,
 )
@@ -52,11 +65,16 @@ __all__ = [
     "Contest",
     "ContestTask",
     "Entry",
+    "check_deciding",
     "parse_contenders",
     "run_contest",
+    "usual_metric",
 ]
 
 _SHOWN = ("HR@10", "HR@100", "NDCG@10", "MRR")
+_WATCHED = ("HR@10", "HR@100", "MRR")  # what towers can be watched by
+_TUNING = 0.1  # of the time left, for the settings of one baseline
+_SEARCH = 0.45  # of a tower's time, to find its number of epochs
 _LEAVES_OUT = (NotApplicable, Diverged, OutOfMemory)
 
 
@@ -82,10 +100,10 @@ class Contender:
     @property
     def title(self) -> str:
         """How tables call it."""
-        changed = self.settings.model_dump(exclude_defaults=True)
-        if not changed:
+        told = self.settings.model_dump(include=set(self.settings.model_fields_set))
+        if not told:
             return self.settings.title
-        return f"{self.settings.title} ({', '.join(f'{k} {v}' for k, v in changed.items())})"
+        return f"{self.settings.title} ({', '.join(f'{k} {v}' for k, v in told.items())})"
 
 
 def parse_contenders(texts: Sequence[str]) -> list[Contender]:
@@ -97,12 +115,12 @@ def parse_contenders(texts: Sequence[str]) -> list[Contender]:
     found: list[Contender] = []
     for text in texts:
         name, *parts = text.strip().split(":")
-        values: dict[str, str] = {}
+        values: dict[str, Any] = {}
         for part in parts:
             key, sign, value = part.partition("=")
             if not sign:
                 raise UsageError(f"arm {text!r}: {part!r} is not a setting; write key=value.")
-            values[key] = value
+            values[key] = None if value.lower() == "none" else value
         if name not in BASELINES and name not in TRACKS:
             raise UsageError(
                 f"There is no arm {name!r} for interactions." + nearest(name, [*TRACKS, *BASELINES])
@@ -114,6 +132,34 @@ def parse_contenders(texts: Sequence[str]) -> list[Contender]:
     if twice:
         raise UsageError(f"An arm was named twice: {', '.join(twice)}.")
     return found
+
+
+def usual_metric(n_items: int) -> str:
+    """HR@100, or HR at the longest list that holds at most half of a small catalogue."""
+    return f"HR@{max((k for k in KS if 2 * k <= n_items), default=1)}"
+
+
+def check_deciding(metric: str, n_items: int) -> None:
+    """Refuse a metric that cannot decide which arm is best.
+
+    Args:
+        metric: HR, Recall, NDCG or debiased_recall at one of the list lengths of tables, or MRR.
+        n_items: I.
+
+    Raises:
+        UsageError: For another one, or a list that would hold the whole catalogue.
+    """
+    family, length = ranking_metric(metric, "metric")
+    if family in ("coverage", "median_rank") or (length is not None and length not in KS):
+        raise UsageError(
+            f"metric {metric!r} cannot decide. Take HR, Recall, NDCG or debiased_recall at "
+            f"{', '.join(map(str, KS))}, such as HR@10, or MRR."
+        )
+    if length is not None and length >= n_items:
+        raise UsageError(
+            f"metric {metric!r} is met by every list, for there are {n_items} items. Take a "
+            "shorter one, such as HR@10, or MRR."
+        )
 
 
 @dataclass(frozen=True)
@@ -178,7 +224,8 @@ class Entry:
 
     Attributes:
         contender: Which.
-        status: done; cut: the budget ended before it was trained to its end; not applicable.
+        status: done; shortened: the budget ended its search for the number of epochs early; cut:
+            the budget ended before it had learned all events; failed; not applicable.
         reason: Why it was left out.
         settings: As they were chosen.
         tried: A row for each setting that validation chose from.
@@ -193,7 +240,7 @@ class Entry:
     """
 
     contender: Contender
-    status: Literal["done", "cut", "not applicable"] = "done"
+    status: Literal["done", "shortened", "cut", "failed", "not applicable"] = "done"
     reason: str | None = None
     settings: dict[str, Any] = field(default_factory=dict)
     tried: list[dict[str, Any]] = field(default_factory=list)
@@ -214,7 +261,7 @@ class Entry:
     @property
     def judged(self) -> bool:
         """Whether it has scores that count."""
-        return self.status == "done" and bool(self.scores)
+        return self.status in ("done", "shortened") and bool(self.scores)
 
 
 @dataclass
@@ -284,27 +331,36 @@ def _attempt(one: Contender, task: ContestTask, seconds: float | None) -> Entry:
     entry = Entry(one)
     start = time.monotonic()
     try:
-        if isinstance(one.settings, Baseline):
-            _baseline(entry, one, task)
-        elif isinstance(one.settings, HistoryMean):
-            _mean(entry, one, task)
-        else:
-            _tower(entry, one.settings, task, seconds)
+        with tells_out_of_memory(one.title):
+            if isinstance(one.settings, Baseline):
+                _baseline(entry, one, task)
+            elif isinstance(one.settings, HistoryMean):
+                _mean(entry, one, task)
+            else:
+                _tower(entry, one.settings, task, seconds)
+            entry.seconds = entry.seconds or time.monotonic() - start
+            if entry.recommender is not None:
+                _judge(entry, task)
     except _LEAVES_OUT as error:
-        entry.status, entry.reason = "not applicable", str(error)
-        return entry
-    entry.seconds = time.monotonic() - start
-    if entry.status == "done":
-        _judge(entry, task)
+        entry.status = "not applicable" if isinstance(error, NotApplicable) else "failed"
+        entry.reason = str(error)
+        entry.scores, entry.ranks, entry.recommender = {}, {}, None
+        progress.note(f"{one.title} is left out: {error}")
     return entry
 
 
+def _folder(entry: Entry, task: ContestTask) -> Path:
+    """Where a contender keeps what it has done."""
+    plain = re.sub(r"[^A-Za-z0-9_.=-]+", "_", entry.name)[:80]
+    mark = "" if plain == entry.name else f"-{fingerprint(entry.name)[:8]}"
+    return task.folder / "arms" / f"{plain}{mark}"
+
+
 def _run(entry: Entry, task: ContestTask, part: str, seconds: float | None = None) -> Run:
-    name = entry.name.replace(":", "_").replace("/", "_")
     deadline = None if seconds is None else time.monotonic() + seconds
     return Run(
-        task.folder / "arms" / name / part, seed=task.seed, device=task.device,
-        deadline=deadline, trackers=task.trackers,
+        _folder(entry, task) / part, seed=task.seed, device=task.device, deadline=deadline,
+        trackers=task.trackers,
     )  # fmt: skip
 
 
@@ -315,16 +371,32 @@ def _measured(task: ContestTask, recommender: Recommender) -> dict[str, float]:
 
 
 def _baseline(entry: Entry, one: Contender, task: ContestTask) -> None:
+    """Settings by validation, which a repeated comparison reads back, and a fit on all events."""
     assert isinstance(one.settings, Baseline)
-    run = _run(entry, task, "tuning")
-    chosen = one.settings
-    if one.tuned:
-        chosen, entry.tried = tune(
-            type(one.settings), task.split, task.primary, run=run, block=task.block
-        )
+    most = max(0.0, task.left) * _TUNING if task.limited else None
+    run = _run(entry, task, "tuning", most)
+    kept = run.folder / "tuned.json"
+    start = time.monotonic()
+    if kept.is_file():
+        known = read_json(kept)
+        chosen = make_baseline(one.settings.name, known["settings"])
+        entry.tried, entry.validation = known["tried"], known["validation"]
+        earlier = float(known["seconds"])
+    else:
+        chosen, earlier = one.settings, 0.0
+        if one.tuned:
+            chosen, entry.tried = tune(
+                type(one.settings), task.split, task.primary, run=run, block=task.block
+            )
+        entry.validation = _measured(task, chosen.fit(task.split.train, run))
+        values = {
+            "settings": chosen.model_dump(mode="json"), "tried": entry.tried,
+            "validation": entry.validation, "seconds": time.monotonic() - start,
+        }  # fmt: skip
+        write_json(kept, values)
     entry.settings = chosen.model_dump(mode="json")
-    entry.validation = _measured(task, chosen.fit(task.split.train, run))
     entry.recommender = chosen.fit(task.split.fitted, run)
+    entry.seconds = earlier + time.monotonic() - start
 
 
 def _mean(entry: Entry, one: Contender, task: ContestTask) -> None:
@@ -347,33 +419,64 @@ def _mean(entry: Entry, one: Contender, task: ContestTask) -> None:
 def _tower(entry: Entry, settings: TwoTower, task: ContestTask, seconds: float | None) -> None:
     """The number of epochs is found on validation, then all events up to the test are learned."""
     content = task.content
-    given: dict[str, Any] = {
-        "text_IE": content.text_IE, "image_IE": content.image_IE, "tags": content.tags,
-        "profile_UP": content.profile_UP, "item_ids": content.item_ids,
-    }  # fmt: skip
-    half = None if seconds is None else seconds / 2
-    first = settings.fit(
-        task.split.train, _run(entry, task, "search", half),
-        validation=task.validation_task, **given,
-    )  # fmt: skip
-    history = History.parse(first.facts["history"], "history")
-    entry.history = [dict(one) for one in history.epochs]
-    entry.settings = settings.model_dump(mode="json")
-    entry.validation = _measured(task, first)
-    if history.cut:
-        entry.status = "cut"
-        entry.reason = "the budget ended while the number of epochs was looked for"
-    entry.settings["epochs_chosen"] = history.best_epoch
-    left = None if seconds is None else max(1.0, seconds - history.seconds)
-    final = settings.refit(history).fit(
-        task.split.fitted, _run(entry, task, "final", left), **given
+    reads = (settings.use_text and content.text_IE is not None) or (
+        settings.use_images and content.image_IE is not None
     )
-    if History.parse(final.facts["history"], "history").cut:
-        entry.status = "cut"
-        entry.reason = "the budget ended before it had learned all events"
+    if not (settings.use_ids or reads):
+        raise NotApplicable(
+            f"{settings.title} needs texts or pictures of the items, and there are none"
+        )
+    if task.primary in _WATCHED and "metric" not in settings.model_fields_set:
+        settings = settings.model_copy(update={"metric": task.primary})
+    end = None if seconds is None else time.monotonic() + seconds
+    found = _searched(entry, settings, task, None if seconds is None else _SEARCH * seconds)
+    history = History.parse(found["history"], "history")
+    entry.history = [dict(one) for one in history.epochs]
+    entry.validation, entry.seconds = found["validation"], history.seconds
+    chosen = history.best_epoch or len(history.epochs)
+    entry.settings = settings.model_dump(mode="json") | {"epochs_chosen": chosen}
+    if history.cut and not chosen:
+        entry.status, entry.reason = "cut", "the budget ended within its first epoch"
+        return
+    if history.cut:
+        entry.status = "shortened"
+        entry.reason = f"the budget ended the search for its number of epochs after {chosen}"
+    left = None if end is None else max(1.0, end - time.monotonic())
+    last = settings.refit(history).model_copy(update={"popularity": found["popularity"]})
+    final = last.fit(task.split.fitted, _run(entry, task, "final", left), **_given(task))
+    done = History.parse(final.facts["history"], "history")
+    entry.seconds += done.seconds
+    if done.cut:
+        entry.status, entry.reason = "cut", "the budget ended before it had learned all events"
+        return
     entry.recommender = final
     entry.trainable = sum(p.numel() for p in final.towers.parameters())
     entry.notes = list(final.facts.get("notes", ()))
+
+
+def _given(task: ContestTask) -> dict[str, Any]:
+    content = task.content
+    return {
+        "text_IE": content.text_IE, "image_IE": content.image_IE, "tags": content.tags,
+        "profile_UP": content.profile_UP, "item_ids": content.item_ids,
+    }  # fmt: skip
+
+
+def _searched(
+    entry: Entry, settings: TwoTower, task: ContestTask, seconds: float | None
+) -> dict[str, Any]:
+    """Record and validation of the fit on training events; a repeated comparison reads it back."""
+    run = _run(entry, task, "search", seconds)
+    kept = run.folder / "found.json"
+    if not kept.is_file():
+        first = settings.fit(task.split.train, run, validation=task.validation_task, **_given(task))
+        values = {
+            "history": first.facts["history"], "validation": _measured(task, first),
+            "popularity": first.popularity,
+        }  # fmt: skip
+        write_json(kept, values)
+    found: dict[str, Any] = read_json(kept)
+    return found
 
 
 def _judge(entry: Entry, task: ContestTask) -> None:

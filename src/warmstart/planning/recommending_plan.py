@@ -76,9 +76,9 @@ def _rule(
         return "scratch", "no texts: item ids alone can be learned", ("item-knn", "ease")
     if events < FEW_EVENTS or users < FEW_USERS:
         return (
-            "zero-shot",
-            f"under {FEW_EVENTS:,} events or {FEW_USERS} users: nothing is learned from them",
-            ("frozen", "popularity"),
+            "frozen",
+            f"under {FEW_EVENTS:,} events or {FEW_USERS} users: projections alone are learned",
+            ("zero-shot", "item-knn"),
         )
     if new > MANY_NEW:
         return (

@@ -19,10 +19,11 @@ def judge_contest(contest: Contest, task: ContestTask) -> Verdict:
     """
     best = contest.best
     if best is None:
-        text = "No arm ended within the budget, so there is no verdict. Raise --budget."
+        why = [f"{one.contender.title}: {one.reason}." for one in contest.entries if one.reason]
         return Verdict(
             best=None, cheapest_within=None, negative_transfer=(), below_control=(),
-            sentences=(text,), next=("Run again with a larger --budget.",),
+            sentences=("No arm has scores, so there is no verdict.", *why),
+            next=("Run again with a larger --budget, or name other arms.",),
         )  # fmt: skip
     lifts = {a: pair for a, _, pair in contest.lifts}
     sentences = [_headline(best, task), *_against(contest, task, lifts)]
@@ -32,11 +33,14 @@ def judge_contest(contest: Contest, task: ContestTask) -> Verdict:
     for name in negative:
         sentences.append(f"Negative transfer: {name} is significantly below ids alone.")
     cut = [entry.contender.title for entry in contest.entries if entry.status == "cut"]
+    short = [entry.contender.title for entry in contest.entries if entry.status == "shortened"]
+    if short:
+        sentences.append(f"Shortened by the budget: {', '.join(short)}.")
     if cut:
         sentences.append(f"Cut by the budget, so not judged: {', '.join(cut)}.")
     return Verdict(
         best=best.name, cheapest_within=None, negative_transfer=negative, below_control=below,
-        sentences=tuple(sentences), next=tuple(_next(contest, cut, lifts)),
+        sentences=tuple(sentences), next=tuple(_next(contest, [*cut, *short], lifts)),
     )  # fmt: skip
 
 
@@ -44,11 +48,22 @@ def _headline(best: Entry, task: ContestTask) -> str:
     score = best.scores["next_item"].metrics[task.primary]
     within = ""
     if score.low is not None and score.high is not None:
-        within = f" (95 % interval {points(score.low)} to {points(score.high)})"
+        low, high = (_shown(task.primary, value) for value in (score.low, score.high))
+        within = f" (95 % interval {low} to {high})"
     return (
         f"{best.contender.title} is best on the validation events and reaches {task.primary} "
-        f"{points(score.value)} % on the test questions{within}."
+        f"{_shown(task.primary, score.value)} on the test questions{within}."
     )
+
+
+def _shown(metric: str, value: float) -> str:
+    """A metric in words: shares in per cent, MRR as it is."""
+    return f"{value:.3f}" if metric == "MRR" else f"{points(value)} %"
+
+
+def _gap(metric: str, value: float) -> str:
+    """A difference of two values in words."""
+    return f"{value:.3f} of MRR" if metric == "MRR" else f"{points(value)} points of {metric}"
 
 
 def _against(contest: Contest, task: ContestTask, lifts: dict[str, RankedPair]) -> list[str]:
@@ -59,17 +74,21 @@ def _against(contest: Contest, task: ContestTask, lifts: dict[str, RankedPair]) 
     if kept is None or kept.name not in lifts:
         return []
     pair = lifts[kept.name]
+    if pair.winner == "b":
+        pair = pair.model_copy(
+            update={"difference": -pair.difference, "low": -pair.high, "high": -pair.low}
+        )
     shown = (
-        f"{points(pair.difference)} points of {task.primary} ({points(pair.low)} to "
-        f"{points(pair.high)})"
+        f"{_gap(task.primary, pair.difference)} ({_gap(task.primary, pair.low)} to "
+        f"{_gap(task.primary, pair.high)})"
     )
     who, other = kept.contender.title, baseline.contender.title
-    if pair.winner == "a":
+    if lifts[kept.name].winner == "a":
         return [f"{who} beats {other}, the best baseline, by {shown}, clearly."]
-    if pair.winner == "b":
+    if lifts[kept.name].winner == "b":
         return [
-            f"{who} is below {other}, the best baseline: {shown}. The baseline is the better "
-            "choice for users and items that it knows."
+            f"{who} is below {other}, the best baseline, by {shown}. The baseline is the better "
+            "choice for items that it knows."
         ]
     return [f"{who} cannot be told apart from {other}, the best baseline: {shown}."]
 
@@ -85,16 +104,17 @@ def _cold(contest: Contest) -> list[str]:
         found = scores.slices.get("item", {}).get("cold", {}).get(scores.primary)
         return None if found is None else (found.value, found.n)
 
+    scores_of = kept.scores["next_item"].primary
     ours = rate(kept)
     if ours is None:
         return []
     text = (
         f"Of {ours[1]:,} questions whose answer is an item that training never saw, "
-        f"{kept.contender.title} finds {points(ours[0])} %"
+        f"{kept.contender.title} reaches {_shown(scores_of, ours[0])}"
     )
     theirs = None if baseline is None else rate(baseline)
     if theirs is not None and baseline is not None:
-        text += f", {baseline.contender.title} {points(theirs[0])} %"
+        text += f", {baseline.contender.title} {_shown(scores_of, theirs[0])}"
     return [f"{text}."]
 
 

@@ -45,8 +45,12 @@ def index_view(found: Json) -> RenderableType:
             table,
             Text(
                 f"Asked for: recall {target.get('recall'):g} of the exact 100 nearest, p99 within "
-                f"{target.get('p99_ms'):g} ms on one thread. The cheapest engine that does it is "
-                "taken.",
+                f"{target.get('p99_ms'):g} ms on one thread. "
+                + (
+                    "The exact engine is taken where it is fast enough, else the fastest."
+                    if choice.get("met")
+                    else "No engine does it; the nearest is taken."
+                ),
                 style="dim",
             ),
         ]

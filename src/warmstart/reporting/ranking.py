@@ -191,11 +191,12 @@ def ranking_view(results: Json) -> RenderableType:
     primary = view.primary_of(results)
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0), show_edge=False)
     table.add_column("Arm", overflow="fold", min_width=12)
-    for name in COLUMNS:
+    columns = tuple(dict.fromkeys([primary, *COLUMNS])) if primary not in COLUMNS else COLUMNS
+    for name in columns:
         table.add_column(Text(metric_title(name)), justify="right", no_wrap=True)
     table.add_column("Time", justify="right", no_wrap=True)
     previous = None
-    for row in ranking_rows(results, dash="-"):
+    for row in ranking_rows(results, columns=columns, dash="-"):
         if previous == "arm" and row["role"] == "control":
             table.add_section()
         previous = row["role"]
@@ -206,7 +207,7 @@ def ranking_view(results: Json) -> RenderableType:
                 cell["value"]
                 + (f"\n{cell['interval']}" if name == primary and cell["interval"] else "")
             )
-            for name, cell in zip(COLUMNS, row["cells"], strict=True)
+            for name, cell in zip(columns, row["cells"], strict=True)
         ]
         style = "bold" if row["best"] else "dim" if row["reason"] else ""
         table.add_row(label, *cells, Text(row["seconds"]), style=style)

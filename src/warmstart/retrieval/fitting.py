@@ -296,6 +296,8 @@ def training_step(
     moved: dict[torch.device, Catalogue] = {}
 
     def step(batch: WindowBatch, state: LoopState) -> StepOutput:
+        if not len(batch.targets_N):  # windows that this epoch's cuts left empty
+            return StepOutput(_nothing(state), _learned(state))
         generator = state.streams.torch("negatives", state.epoch, int(batch.rows_B[0]))
         plan = objective.plan(batch, generator)
         here = moved.setdefault(state.device, catalogue.to(state.device))
@@ -344,6 +346,12 @@ def _cached_step(
     parts = [Part(users, plan.windows.chunks(chunk)), Part(items, codes)]
     total = cached_gradients(parts, loss, state.backward)
     return StepOutput(total, {**values, **_learned(state)}, manual=True)
+
+
+def _nothing(state: LoopState) -> Tensor:
+    """A loss of 0 whose gradient is 0 for every weight."""
+    parts = [parameter.sum() for parameter in state.plain["towers"].parameters()]
+    return 0.0 * torch.stack(parts).sum()
 
 
 def _learned(state: LoopState) -> dict[str, Tensor | float]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from torch import nn
 
-from warmstart.core import Streams, UsageError, progress
+from warmstart.core import NotApplicable, Streams, progress
 from warmstart.training import Callback
 
 from .fitting import FullSoftmax, Objective, SampledSoftmax
@@ -144,5 +144,5 @@ def _sampler(
     if name == "mined":
         return Mined(train.n_users, settings.mine_size, allowed_I=allowed_I)
     if tags is None:
-        raise UsageError("negatives by tags need the tags of the items. Give tags.")
+        raise NotApplicable("negatives by tags need tags of the items, and there are none")
     return SameTags(tags, allowed_I=allowed_I)

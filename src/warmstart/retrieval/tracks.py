@@ -109,7 +109,7 @@ class FrozenTrack(TwoTower):
 
 
 class UserTowerTrack(TwoTower):
-    """Track B: a user tower is learned over frozen text vectors, with hard negatives."""
+    """Track B: a user tower is learned over frozen text vectors, without ids."""
 
     name: ClassVar[str] = "user-tower"
     title: ClassVar[str] = "Tuned user tower"

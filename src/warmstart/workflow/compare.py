@@ -97,6 +97,7 @@ def compare(
     own = interaction_options(
         data, reading, limit=limit, image_size=image_size, max_length=max_length, group=group,
         shots=shots, keep_models=keep_models, prices=prices if prices != Prices() else None,
+        seeds=seeds if seeds != 3 else None, draws=draws if draws != 5 else None,
     )  # fmt: skip
     if own is not None:
         return compare_interactions(

@@ -19,7 +19,15 @@ import polars as pl
 import torch
 
 from warmstart.backbones import Backbone
-from warmstart.core import DataError, RunError, UsageError, progress, publishing, write_json
+from warmstart.core import (
+    DataError,
+    RunError,
+    UsageError,
+    progress,
+    publishing,
+    verify_manifest,
+    write_json,
+)
 from warmstart.data import from_inputs, read_items
 from warmstart.evaluation import Queries
 from warmstart.retrieval import TwoTowerModel
@@ -85,7 +93,12 @@ def build_run_index(
         RunError: When the run kept no towers.
     """
     opened = open_retrieval(run, device=device)
-    return _publish(opened, opened.towers, opened.items, recall, p99_ms, engine)
+    towers, items = opened.towers, opened.items
+    current = _current(opened)
+    if current is not None:  # with the items that were added since
+        service = run_service(opened, current)
+        towers, items = service.towers, service.items
+    return _publish(opened, towers, items, recall, p99_ms, engine)
 
 
 def refresh(
@@ -98,6 +111,7 @@ def refresh(
     backbone: Backbone | str | Path | None = None,
     device: str = "auto",
     skip_bad: bool = False,
+    allow_bin: bool = False,
 ) -> IndexReport:
     """Add items that the run has not seen, by their texts; a running server takes them up.
 
@@ -111,6 +125,7 @@ def refresh(
         backbone: The text encoder of the run, where its own name no longer finds it.
         device: Where towers and encoder are put.
         skip_bad: Leave bad rows of the table out, counted.
+        allow_bin: Whether the encoder may have pickled weights.
 
     Raises:
         RunError: When the encoder is not the one that the run was made with.
@@ -120,7 +135,8 @@ def refresh(
     known, towers = opened.items, opened.towers
     current = _current(opened)
     if current is not None:
-        known = pl.read_parquet(current / _ITEMS)
+        service = run_service(opened, current)
+        known, towers = service.items, service.towers
     found = read_items(items, skip_bad=skip_bad)
     fresh = found.filter(~pl.col("item_id").is_in(known["item_id"].to_list()))
     if found.height > fresh.height:
@@ -133,11 +149,15 @@ def refresh(
             "track that reads texts: two-tower or user-tower."
         )
     every = pl.concat([known, fresh.select(_shared(known, fresh))], how="diagonal_relaxed")
-    added = every.slice(opened.items.height)
-    encoder = _encoder(opened, backbone, device)
-    texts = [text or name for text, name in zip(added["text"], added["item_id"], strict=True)]
-    vectors_NT = encoder.features(from_inputs(texts, "text")).vectors_ND
-    grown = towers.with_items(added["item_id"].to_list(), np.asarray(vectors_NT), None)
+    added = every.slice(known.height)
+    encoder = _encoder(opened, backbone, device, allow_bin)
+    told = [place for place, text in enumerate(added["text"]) if text and text.strip()]
+    vectors_NT = np.zeros((added.height, towers.text), dtype=np.float32)
+    if told:
+        texts = from_inputs([added["text"][place] for place in told], "text")
+        vectors_NT[told] = encoder.features(texts).vectors_ND
+    none_NG = np.zeros((added.height, towers.image), dtype=np.float32) if towers.image else None
+    grown = towers.with_items(added["item_id"].to_list(), vectors_NT, none_NG)
     return _publish(opened, grown, every, recall, p99_ms, engine)
 
 
@@ -192,7 +212,7 @@ class RunService:
         """The run's name."""
         return self.run.folder.name
 
-    @property
+    @cached_property
     def tower(self) -> str:
         """Fingerprint of the item tower."""
         return self.towers.fingerprint
@@ -240,6 +260,7 @@ def run_service(run: RetrievalRun, folder: Path) -> RunService:
         RunError: When it belongs to another item tower, or is damaged.
     """
     towers = run.towers
+    verify_manifest(folder)
     items = pl.read_parquet(folder / _ITEMS)
     index = FaissIndex.load(folder / _VECTORS, tower=towers.fingerprint)
     names = items["item_id"].to_list()
@@ -259,12 +280,20 @@ def _home(run: RetrievalRun) -> Path:
 
 
 def _current(run: RetrievalRun) -> Path | None:
-    """The index that is served; None before there is one."""
+    """The index that is served; None before there is one, or when it is of another item tower."""
     pointer = _home(run) / POINTER
-    return pointed(pointer) if pointer.exists() else None
+    if not pointer.exists():
+        return None
+    folder = pointed(pointer)
+    if verify_manifest(folder).get("tower") != run.towers.fingerprint:
+        progress.note(f"{folder} is of another model than {run.folder}: it is left aside.")
+        return None
+    return folder
 
 
-def _encoder(run: RetrievalRun, given: Backbone | str | Path | None, device: str) -> Backbone:
+def _encoder(
+    run: RetrievalRun, given: Backbone | str | Path | None, device: str, allow_bin: bool
+) -> Backbone:
     """The text encoder that the run was made with.
 
     Raises:
@@ -276,7 +305,7 @@ def _encoder(run: RetrievalRun, given: Backbone | str | Path | None, device: str
     if source is None:
         kind, _, named = str(card.get("source") or "").partition(":")
         source = {"package": card.get("name"), "hub": named}.get(kind, card.get("source"))
-    found = as_backbone(source, "text", {"device": device})
+    found = as_backbone(source, "text", {"device": device}, allow_bin=allow_bin)
     if found.fingerprint != wanted:
         raise RunError(
             f"{found.name} is not the encoder that {run.folder} was made with "
@@ -294,6 +323,11 @@ def _publish(
     engine: str,
 ) -> IndexReport:  # fmt: skip
     """A numbered folder with the index and its items; the pointer names it at the end."""
+    if towers.popularity:
+        raise UsageError(
+            f"{run.folder} adds popularity to its cosines, which an index cannot do: what it would "
+            "answer is not what was evaluated. Fit with popularity=0."
+        )
     home = _home(run)
     home.mkdir(parents=True, exist_ok=True)
     numbers = [int(path.name) for path in home.iterdir() if re.fullmatch(r"\d{4,}", path.name)]
@@ -307,9 +341,10 @@ def _publish(
 
     queries_QD = _real_queries(run, towers)
     target = Target.parse({"recall": recall, "p99_ms": p99_ms}, "index")
-    with publishing(folder, task_type="retrieve", run=run.folder.name) as part:
+    tower = towers.fingerprint
+    with publishing(folder, task_type="retrieve", run=run.folder.name, tower=tower) as part:
         index = build_index(
-            part / _VECTORS, blocks, tower=towers.fingerprint, engine=engine, target=target,
+            part / _VECTORS, blocks, tower=tower, engine=engine, target=target,
             queries_QD=queries_QD, total=len(names),
         )  # fmt: skip
         items.write_parquet(part / _ITEMS)

@@ -38,9 +38,12 @@ def plan(
         allow_bin: Whether the backbone that is named may have pickled weights.
         **reading: Passed to `read`; of these a Dataset takes limit= alone.
     """
-    own = interaction_options(data, reading, group=group, distance=None)
+    own = interaction_options(
+        data, reading, group=group, budget=budget, allow_bin=allow_bin,
+        distance=distance if distance != "unknown" else None,
+    )  # fmt: skip
     if own is not None:
-        return plan_for_interactions(data, **own)
+        return plan_for_interactions(data, backbone, **own)
     dataset = as_dataset(data, group=group, **reading)
     parts = split(dataset, group=group)
     speak = speaking_names(dataset.label_names)

@@ -91,22 +91,24 @@ def as_dataset(
     return data if limit is None else limit_rows(data, limit, seed)
 
 
-def refuse_reading(reading: Mapping[str, Any], what: str) -> None:
+def refuse_reading(
+    reading: Mapping[str, Any],
+    what: str,
+    cure: str = " Give a path instead, or pass the option to `read`.",
+) -> None:
     """Refuse options of `read` where nothing is read.
 
     Args:
         reading: Options as they were given; None and False ask for nothing.
         what: What they cannot apply to.
+        cure: A sentence that ends the message.
 
     Raises:
         UsageError: Naming the options.
     """
     given = [f"{name}=" for name, value in reading.items() if value not in (None, False)]
     if given:
-        raise UsageError(
-            f"{', '.join(given)} cannot apply to {what}. Give a path instead, or pass the option "
-            "to `read`."
-        )
+        raise UsageError(f"{', '.join(given)} cannot apply to {what}.{cure}")
 
 
 def as_backbone(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import shutil
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -18,9 +19,11 @@ from warmstart.backbones import Backbone
 from warmstart.core import (
     FORMAT_VERSION,
     DataError,
+    NotApplicable,
     UsageError,
     describe_machine,
     fingerprint,
+    nearest,
     pick_device,
     progress,
     write_json,
@@ -39,23 +42,25 @@ from warmstart.evaluation import (
     RankingTask,
     fairness,
     item_labels,
-    ranking_metric,
     user_labels,
 )
 from warmstart.planning import (
+    Contender,
     Contest,
     ContestTask,
     Entry,
     Plan,
+    check_deciding,
     elapsed_clock,
     judge_contest,
     parse_contenders,
     parse_duration,
     plan_interactions,
     run_contest,
+    usual_metric,
 )
 from warmstart.reporting import ranking_markdown, write_ranking_report
-from warmstart.retrieval import Content
+from warmstart.retrieval import TRACKS, Content, HistoryMean, make_track
 from warmstart.training import check_trackers
 
 from .folders import default_folder, run_folder
@@ -106,7 +111,7 @@ def interaction_options(
             )
         return None
     skip_bad = {"skip_bad": reading.pop("skip_bad")} if "skip_bad" in reading else {}
-    refuse_reading({**reading, **others}, f"the interactions {data}")
+    refuse_reading({**reading, **others}, f"the interactions {data}", " Leave it out.")
     return given | skip_bad
 
 
@@ -124,7 +129,7 @@ class _Material:
 def compare_interactions(
     data: str | Path,
     *,
-    strategies: Sequence[str] | None = None,
+    strategies: Sequence[str | Contender] | None = None,
     backbone: Backbone | str | Path | None = None,
     image_backbone: Backbone | str | Path | None = None,
     budget: str | float = "15m",
@@ -150,7 +155,7 @@ def compare_interactions(
         backbone: Text encoder for the items; the default for text otherwise.
         image_backbone: Image encoder for items with a picture; without, pictures are not read.
         budget: Time for everything: 15m, 1h, none.
-        metric: What decides; HR@100 otherwise.
+        metric: What decides; HR@100 otherwise, at a shorter list where there are few items.
         seed: Root of every draw.
         fractions: Shares of training, validation and test events.
         test_from: First moment of the test instead of its share.
@@ -175,16 +180,22 @@ def compare_interactions(
     check_trackers(trackers)
     if device != "auto":
         pick_device(device)
-    contenders = parse_contenders(strategies or RETRIEVAL_ARMS)
-    primary = metric or "HR@100"
-    ranking_metric(primary, "metric")
+    named = list(strategies or RETRIEVAL_ARMS)
+    contenders = parse_contenders([one for one in named if isinstance(one, str)])
+    given = [one for one in named if not isinstance(one, str)]
+    contenders = [*given, *contenders]
     started = time.monotonic()
     seconds = float("inf") if str(budget) == "none" else parse_duration(budget)
     interactions = read_interactions(data, **reading)
+    primary = metric or usual_metric(interactions.n_items)
+    check_deciding(primary, interactions.n_items)
     split = time_split(
         interactions, fractions=fractions, test_from=test_from, validation_from=validation_from
     )
-    text = as_backbone(backbone, "text", {"device": device}, allow_bin=allow_bin)
+    reads = any(_reads_text(one) for one in contenders)
+    text = None
+    if reads:
+        text = as_backbone(backbone, "text", {"device": device}, allow_bin=allow_bin)
     images = None
     if image_backbone is not None:
         images = as_backbone(image_backbone, "image", {"device": device}, allow_bin=allow_bin)
@@ -193,7 +204,8 @@ def compare_interactions(
     progress.note(
         f"{len(split.train):,} training, {len(split.validation):,} validation and "
         f"{len(interactions) - len(split.train) - len(split.validation):,} test events of "
-        f"{interactions.n_users:,} users with {interactions.n_items:,} items; backbone {text.name}."
+        f"{interactions.n_users:,} users with {interactions.n_items:,} items"
+        f"{f'; backbone {text.name}' if text else ''}."
     )
     for line in (*interactions.notes, *split.notes):
         progress.note(line)
@@ -247,28 +259,43 @@ def fit_interactions(
 
     Args:
         data: Folder or file of interactions.
-        strategy: `two-tower` otherwise.
+        strategy: A track; `two-tower` otherwise.
         settings: Of the track.
         controls: `cheap`: popularity, item-kNN and EASE; `full`: also ids alone; `none`.
+            They take the time that they need: there is no budget unless one is given.
         **options: See `compare_interactions`.
     """  # fmt: skip
     name = strategy or "two-tower"
-    parts = [name, *(f"{key}={value}" for key, value in (settings or {}).items())]
+    if name not in TRACKS:
+        raise UsageError(f"fit trains a track on interactions; there is no track {name!r}."
+                         + nearest(name, TRACKS))  # fmt: skip
     if controls not in ("cheap", "full", "none"):
         raise UsageError(f"controls must be cheap, full or none, got {controls!r}.")
-    arms = [":".join(parts)]
+    told = ":".join([name, *(f"{key}={value}" for key, value in (settings or {}).items())])
+    asked = Contender(told, make_track(name, settings), tuned=not settings)
+    arms: list[str | Contender] = [asked]
     if controls != "none":
         arms += _CONTROLS
     if controls == "full" and name != "scratch":
         arms.append("scratch")
-    return compare_interactions(data, strategies=arms, verb="fit", **options)
+    run = compare_interactions(data, strategies=arms, verb="fit", **({"budget": "none"} | options))
+    entry = run.arm(told)
+    if entry["status"] in ("failed", "not applicable"):
+        raise NotApplicable(
+            f"{entry['label']} was not fitted: {entry['reason']}. What else was run is in "
+            f"{run.folder}."
+        )
+    return run
 
 
-def plan_for_interactions(data: str | Path, **reading: Any) -> Plan:
+def plan_for_interactions(
+    data: str | Path, backbone: Backbone | str | Path | None = None, **reading: Any
+) -> Plan:
     """Recommend a track for a folder of interactions.
 
     Args:
         data: Folder or file of interactions.
+        backbone: What the command that follows the plan should name.
         **reading: Passed to `read_interactions`, and test_from=, validation_from=.
     """
     cuts = {name: reading.pop(name, None) for name in ("test_from", "validation_from")}
@@ -277,7 +304,7 @@ def plan_for_interactions(data: str | Path, **reading: Any) -> Plan:
     split = time_split(interactions, **cuts)
     options = [
         part
-        for name, value in {**reading, **cuts}.items()
+        for name, value in {**reading, **cuts, "backbone": backbone}.items()
         if value not in (None, False)
         for part in _option(name, value)
     ]
@@ -301,6 +328,11 @@ def read_content(data: Interactions, text: Backbone | None, images: Backbone | N
         image_IE=_image_vectors(data, images) if images is not None else None,
         tags=_tags(data),
     )
+
+
+def _reads_text(one: Contender) -> bool:
+    """Whether an arm reads the items' texts."""
+    return isinstance(one.settings, HistoryMean) or getattr(one.settings, "use_text", False)
 
 
 def _text_vectors(data: Interactions, backbone: Backbone) -> np.ndarray | None:
@@ -340,7 +372,7 @@ def _tags(data: Interactions) -> list[list[str]] | None:
 
 
 def _settings(
-    data: Interactions, split: TimeSplit, contenders: Sequence[Any], text: Backbone,
+    data: Interactions, split: TimeSplit, contenders: Sequence[Contender], text: Backbone | None,
     images: Backbone | None, seconds: float, primary: str, seed: int,
 ) -> dict[str, Any]:  # fmt: skip
     """What decides the result; a partial run is continued only under the same settings."""
@@ -350,7 +382,7 @@ def _settings(
         "metric": primary,
         "seed": seed,
         "cuts": [split.validation_cut, split.test_cut],
-        "backbone": text.fingerprint,
+        "backbone": None if text is None else text.fingerprint,
         "image_backbone": None if images is None else images.fingerprint,
         "data": data.fingerprint,
     }
@@ -522,7 +554,9 @@ def _write(
     ).write_parquet(folder / "events.parquet")  # fmt: skip
     pl.DataFrame({"user_id": list(data.user_ids)}).write_parquet(folder / "users.parquet")
     if contest.kept is not None:
-        contest.kept.recommender.save(folder / "model")  # type: ignore[union-attr]
+        contest.kept.recommender.save(folder / "model", replace=True)  # type: ignore[union-attr]
     write_json(folder / "results.json", results)
     write_ranking_report(results, folder / "report.html")
     (folder / "README.md").write_text(ranking_markdown(results, name=name), encoding="utf-8")
+    for spent in (folder / "arms").glob("*/*/checkpoints"):
+        shutil.rmtree(spent, ignore_errors=True)
