@@ -121,7 +121,7 @@ class TwoTower(Config):
     layers: PositiveInt = 2
     heads: PositiveInt = 2
     history: PositiveInt = 50
-    dropout: float = Field(0.2, ge=0, lt=1)
+    dropout: float = Field(0.1, ge=0, lt=1)
     feature_dropout: float = Field(0.0, ge=0, lt=1)
     id_dropout: float = Field(0.1, ge=0, lt=1)
     hidden: int = Field(0, ge=0)
@@ -137,7 +137,7 @@ class TwoTower(Config):
     )
     draws: PositiveInt = 1024
     logq: Literal["exact", "stream", "off"] = "exact"
-    mask_known: bool = False
+    mask_known: bool = True
     symmetric: bool = False
     full_limit: PositiveInt = 20_000
     mine_every: PositiveInt = 2
@@ -146,9 +146,9 @@ class TwoTower(Config):
     smoothing: float = Field(0.0, ge=0, lt=1)
     epochs: PositiveInt = 20
     stop_after: PositiveInt | None = None
-    batch_size: PositiveInt = 64
+    batch_size: PositiveInt = 16
     stride: PositiveInt | None = None
-    shift: bool = False
+    shift: bool = True
     shuffle_ties: bool = False
     cache_chunk: PositiveInt | None = None
     rate: PositiveFloat = 1e-3
@@ -160,7 +160,7 @@ class TwoTower(Config):
     keep: Literal["best", "last"] = "best"
     metric: Literal["HR@10", "HR@100", "MRR"] = "HR@100"
     patience: PositiveInt | None = 5
-    judge_every: PositiveInt = 1
+    judge_every: PositiveInt = 2
     held_out: float = Field(0.05, gt=0, lt=1)
     popularity: float | Literal["auto"] = 0.0
 
