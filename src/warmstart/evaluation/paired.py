@@ -13,7 +13,7 @@ from warmstart.core import Config, DataError
 from .metrics import METRICS, Outcomes, check_metrics, check_proba, check_truth, outcomes, values_at
 from .resampling import cluster_numbers, percentile_interval, resampled
 
-__all__ = ["Paired", "compare_arms"]
+__all__ = ["Paired", "compare_arms", "judged"]
 
 _FEWEST = 6
 
@@ -128,15 +128,8 @@ def compare_arms(
         paired_seeds=paired_seeds,
         clusters_N=clusters_N,
     )
-    drawn_R = drawn_a[metric] - drawn_b[metric]
-    drawn_R[np.abs(drawn_R) < 1e-12] = 0.0
-    low, high = percentile_interval(drawn_R, difference)
-    tail = min(np.count_nonzero(drawn_R <= 0), np.count_nonzero(drawn_R >= 0))
-    p_value = min(1.0, 2 * (1 + int(tail)) / (1 + resamples))
     discordant = _discordant(arms[0], arms[1], metric, clusters_N)
-    if discordant < _FEWEST:
-        low, high = min(low, 0.0), max(high, 0.0)
-        p_value = max(p_value, min(1.0, 2 * 0.5**discordant))
+    low, high, p_value = judged(difference, drawn_a[metric] - drawn_b[metric], discordant)
     return Paired(
         difference=difference,
         low=low,
@@ -146,6 +139,29 @@ def compare_arms(
         metric=metric,
         discordant=discordant,
     )
+
+
+def judged(
+    difference: float, drawn_R: NDArray[np.float64], discordant: int
+) -> tuple[float, float, float]:
+    """Interval and p-value of a difference from its resampled values.
+
+    Args:
+        difference: On all rows.
+        drawn_R: On each resample.
+        discordant: Rows (or clusters) that tell the two arms apart; fewer than six prove nothing.
+
+    Returns:
+        Lower bound, upper bound, two-sided p-value.
+    """
+    drawn_R = np.where(np.abs(drawn_R) < 1e-12, 0.0, drawn_R)
+    low, high = percentile_interval(drawn_R, difference)
+    tail = min(np.count_nonzero(drawn_R <= 0), np.count_nonzero(drawn_R >= 0))
+    p_value = min(1.0, 2 * (1 + int(tail)) / (1 + len(drawn_R)))
+    if discordant < _FEWEST:
+        low, high = min(low, 0.0), max(high, 0.0)
+        p_value = max(p_value, min(1.0, 2 * 0.5**discordant))
+    return low, high, p_value
 
 
 def _discordant(
