@@ -161,7 +161,7 @@ class TwoTower(Config):
     keep: Literal["best", "last"] = "best"
     metric: Literal["HR@10", "HR@100", "MRR"] = "HR@100"
     patience: PositiveInt | None = 5
-    judge_every: PositiveInt = 1
+    judge_every: PositiveInt = 2
     held_out: float = Field(0.05, gt=0, lt=1)
     popularity: float | Literal["auto"] = 0.0
 
