@@ -220,7 +220,7 @@ def toy_problem(shares: Mapping[str, float], *, corrected: bool = True) -> tuple
     )
     (wanted,) = torch.autograd.grad(truth.sum(), scores)
     (got,) = torch.autograd.grad(found.sum(), scores)
-    return float((found - truth).abs().max()), float((got - wanted).norm() / wanted.norm())
+    return float((found - truth).detach().abs().max()), float((got - wanted).norm() / wanted.norm())
 
 
 BATCHES = 150

@@ -422,7 +422,7 @@ def test_hard_negatives_that_are_not_there(tmp_path: Path) -> None:
     past, _ = halves(chains())
     with pytest.raises(NotApplicable, match="viewed but not completed"):
         fit(tmp_path / "a", past, negatives="viewed")
-    with pytest.raises(UsageError, match="negatives by tags need the tags"):
+    with pytest.raises(NotApplicable, match="negatives by tags need tags"):
         fit(tmp_path / "b", past, negatives="tags")
     with pytest.raises(NotApplicable, match="share tags"):
         fit(tmp_path / "c", past, negatives="tags", tags=[[]] * 30)

@@ -125,6 +125,7 @@ def test_the_projection_is_the_nearest_feasible_point() -> None:
             bounds=[(0, 3.0)] * 6,
             constraints=[{"type": "ineq", "fun": lambda beta: beta.sum() - 5.0},
                          {"type": "ineq", "fun": lambda beta: 7.0 - beta.sum()}],
+            options={"ftol": 1e-14, "maxiter": 500},
         )  # fmt: skip
         np.testing.assert_allclose(mine, found.x, atol=1e-4)
 
