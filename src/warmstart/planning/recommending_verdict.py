@@ -61,9 +61,14 @@ def _shown(metric: str, value: float) -> str:
     return f"{value:.3f}" if metric == "MRR" else f"{points(value)} %"
 
 
+def _bare(metric: str, value: float) -> str:
+    """A difference of two values as a number."""
+    return f"{value:.3f}" if metric == "MRR" else points(value)
+
+
 def _gap(metric: str, value: float) -> str:
     """A difference of two values in words."""
-    return f"{value:.3f} of MRR" if metric == "MRR" else f"{points(value)} points of {metric}"
+    return f"{_bare(metric, value)} {'of' if metric == 'MRR' else 'points of'} {metric}"
 
 
 def _against(contest: Contest, task: ContestTask, lifts: dict[str, RankedPair]) -> list[str]:
@@ -79,8 +84,8 @@ def _against(contest: Contest, task: ContestTask, lifts: dict[str, RankedPair]) 
             update={"difference": -pair.difference, "low": -pair.high, "high": -pair.low}
         )
     shown = (
-        f"{_gap(task.primary, pair.difference)} ({_gap(task.primary, pair.low)} to "
-        f"{_gap(task.primary, pair.high)})"
+        f"{_gap(task.primary, pair.difference)} ({_bare(task.primary, pair.low)} to "
+        f"{_bare(task.primary, pair.high)})"
     )
     who, other = kept.contender.title, baseline.contender.title
     if lifts[kept.name].winner == "a":
