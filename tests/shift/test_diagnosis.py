@@ -79,6 +79,20 @@ def test_label_shift_alone() -> None:
     assert "is not explained by them" in found.findings[1].words
 
 
+def test_a_count_of_labels_overrules_the_estimate() -> None:
+    """Labels turned round for most: the answers are as before, the classes are not."""
+    source, target = rows(500, 0), rows(500, 1)
+    turned = np.where(np.arange(500) % 10 < 8, 1, target[1])
+    found = diagnose(source[0], target[0], source_labels_N=source[1], target_labels_M=turned,
+                     label_names=NAMES)  # fmt: skip
+    label = found.findings[1]
+    assert label.p_value is not None
+    assert label.p_value > 0.05
+    assert label.verdict == "yes"
+    assert "The 500 labelled target rows have other class shares" in label.words
+    assert "trust the count" in label.words
+
+
 def test_concept_shift_alone() -> None:
     source, target = rows(600, 0), rows(600, 1, flip=0.7)
     found = diagnose(source[0], target[0], source_labels_N=source[1], target_labels_M=target[1],

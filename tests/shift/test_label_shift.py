@@ -116,6 +116,24 @@ def test_absent_classes_true_shares_and_odd_answers() -> None:
     assert other.p_value == 0.0
 
 
+def test_labelled_target_rows_are_counted() -> None:
+    truth, answer = draw(400, [0.4, 0.3, 0.3], 0)
+    target_truth, target = draw(300, [0.4, 0.3, 0.3], 1)
+    few = np.where(np.arange(300) < 90, target_truth, -1)
+    found = black_box_shares(truth, answer, target, NAMES, target_truth_M=few, resamples=100)
+    ours, theirs = np.bincount(truth, minlength=3), np.bincount(target_truth[:90], minlength=3)
+    expected = np.outer([400, 90], (ours + theirs) / 490)
+    statistic = float(((np.stack([ours, theirs]) - expected) ** 2 / expected).sum())
+    assert found.counted == 90
+    assert found.counted_p_value == pytest.approx(np.exp(-statistic / 2))  # χ² with 2 degrees
+    none = black_box_shares(truth, answer, target, NAMES, resamples=100)
+    assert (none.counted, none.counted_p_value) == (0, None)
+    ones = black_box_shares(truth, answer, target, NAMES, resamples=100,
+                            target_truth_M=np.where(np.arange(300) < 5, 2, -1))  # fmt: skip
+    assert ones.counted_p_value is not None
+    assert ones.counted_p_value < 0.05
+
+
 def test_what_cannot_be_estimated_is_refused() -> None:
     zeros = np.zeros(5, dtype=int)
     with pytest.raises(DataError, match="got 1 classes"):

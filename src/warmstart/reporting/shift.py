@@ -32,7 +32,8 @@ def shift_view(results: Json) -> RenderableType:
     Args:
         results: The JSON of a measured shift.
     """
-    parts: list[RenderableType] = [_distances(results["distances"])]
+    halves = "Halves: the largest distance between two random halves of the source."
+    parts: list[RenderableType] = [_distances(results["distances"]), Text(halves, style="dim")]
     rows = class_rows(results)
     if rows:
         parts += [Text(), _classes(rows[:_SHOWN_CLASSES])]
@@ -269,7 +270,7 @@ def _table(*names: str, right_from: int = 1) -> Table:
 
 
 def _distances(distances: Sequence[Mapping[str, Any]]) -> Table:
-    table = _table("Distance", "Value", "95 % interval", "Random halves", "Value / halves")
+    table = _table("Distance", "Value", "95 % interval", "Halves", "Ratio")
     for row in distance_rows(distances):
         cells = [row[key].replace(fmt.MISSING, "-") for key in
                  ("label", "value", "interval", "halves", "size")]  # fmt: skip
@@ -278,7 +279,7 @@ def _distances(distances: Sequence[Mapping[str, Any]]) -> Table:
 
 
 def _classes(rows: Sequence[Mapping[str, Any]]) -> Table:
-    table = _table("MMD² of class", "Value", "95 % interval", "Random halves", "Rows")
+    table = _table("MMD² of class", "Value", "95 % interval", "Halves", "Rows")
     for row in rows:
         cells = [str(row[key]).replace(fmt.MISSING, "-") for key in
                  ("label", "value", "interval", "halves", "rows")]  # fmt: skip
@@ -294,13 +295,10 @@ def _words(rows: Sequence[Mapping[str, str]]) -> Table:
 
 
 def _findings(diagnosis: Mapping[str, Any]) -> Table:
-    table = _table("Did it change?", "", "p", "Statistic", right_from=9)
+    table = _table("Did it change?", "", "p", right_from=9)
     for row in finding_rows(diagnosis):
-        table.add_row(
-            Text(f"{row['kind']} ({row['name']})"),
-            Text(row["verdict"], style=_VERDICTS[row["verdict"]]),
-            Text(row["p"] or "-"), Text(row["statistic"] or "-"),
-        )  # fmt: skip
+        verdict = Text(row["verdict"], style=_VERDICTS[row["verdict"]])
+        table.add_row(Text(f"{row['kind']} ({row['name']})"), verdict, Text(row["p"] or "-"))
     return table
 
 

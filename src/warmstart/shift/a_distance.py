@@ -40,6 +40,7 @@ from .distance_inputs import (
 __all__ = ["ADistance", "DomainScores", "domain_scores", "proxy_a_distance"]
 
 _ROUGH, _FINE = 1e-3, 1e-5  # what is left of a solve's squared Newton decrement
+_ONE_STEP = 4  # rows a dimension from which on a bootstrap sample is solved by one step
 _CELLS = 32_000_000  # numbers of one (N, K) array at most: problems are solved in lots
 
 
@@ -94,9 +95,11 @@ def proxy_a_distance(
 
     The interval is value ± t × s, with s the standard deviation over bootstrap samples of the rows,
     each with its own cross-validation (copies of a row stay in one fold), and t Student's factor
-    for their number. The mean of the samples is not used: a classifier that learns from a bootstrap
-    sample has seen fewer different rows and errs more. Where no row is on the wrong side, the exact
-    binomial bound takes the place of a spread of zero.
+    for their number. Where rows are many, a sample's classifiers are taken one step away from those
+    of all rows (the one-step bootstrap: Shao and Tu, The Jackknife and Bootstrap, 1995). The mean
+    of the samples is not used: a classifier that learns from a bootstrap sample has seen fewer
+    different rows and errs more. Where no row is on the wrong side, the exact binomial bound takes
+    the place of a spread of zero.
 
     Args:
         source_ND: Source vectors (N, D), N at least 2.
@@ -121,7 +124,7 @@ def proxy_a_distance(
     interval, method = None, "no resamples: no interval"
     if resamples > 1:
         weight_NR = rows.bootstrap(resamples)
-        found_NR = rows.scores(weight_NR, _ROUGH)
+        found_NR = rows.scores(weight_NR, rough=True)
         errors_R = np.array([rows.error(found_NR[:, r], weight_NR[:, r]) for r in range(resamples)])
         interval = spread_interval(
             value, 2 * (1 - 2 * errors_R), resamples, ceiling=2.0, bias=False
@@ -231,15 +234,18 @@ class _Rows:
         curved_N = self.weight_N * p_N * (1 - p_N) * (self.folds - 1) / self.folds
         return whole_D, Preconditioner.of(hessian(self.x_ND, curved_N, self.l2))
 
-    def scores(self, weight_NR: Floats, tolerance: float = _FINE) -> Floats:
+    def scores(self, weight_NR: Floats, *, rough: bool = False) -> Floats:
         """Out-of-fold log-odds (N, R) of the classifiers with these row weights.
 
-        One problem with all rows is solved first. From there each (resample, fold) is a few steps.
+        One problem with all rows is solved first. From there each (resample, fold) is a few steps,
+        or, where it is to be rough and rows are many, one: to first order that is the solution.
         """
+        few = rough and self.total >= _ONE_STEP * self.x_ND.shape[1]
         y_NR = np.broadcast_to(self.side_N[:, None].astype(np.float32), weight_NR.shape)
         return _out_of_fold(
-            self.x_ND, y_NR, weight_NR, self.fold_N, self.l2, *self._solved, tolerance=tolerance
-        )
+            self.x_ND, y_NR, weight_NR, self.fold_N, self.l2, *self._solved,
+            tolerance=_ROUGH if rough else _FINE, max_steps=1 if few else 100,
+        )  # fmt: skip
 
     def yardstick(self, count: int) -> float:
         """The largest A-distance of random halvings of the source, equal rows kept together."""
@@ -271,6 +277,7 @@ def _out_of_fold(
     inverse: Preconditioner,
     *,
     tolerance: float,
+    max_steps: int = 100,
 ) -> Floats:
     """Solve every (resample, fold), and let it judge the rows of its fold: log-odds (N, R)."""
     resamples, folds = weight_NR.shape[1], int(fold_N.max()) + 1
@@ -284,6 +291,7 @@ def _out_of_fold(
         w_DK = solve_many(
             x_ND, y_NR[:, take_K], weight_NR[:, take_K] * seen_NK, l2,
             start_D, inverse, tolerance=tolerance,
+            max_steps=max_steps,
         ).astype(np.float32)  # fmt: skip
         for fold in range(folds):
             held_N = np.flatnonzero(fold_N == fold)

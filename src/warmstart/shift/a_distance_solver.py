@@ -103,7 +103,7 @@ def solve_many(
     gradient_DK = problem.gradient(problem.residual(z_NK), w_DK)
     history: list[tuple[Floats, Floats, Floats]] = []
     enough_K = None
-    for _ in range(max_steps):
+    for step in range(max_steps):
         left_K = (gradient_DK * inverse(gradient_DK)).sum(axis=0)
         enough_K = np.maximum(tolerance * left_K, _NOTHING) if enough_K is None else enough_K
         if (left_K <= enough_K).all():
@@ -112,6 +112,8 @@ def solve_many(
         length_K, z_NK, residual_NK = problem.search(w_DK, step_DK, z_NK, gradient_DK)
         moved_DK = step_DK * length_K
         w_DK += moved_DK
+        if step == max_steps - 1:
+            break
         new_DK = problem.gradient(residual_NK, w_DK)
         change_DK = new_DK - gradient_DK
         curve_K = (moved_DK * change_DK).sum(axis=0)

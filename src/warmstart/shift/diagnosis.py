@@ -32,6 +32,7 @@ from .mmd import MMD, mmd
 __all__ = ["Diagnosis", "Finding", "Verdict", "diagnose"]
 
 LEVEL = 0.05
+_COUNTED = 100  # labelled target rows from which on their count decides about class shares
 Verdict = Literal["yes", "no", "cannot tell"]
 
 _LIMITS = {
@@ -142,7 +143,7 @@ def diagnose(
     a_distance = a_distance or proxy_a_distance(source, target, resamples=0, seed=seed)
     if rows_test is None or rows_test.p_value is None:
         rows_test = mmd(source, target, seed=seed)
-    rows = _covariate(rows_test, a_distance)
+    rows = _covariate(rows_test)
     try:
         classifier = cross_fit(source, ours_N, target, len(label_names), seed=seed)
     except NotApplicable as reason:
@@ -227,14 +228,12 @@ def _cannot(kind: Literal["label", "concept"], words: str) -> Finding:
     )
 
 
-def _covariate(found: MMD, a_distance: ADistance) -> Finding:
+def _covariate(found: MMD) -> Finding:
     assert found.p_value is not None
     differs = found.p_value <= LEVEL
-    right = f"{1 - a_distance.error:.1%}".replace("%", " %")
     words = (
         f"The rows of source and target are {'not ' if differs else ''}compatible with one "
-        f"distribution. A linear classifier tells them apart with {right} right, where guessing "
-        "gives 50 %."
+        "distribution."
     )
     return Finding(
         kind="covariate", verdict="yes" if differs else "no",
@@ -248,6 +247,9 @@ def _covariate(found: MMD, a_distance: ADistance) -> Finding:
 def _label(shares: LabelShift, a_distance: ADistance, remaining: float | None) -> Finding:
     moved = shares.p_value <= LEVEL
     verdict: Verdict = ("yes" if moved else "no") if shares.reliable else "cannot tell"
+    counted = shares.counted_p_value
+    if counted is not None and (counted <= LEVEL or shares.counted >= _COUNTED):
+        verdict = "yes" if counted <= LEVEL else "no"
     most = max(shares.shares, key=lambda one: abs(one.target - one.source))
     if not shares.reliable:
         words = (
@@ -269,12 +271,34 @@ def _label(shares: LabelShift, a_distance: ADistance, remaining: float | None) -
                 f" With the source weighted to these shares the A-distance is {remaining:.2f} "
                 f"({a_distance.value:.2f} without): what is left is not explained by them."
             )
+    if counted is not None:
+        words += " " + _counts(shares)
     return Finding(
         kind="label", verdict=verdict,
         test="Black-box shift estimation: shares of a source classifier's answers on either side",
         statistic=f"Wald χ² ({shares.degrees} degrees of freedom)", value=shares.statistic,
         p_value=shares.p_value, words=words, limits=_LIMITS["label"],
     )  # fmt: skip
+
+
+def _counts(shares: LabelShift) -> str:
+    """What the labelled target rows say of the class shares."""
+    known = [one for one in shares.shares if one.truth is not None]
+    most = max(known, key=lambda one: abs((one.truth or 0.0) - one.source))
+    assert shares.counted_p_value is not None
+    differs = shares.counted_p_value <= LEVEL
+    words = (
+        f"The {shares.counted} labelled target rows {'have' if differs else 'show no'} other class "
+        f"shares than the source ({most.name} {most.truth:.1%} against {most.source:.1%}, χ² test: "
+        f"p = {shares.counted_p_value:.2g})."
+    ).replace("%", " %")
+    outside = [one for one in known if not one.low <= (one.truth or 0.0) <= one.high]
+    if shares.reliable and outside and shares.counted >= _COUNTED:
+        words += (
+            " Estimate and count disagree: rows of a class do not look alike on both sides, so "
+            "trust the count."
+        )
+    return words
 
 
 def _concept(found: ConceptShift) -> Finding:

@@ -10,9 +10,10 @@ A classifier that confuses two classes wholly makes the system singular: the sma
 of P(ŷ | y) tells how far from that it is.
 
 The test asks whether the answers are spread alike on both sides, which label shift would change
-(Wald's χ² on the shares of answers). Sources: Lipton, Wang and Smola, Detecting and Correcting for
-Label Shift with Black Box Predictors, ICML 2018; Rabanser, Günnemann and Lipton, Failing Loudly,
-NeurIPS 2019.
+(Wald's χ² on the shares of answers). Where target rows are labelled, their classes are counted too,
+and a χ² test of the two counts stands beside it, which assumes nothing about the rows. Sources:
+Lipton, Wang and Smola, Detecting and Correcting for Label Shift with Black Box Predictors, ICML
+2018; Rabanser, Günnemann and Lipton, Failing Loudly, NeurIPS 2019.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from scipy.stats import chi2
+from scipy.stats import chi2, chi2_contingency
 
 from warmstart.core import Config, DataError, Streams
 
@@ -60,6 +61,9 @@ class LabelShift(Config):
         statistic: Wald's χ² on the shares of answers.
         degrees: Its degrees of freedom.
         p_value: Of the test that answers are spread alike on both sides.
+        counted: Labelled target rows.
+        counted_p_value: Of the χ² test that classes are as frequent among these as in the source;
+            None without any.
         singular: Smallest singular value of P(answer | class).
         reliable: Whether the system is far enough from singular to be believed.
     """
@@ -69,6 +73,8 @@ class LabelShift(Config):
     statistic: float
     degrees: int
     p_value: float
+    counted: int = 0
+    counted_p_value: float | None = None
     singular: float
     reliable: bool
 
@@ -138,7 +144,9 @@ def black_box_shares(
     )  # fmt: skip
     return LabelShift(
         shares=shares, weights=tuple(map(float, weight_C)), statistic=statistic, degrees=degrees,
-        p_value=float(chi2.sf(statistic, degrees)) if degrees else 1.0, singular=singular,
+        p_value=float(chi2.sf(statistic, degrees)) if degrees else 1.0,
+        counted=0 if known_M is None else len(known_M),
+        counted_p_value=_counted(truth_N, known_M, classes), singular=singular,
         reliable=singular >= _SINGULAR,
     )  # fmt: skip
 
@@ -196,6 +204,17 @@ def _wald(answer_N: Ints, target_MC: Floats, classes: int) -> tuple[float, int]:
         return (0.0, 0) if np.allclose(difference_C, 0) else (float("inf"), 1)
     along_C = vectors_CC[:, kept_C].T @ difference_C
     return float((along_C**2 / values_C[kept_C]).sum()), int(kept_C.sum())
+
+
+def _counted(truth_N: Ints, known_M: Ints | None, classes: int) -> float | None:
+    """p-value of the χ² test for equal shares of classes, None without target classes."""
+    if known_M is None or not len(known_M):
+        return None
+    table_2C = np.stack([np.bincount(part, minlength=classes) for part in (truth_N, known_M)])
+    table_2C = table_2C[:, table_2C.sum(axis=0) > 0]
+    if table_2C.shape[1] < 2:
+        return 1.0
+    return float(chi2_contingency(table_2C, correction=False).pvalue)
 
 
 def _smallest_singular(joint_CC: Floats, present_C: np.ndarray) -> float:

@@ -316,15 +316,8 @@ def _per_class(
         if min(len(a), len(b)) < _LEAST_OF_CLASS:
             continue
         one = mmd(a, b, bandwidths=(bandwidth,), permutations=0, halves=20, seed=seed)
-        found.append(
-            {
-                "label": name,
-                "value": one.value,
-                "interval": None if one.interval is None else list(one.interval),
-                "halves": one.halves,
-                "rows": list(one.rows),
-            }
-        )
+        told = one.model_dump(mode="json", include={"value", "interval", "halves", "rows"})
+        found.append({"label": name, **told})
     return sorted(found, key=lambda row: -float(row["value"]))
 
 
