@@ -78,7 +78,9 @@ def measure(folder: Path, arms: Sequence[str], scratch: Path) -> dict[str, Any]:
         found["arms"][arm["name"]] = _numbers(arm)
     found["default"] = found["arms"].get(DEFAULT)
     keep = ("data", "lifts", "fairness", "verdict", "settings")
-    return found | {key: run.results[key] for key in keep}
+    kept = {key: run.results[key] for key in keep}
+    kept["data"] = {k: v for k, v in kept["data"].items() if k not in ("source", "audit", "images")}
+    return found | kept
 
 
 def _numbers(arm: dict[str, Any]) -> dict[str, Any]:

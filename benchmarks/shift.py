@@ -311,7 +311,12 @@ def show(console: Console, part: str, found: Any) -> None:
     if isinstance(found, dict) and "skipped" in found:
         console.print(f"{part}: {found['skipped']}")
         return
-    rows = found if isinstance(found, list) else found.get("correlation") or [found]
+    if isinstance(found, list):
+        rows = found
+    elif "correlation" in found:
+        rows = found["correlation"]
+    else:
+        rows = [{"measured": key, "as": value} for key, value in found.items()]
     table = Table(title=part)
     for key in rows[0]:
         table.add_column(key, overflow="fold")
@@ -324,7 +329,7 @@ def _shown(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:.4g}"
     if isinstance(value, list | tuple):
-        return " to ".join(_shown(one) for one in value)
+        return ", ".join(_shown(one) for one in value)
     if isinstance(value, dict):
         return "; ".join(f"{key}: {_shown(one)}" for key, one in value.items())
     return str(value)
