@@ -310,7 +310,7 @@ def test_sides_that_contradict_one_another_have_a_large_joint_error() -> None:
     """The same rows with labels turned round: no classifier serves both, λ is near 1."""
     source, target = rows(400, 0), rows(400, 1)
     classifier = SourceClassifier(
-        np.arange(400), source[1], source[1].copy(), np.tile(target[1], (2, 1))
+        np.arange(400), source[1], source[1].copy(), np.tile(target[1], (2, 1)), 0.01
     )
     found = bound_terms(classifier, source[0], target[0], 1 - target[1], -0.1, 2)
     assert found.joint_error == pytest.approx(1.0, abs=0.15)

@@ -5,9 +5,9 @@
 for every classifier of a class H, with λ the least that one classifier's errors on both sides can
 add up to. Here H is linear, d_HΔH is put in by the proxy A-distance (which is that of H itself, and
 so no upper bound of it), and λ is measured by one classifier trained on equally many rows of both
-sides, each row being judged by one that has not seen it. The terms are what counts: a large ½ d
-says that rows differ, a large λ that no one classifier serves both, whatever is done about the
-rows.
+sides, each row being judged by one that has not seen it, with the penalty of the source's. The
+terms are what counts: a large ½ d says that rows differ, a large λ that no one classifier serves
+both, whatever is done about the rows.
 
 Source: Ben-David et al., A Theory of Learning from Different Domains, Machine Learning 2010,
 theorem 2.
@@ -77,7 +77,7 @@ def bound_terms(
     truth_of = dict(zip(classifier.at_N.tolist(), classifier.truth_N.tolist(), strict=True))
     y_N = np.concatenate([[truth_of[i] for i in ours.tolist()], truth_M[theirs]]).astype(np.int64)
     x_ND = np.concatenate([source_ND[ours], target_MD[theirs]])
-    answer_N, _ = cross_validated_answers(x_ND, y_N, classes, x_ND[:1], seed=seed)
+    answer_N, _ = cross_validated_answers(x_ND, y_N, classes, x_ND[:1], classifier.l2, seed=seed)
     wrong_N = answer_N != y_N
     joint = float(wrong_N[:rows].mean() + wrong_N[rows:].mean())
     source = float(classifier.wrong_N.mean())

@@ -31,12 +31,14 @@ class SourceClassifier:
         truth_N: Their classes.
         answer_N: Out-of-fold answers on them.
         target_KM: Answers of each fold's classifier on every target row.
+        l2: Its penalty.
     """
 
     at_N: Ints
     truth_N: Ints
     answer_N: Ints
     target_KM: Ints
+    l2: float
 
     @property
     def wrong_N(self) -> Floats:
@@ -66,29 +68,27 @@ def cross_fit(
     """
     at_N = np.flatnonzero(labels_N >= 0)
     x_ND, y_N = source_ND[at_N], labels_N[at_N]
-    answer_N, target_KM = cross_validated_answers(x_ND, y_N, classes, target_MD, seed=seed)
-    return SourceClassifier(at_N, y_N, answer_N, target_KM)
+    _check(y_N)
+    with progress.muted():
+        l2 = fit_logistic(x_ND, y_N, classes).l2
+    answer_N, target_KM = cross_validated_answers(x_ND, y_N, classes, target_MD, l2, seed=seed)
+    return SourceClassifier(at_N, y_N, answer_N, target_KM, l2)
 
 
 def cross_validated_answers(
-    x_ND: Floats, y_N: Ints, classes: int, further_MD: Floats, *, seed: int = 0
+    x_ND: Floats, y_N: Ints, classes: int, further_MD: Floats, l2: float, *, seed: int = 0
 ) -> tuple[Ints, Ints]:
     """Out-of-fold answers (N,), and each fold's answers on further rows (K, M).
 
     Raises:
         NotApplicable: With fewer than 10 rows, or one class only.
     """
-    if len(y_N) < _LEAST or len(np.unique(y_N)) < 2:
-        raise NotApplicable(
-            f"{len(y_N)} labelled rows of {len(np.unique(y_N))} classes: a classifier needs at "
-            f"least {_LEAST} rows of two classes"
-        )
+    _check(y_N)
     generator = Streams(seed).numpy("shift", "classifier")
     fold_N = grouped_folds(equal_rows(x_ND), y_N, FOLDS, generator)
     answer_N = np.empty(len(y_N), dtype=np.int64)
     further = []
     with progress.muted():
-        l2 = fit_logistic(x_ND, y_N, classes).l2
         for fold in range(FOLDS):
             held = fold_N == fold
             if not held.any():
@@ -102,3 +102,11 @@ def cross_validated_answers(
             answer_N[held] = (x_ND[held] @ fitted.weight_CD.T + fitted.bias_C).argmax(axis=1)
             further.append((further_MD @ fitted.weight_CD.T + fitted.bias_C).argmax(axis=1))
     return answer_N, np.stack(further).astype(np.int64)
+
+
+def _check(y_N: Ints) -> None:
+    if len(y_N) < _LEAST or len(np.unique(y_N)) < 2:
+        raise NotApplicable(
+            f"{len(y_N)} labelled rows of {len(np.unique(y_N))} classes: a classifier needs at "
+            f"least {_LEAST} rows of two classes"
+        )
