@@ -155,7 +155,7 @@ def test_bars_and_numbers() -> None:
     assert [row["percent"] for row in rows] == [100.0, 0.0]
     assert rows[1]["interval"] == "–"
     assert [number(value) for value in (1.23456, 3.4e-10, 12345.0, -0.01, None)] == [
-        "1.23", "3.4e-10", "1.23e+04", "-0.01", "–",
+        "1.23", "3.4e-10", "12,300", "-0.01", "–",
     ]  # fmt: skip
     assert distance_rows(results()["distances"])[1]["p"] == "p = 0.001"
 

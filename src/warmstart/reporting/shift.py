@@ -32,7 +32,8 @@ def shift_view(results: Json) -> RenderableType:
     Args:
         results: The JSON of a measured shift.
     """
-    halves = "Halves: the largest distance between two random halves of the source."
+    cut = "source" if results["source"].get("rows") else "data"
+    halves = f"Halves: the largest distance between two random halves of the {cut}."
     parts: list[RenderableType] = [_distances(results["distances"]), Text(halves, style="dim")]
     rows = class_rows(results)
     if rows:
@@ -108,6 +109,7 @@ def _context(results: Json) -> dict[str, Any]:
             (fmt.clean(one.get("title") or one["name"]), fmt.clean(one.get("meaning") or ""))
             for one in results["distances"]
         ],
+        "cut": "source" if source.get("rows") else "data",
         "methods": sorted({fmt.clean(one["method"]) for one in results["distances"]}),
         "plane": drawn(plane_plot(plane)) if plane else None,
         "plane_share": f"{sum(plane['shares']):.0%}".replace("%", " %") if plane else "",
@@ -133,10 +135,11 @@ def _context(results: Json) -> dict[str, Any]:
 
 
 def number(value: float | None) -> str:
-    """A distance: three digits that count, `1.06`, `0.000287`, `3.4e-10`."""
+    """A distance: three digits that count, `1.06`, `0.000287`, `3.4e-10`, `2,530`."""
     if value is None:
         return fmt.MISSING
-    return f"{value:.3g}"
+    short = f"{value:.3g}"
+    return f"{float(short):,.0f}" if 1000 <= abs(value) < 1e7 else short
 
 
 def distance_rows(distances: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:

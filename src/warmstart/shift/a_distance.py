@@ -23,6 +23,7 @@ import numpy as np
 import numpy.typing as npt
 
 from warmstart.core import DataError, Streams
+from warmstart.strategies.logistic import few_threads
 
 from .a_distance_solver import Preconditioner, hessian, logistic, solve_many
 from .distance_halves import halves_of, spread_interval
@@ -118,6 +119,11 @@ def proxy_a_distance(
     at_least("proxy_a_distance", "resamples", resamples, 0, "20")
     at_least("proxy_a_distance", "halves", halves, 0, "20")
     rows = _Rows(source_ND, target_MD, folds, l2, source_weights_N, seed)
+    with few_threads(float(rows.x_ND.size) * rows.folds * max(resamples, halves, 1)):
+        return _estimate(rows, resamples, halves)
+
+
+def _estimate(rows: _Rows, resamples: int, halves: int) -> ADistance:
     scores_N = rows.scores(rows.weight_N[:, None])[:, 0]
     error = rows.error(scores_N, rows.weight_N)
     value = 2 * (1 - 2 * error)
@@ -156,7 +162,8 @@ def domain_scores(
         DataError: For vectors that cannot be compared.
     """
     rows = _Rows(source_ND, target_MD, folds, l2, None, seed)
-    scores_N = rows.scores(rows.weight_N[:, None])[:, 0].astype(np.float64)
+    with few_threads(float(rows.x_ND.size) * rows.folds):
+        scores_N = rows.scores(rows.weight_N[:, None])[:, 0].astype(np.float64)
     return DomainScores(scores_N[: rows.n], scores_N[rows.n :], rows.shared)
 
 

@@ -26,6 +26,7 @@ __all__ = [
     "L2_GRID",
     "LogisticFit",
     "cross_validated_loss",
+    "few_threads",
     "fit_logistic",
     "per_class",
     "stratified_folds",
@@ -183,7 +184,7 @@ def fit_logistic(
     scale_D = np.maximum(scale, 1e-3 * max(float(np.sqrt((scale**2).mean())), 1e-12))
     x_ND = (x_ND - mean_D) / scale_D / np.sqrt(x_ND.shape[1])
     losses: dict[float, float] = {}
-    with _few_threads(4.0 * x_ND.size * classes):
+    with few_threads(4.0 * x_ND.size * classes):
         if l2 is None:
             folds = 3 if 1000 <= len(y_N) < 5000 else 5
             held = None if len(y_N) < 5000 else 1
@@ -198,7 +199,7 @@ def fit_logistic(
     return LogisticFit(weight_CD, bias_C, l2, losses, converged)
 
 
-def _few_threads(multiplications: float) -> AbstractContextManager[object]:
+def few_threads(multiplications: float) -> AbstractContextManager[object]:
     """One thread for the products of a small problem.
 
     Hundreds of short products would each wake the threads of the linear algebra, which wait for
