@@ -90,6 +90,15 @@ def test_only_a_loss_to_scratch_is_negative_transfer() -> None:
     assert any("another backbone" in step for step in found.next)
 
 
+def test_a_weak_start_is_no_ground_for_another_backbone_where_tuning_it_was_best() -> None:
+    arms = [arm("zero-shot", 0.6, 0.6), arm("finetune", 0.9, 0.9), arm("scratch", 0.7, 0.7)]
+    pairs = [pair("zero-shot", "scratch", -0.1, True), pair("finetune", "scratch", 0.2, True),
+             pair("finetune", "zero-shot", 0.3, True)]  # fmt: skip
+    found = verdict(arms, pairs)
+    assert found.negative_transfer == ("zero-shot",)
+    assert not any("another backbone" in step for step in found.next)
+
+
 def test_a_difference_that_is_not_significant_is_no_loss() -> None:
     arms = [arm("probe", 0.7, 0.7), arm("scratch", 0.8, 0.8)]
     found = verdict(arms, [pair("probe", "scratch", -0.1, False)])

@@ -290,7 +290,7 @@ def _next(
     short = [arm.title for arm in judged if arm.status == "shortened"]
     if cut or short:
         steps.append(f"Give more time: --budget limited {_some([*cut, *short])}.")
-    if negative:
+    if negative and (best.role == "control" or best.name in negative):
         steps.append("Try another backbone: this one's features hinder more than they help here.")
     if best.high is not None and best.low is not None and best.high - best.low > 0.1:
         steps.append("Add test rows: the interval is wider than 10 points.")
