@@ -99,6 +99,15 @@ def test_a_weak_start_is_no_ground_for_another_backbone_where_tuning_it_was_best
     assert not any("another backbone" in step for step in found.next)
 
 
+def test_another_backbone_is_advised_where_every_arm_lost_to_a_control() -> None:
+    arms = [arm("zero-shot", 0.6, 0.6), arm("probe", 0.8, 0.8), arm("tfidf", 0.9, 0.9)]
+    lost = pair("zero-shot", "tfidf", -0.3, True)
+    near = verdict(arms, [lost, pair("probe", "tfidf", -0.1, False)])
+    assert not any("another backbone" in step for step in near.next)
+    far = verdict(arms, [lost, pair("probe", "tfidf", -0.1, True)])
+    assert any("another backbone" in step for step in far.next)
+
+
 def test_a_difference_that_is_not_significant_is_no_loss() -> None:
     arms = [arm("probe", 0.7, 0.7), arm("scratch", 0.8, 0.8)]
     found = verdict(arms, [pair("probe", "scratch", -0.1, False)])

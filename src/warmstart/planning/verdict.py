@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 
 from warmstart.core import Config
 from warmstart.evaluation import Paired
@@ -155,7 +155,7 @@ def judge(
         negative_transfer=tuple(negative),
         below_control=tuple({"arm": a, "control": c} for a, c in below),
         sentences=tuple(sentences),
-        next=tuple(_next(best, judged, cut, negative, skipped)),
+        next=tuple(_next(best, judged, cut, {*negative, *(name for name, _ in below)}, skipped)),
     )
 
 
@@ -282,7 +282,7 @@ def _next(
     best: ArmFacts,
     judged: Sequence[ArmFacts],
     cut: Sequence[str],
-    negative: Sequence[str],
+    lost: Set[str],
     skipped: Mapping[str, str],
 ) -> list[str]:
     """What to try next, most promising first."""
@@ -290,7 +290,7 @@ def _next(
     short = [arm.title for arm in judged if arm.status == "shortened"]
     if cut or short:
         steps.append(f"Give more time: --budget limited {_some([*cut, *short])}.")
-    if negative and (best.role == "control" or best.name in negative):
+    if lost and all(arm.name in lost for arm in judged if arm.role == "arm"):
         steps.append("Try another backbone: this one's features hinder more than they help here.")
     if best.high is not None and best.low is not None and best.high - best.low > 0.1:
         steps.append("Add test rows: the interval is wider than 10 points.")
