@@ -58,7 +58,7 @@ def log_me(vectors_ND: npt.ArrayLike, labels_N: npt.ArrayLike) -> float:
 
 
 def _fixed_point(sigma_K: Floats, z2_KC: Floats, left_C: Floats, n: int) -> Floats:
-    """t = alpha / beta of each class, from the mean of the squared singular values on."""
+    """Ratio t = alpha / beta of each class, from the mean squared singular value on."""
     top = float(sigma_K[0]) if len(sigma_K) else 1.0
     low, high = top / _REACH, top * _REACH
     t_C = np.full(len(left_C), float(sigma_K.mean()) if len(sigma_K) else high)
