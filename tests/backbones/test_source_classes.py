@@ -132,6 +132,7 @@ def test_a_network_of_ones_own_names_no_classes() -> None:
     own = backbone(
         module=torch.nn.Sequential(torch.nn.Linear(3, 3), torch.nn.Linear(3, 2)),
         processor=lambda items: {"input": torch.zeros(len(items), 3)},
+        groups={"first": ["0"], "second": ["1"]},
         modality="text",
     )
     with pytest.raises(NotApplicable, match="network of one's own names no source classes"):
