@@ -33,8 +33,10 @@ def transfer_view(results: Json) -> RenderableType:
     rows = backbone_rows(results)
     names = score_names(results)
     parts: list[RenderableType] = [_scores(results, rows, names), Text(), _facts(rows)]
-    for row in rows:
-        parts.append(Text(f"{row['label']}: {row['objective']}; data: {row['data']}", style="dim"))
+    parts += [
+        Text(f"{row['label']}: {row['objective']}; data: {row['data']}", style="dim")
+        for row in rows
+    ]
     agreement = agreement_rows(results)
     if agreement:
         table = _table("Kendall's tau with size", "", "95 %")
@@ -71,6 +73,8 @@ def render_transfer_report(results: Json) -> str:
     data = results["data"]
     rows = backbone_rows(results)
     names = score_names(results)
+    by = _title(results, results["by"])
+    plot = size_plot(_points(results), by, _percent(results, results["by"]))
     count = f"{len(rows)} backbone{'s' if len(rows) != 1 else ''}"
     shown = {
         "title": Path(str(data["source"])).name or str(data["source"]),
@@ -80,8 +84,8 @@ def render_transfer_report(results: Json) -> str:
         "sentences": [fmt.clean(one) for one in results.get("sentences") or []],
         "rows": rows,
         "titles": [(name, _title(results, name)) for name in names],
-        "by": _title(results, results["by"]),
-        "plot": trusted(size_plot(_points(results), _title(results, results["by"]), _percent(results, results["by"]))),
+        "by": by,
+        "plot": trusted(plot),
         "size_order": [fmt.clean(name) for name in results.get("size_order") or []],
         "agreement": agreement_rows(results),
         "failed": [(fmt.clean(one["name"]), fmt.clean(one["reason"])) for one in results["failed"]],

@@ -143,14 +143,7 @@ def rank(
     ]
     sizes = [int(one.facts["card"]["parameters"]) for one in opened]
     order = order_backbones(measured, sizes, cut, by=by)
-    results: dict[str, Any] = {
-        "format_version": FORMAT_VERSION,
-        "task_type": "rank",
-        "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "warmstart": __version__,
-        "command": command,
-        "machine": describe_machine(),
-        "seed": seed,
+    results: dict[str, Any] = _base(command, seed) | {
         "data": _data(dataset, train, rows, group),
         "metric": chosen,
         "by": by,
@@ -220,6 +213,18 @@ def _open_all(
         told = " ".join(f"{one['name']}: {one['reason']}" for one in failed)
         raise BackboneError(f"None of the {len(wanted)} backbones can be ranked. {told}")
     return opened, failed
+
+
+def _base(command: str, seed: int) -> dict[str, Any]:
+    return {
+        "format_version": FORMAT_VERSION,
+        "task_type": "rank",
+        "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "warmstart": __version__,
+        "command": command,
+        "machine": describe_machine(),
+        "seed": seed,
+    }
 
 
 def _data(dataset: Dataset, train: Dataset, rows: Dataset, group: str | None) -> dict[str, Any]:
