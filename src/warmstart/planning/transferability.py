@@ -322,7 +322,7 @@ def cross_validated_knn(
     proba_NC = np.zeros((len(x_ND), rows.classes))
     lengths_N1 = np.maximum(np.linalg.norm(x_ND, axis=1, keepdims=True), 1e-12)
     unit_ND = torch.from_numpy((x_ND / lengths_N1).astype(np.float32))
-    labels_N = torch.from_numpy(rows.labels_N)
+    labels_N = torch.from_numpy(np.array(rows.labels_N))
     with few_threads(float(x_ND.size) * len(x_ND)):
         for fold in range(int(rows.fold_N.max()) + 1):
             held_N = torch.from_numpy(rows.fold_N == fold)

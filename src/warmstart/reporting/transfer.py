@@ -22,6 +22,7 @@ from .view import Json, plain
 __all__ = ["backbone_rows", "render_transfer_report", "transfer_view", "write_transfer_report"]
 
 _UNTOLD = "not told"
+_SHOWN_SETS = 4
 
 
 def transfer_view(results: Json) -> RenderableType:
@@ -33,16 +34,12 @@ def transfer_view(results: Json) -> RenderableType:
     rows = backbone_rows(results)
     names = score_names(results)
     parts: list[RenderableType] = [_scores(results, rows, names), Text(), _facts(rows)]
-    parts += [
-        Text(f"{row['label']}: {row['objective']}; data: {row['data']}", style="dim")
-        for row in rows
-    ]
-    agreement = agreement_rows(results)
-    if agreement:
-        table = _table("Kendall's tau with size", "", "95 %")
-        for row in agreement:
-            if row["second"] == "Size":
-                table.add_row(*(Text(row[key]) for key in ("first", "tau", "interval")))
+    parts += [Text(line, style="dim") for line in _pretraining(rows)]
+    sized = [row for row in agreement_rows(results) if row["second"] == "Size"]
+    if sized:
+        table = _table("Kendall's tau with size", "", "95 % interval")
+        for row in sized:
+            table.add_row(*(Text(row[key]) for key in ("first", "tau", "interval")))
         parts += [Text(), table]
     parts.append(Text())
     for number, sentence in enumerate(results.get("sentences") or []):
@@ -130,7 +127,7 @@ def backbone_rows(results: Json) -> list[dict[str, Any]]:
                 "near": gap is not None and not gap["sure"],
                 "gap": _gap(results, gap),
                 "first_share": f"{one['first_share']:.0%}".replace("%", " %"),
-                "parameters": fmt.count(card["parameters"]),
+                "parameters": fmt.count(one["parameters"]),
                 "dimension": f"{one['dimension']:,}",
                 "disk": fmt.memory(card.get("size_bytes")),
                 "time": fmt.milliseconds(one["milliseconds_a_row"]),
@@ -194,9 +191,12 @@ def _score(results: Json, one: Mapping[str, Any], name: str) -> dict[str, str]:
         return {"value": fmt.MISSING, "interval": ""}
     unit = " %" if _percent(results, name) else ""
     low, high = (_number(results, name, score[key]) for key in ("low", "high"))
+    # Values of halves have a symmetric interval; "-0.1 to -0.03" is harder to read.
+    symmetric = not results["scores"][name]["predicts"]
+    reach = _number(results, name, (score["high"] - score["low"]) / 2)
     return {
         "value": f"{_number(results, name, score['value'])}{unit}",
-        "interval": f"{low} to {high}",
+        "interval": f"± {reach}" if symmetric else f"{low}–{high}",
     }
 
 
@@ -216,7 +216,7 @@ def _points(results: Json) -> list[dict[str, Any]]:
         {
             "label": one["label"],
             "place": one["place"],
-            "parameters": one["card"]["parameters"],
+            "parameters": one["parameters"],
             **{key: one["scores"][by][key] for key in ("value", "low", "high")},
         }
         for one in results["backbones"]
@@ -229,6 +229,17 @@ def _methods(results: Json) -> list[tuple[str, str]]:
         (_title(results, name), fmt.clean(score["method"]))
         for name, score in first["scores"].items()
     ]
+
+
+def _pretraining(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """What each was pretrained for and on, backbones of one kind together."""
+    told: dict[str, list[str]] = {}
+    for row in rows:
+        sets = row["data"].split(", ")
+        more = f", and {len(sets) - _SHOWN_SETS} more" if len(sets) > _SHOWN_SETS else ""
+        line = f"pretrained by {row['objective']}, on {', '.join(sets[:_SHOWN_SETS])}{more}"
+        told.setdefault(line, []).append(row["label"])
+    return [f"{', '.join(labels)}: {line}" for line, labels in told.items()]
 
 
 def _table(*names: str) -> Table:

@@ -141,7 +141,7 @@ def rank(
         measure_transfer(one.vectors_ND, cut, source_proba_NS=one.source_proba_NS, name=one.label)
         for one in opened
     ]
-    sizes = [int(one.facts["card"]["parameters"]) for one in opened]
+    sizes = [int(one.facts["parameters"]) for one in opened]
     order = order_backbones(measured, sizes, cut, by=by)
     results: dict[str, Any] = _base(command, seed) | {
         "data": _data(dataset, train, rows, group),

@@ -46,9 +46,7 @@ def _sure(results: Mapping[str, Any]) -> str:
     near = [one for one in ranked[1:] if not one["gap"]["sure"]]
     share = f"{ranked[0]['first_share']:.0%}".replace("%", " %")
     if near:
-        names = ", ".join(
-            f"{one['label']} ({_difference(results, one['gap'])})" for one in near[:5]
-        )
+        names = "; ".join(f"{one['label']}, {_difference(results, one['gap'])}" for one in near[:5])
         more = f" and {len(near) - 5} more" if len(near) > 5 else ""
         return (
             f"Not told apart from it by these rows: {names}{more}. It comes first in {share} of "
@@ -56,7 +54,7 @@ def _sure(results: Mapping[str, Any]) -> str:
         )
     following = ranked[1]
     return (
-        f"It is better than every other one; {following['label']}, the next, lies "
+        f"These rows tell it apart from every other one; the next, {following['label']}, lies "
         f"{_difference(results, following['gap'])} from it. It comes first in {share} of the "
         "resamples."
     )
@@ -73,13 +71,14 @@ def _size(results: Mapping[str, Any]) -> str:
         ),
         None,
     )
+    if len({one["parameters"] for one in ranked}) == 1:
+        return "All have the same number of parameters, so a list by size says nothing."
     same = "also begins with it" if largest == ranked[0]["label"] else f"begins with {largest}"
     words = f"A list by size alone {same}"
     if agreement is None:
-        return f"{words}; all have one size or one score, so the two orders cannot be compared."
-    tau = (
-        f"{agreement['tau']:.2f} ({agreement['low']:.2f} to {agreement['high']:.2f} over resamples)"
-    )
+        return f"{words}."
+    shown = [f"{agreement[key]:.2f}".replace("-", "−") for key in ("tau", "low", "high")]
+    tau = f"{shown[0]} ({shown[1]} to {shown[2]} over resamples)"
     return f"{words}; Kendall's tau of the two orders is {tau}."
 
 
@@ -137,4 +136,4 @@ def _difference(results: Mapping[str, Any], gap: Mapping[str, float]) -> str:
     else:
         values, unit = [f"{gap[key]:+.3f}" for key in ("difference", "low", "high")], ""
     shown = [value.replace("-", "−") for value in values]
-    return f"{shown[0]}{unit}, {shown[1]} to {shown[2]}"
+    return f"{shown[0]}{unit} ({shown[1]} to {shown[2]})"
