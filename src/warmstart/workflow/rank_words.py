@@ -120,13 +120,17 @@ def _percent(results: Mapping[str, Any]) -> bool:
 
 
 def _value(results: Mapping[str, Any], value: float) -> str:
-    return f"{100 * value:.1f} %" if _percent(results) else f"{value:.3f}"
+    return f"{100 * value:.1f} %" if _percent(results) else _plain(value)
 
 
 def _range(results: Mapping[str, Any], low: float, high: float) -> str:
     if _percent(results):
         return f"{100 * low:.1f} to {100 * high:.1f}"
-    return f"{low:.3f} to {high:.3f}"
+    return f"{_plain(low)} to {_plain(high)}"
+
+
+def _plain(value: float) -> str:
+    return f"{value:.3f}".replace("-", "−")
 
 
 def _difference(results: Mapping[str, Any], gap: Mapping[str, float]) -> str:
