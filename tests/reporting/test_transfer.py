@@ -78,11 +78,26 @@ def test_the_terminal_shows_every_part() -> None:
     told = " ".join(text.split())
     for words in (
         "1 net-1", "90.0 %", "87.0–93.0", "± 0.012", "−0.100", "20.0 M", "40.0 M", "90.0 MB",
-        "4.2 ms", "mit", "masked language modelling", "on a, b, c, d, and 2 more",
+        "4.2 ms", "mit", "masked language modelling", "data a, b, c, d, and 2 more",
         "Kendall's tau with size", "−1.00 to 0.33",
     ):  # fmt: skip
         assert words in told, words
     assert "\x1b" not in text
+
+
+def test_six_scores_and_long_names_fit() -> None:
+    wide = results()
+    for one in wide["backbones"]:
+        one["label"] = f"paraphrase-multilingual-mpnet-{one['place']}"
+        one["card"]["license"] = "creativeml-openrail-m"
+        for name in ("leep", "nce"):
+            one["scores"][name] = {"value": -10.512, "low": -10.9, "high": -10.1, "method": "so"}
+    text = show(wide)
+    told = "".join(text.split())
+    for words in ("−10.512", "±0.400", "±0.200", "87.0–93.0", "40.0M", "90.0MB", "4.2ms"):
+        assert words in told, words
+    assert "openrai" in told  # folded, not cut off
+    assert "…" not in text
 
 
 def test_the_sentences() -> None:

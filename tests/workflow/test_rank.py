@@ -134,6 +134,9 @@ def test_a_backbone_that_is_open_already(data: Path, tiny_text: Path, tiny_nli: 
     own = [open_backbone(tiny_text, pooling="cls"), open_backbone(tiny_nli, name="mine")]
     found = ws.rank(data, backbones=own, by="log-me", **QUICK)
     assert set(found.order) == {"tiny-bert", "mine"}
+    deep = ws.rank(data, backbones=f"{tiny_nli}:depth=1", **QUICK).results["backbones"][0]
+    assert "leep" not in deep["scores"]
+    assert deep["source_reason"].endswith("not at depth 1")
     assert found.results["by"] == "log_me"
     assert found.sentences[0].startswith(found.order[0])
     assert "LogME" in found.sentences[0]

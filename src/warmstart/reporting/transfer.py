@@ -23,6 +23,7 @@ __all__ = ["backbone_rows", "render_transfer_report", "transfer_view", "write_tr
 
 _UNTOLD = "not told"
 _SHOWN_SETS = 4
+_LABEL_WIDTH = 16
 
 
 def transfer_view(results: Json) -> RenderableType:
@@ -237,20 +238,24 @@ def _pretraining(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     for row in rows:
         sets = row["data"].split(", ")
         more = f", and {len(sets) - _SHOWN_SETS} more" if len(sets) > _SHOWN_SETS else ""
-        line = f"pretrained by {row['objective']}, on {', '.join(sets[:_SHOWN_SETS])}{more}"
+        line = f"pretraining {row['objective']}; data {', '.join(sets[:_SHOWN_SETS])}{more}"
         told.setdefault(line, []).append(row["label"])
     return [f"{', '.join(labels)}: {line}" for line, labels in told.items()]
 
 
 def _table(*names: str) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1), show_edge=False)
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0), show_edge=False)
     for place, name in enumerate(names):
-        table.add_column(Text(name), justify="right" if place else "left", overflow="fold")
+        least = None if place else _LABEL_WIDTH
+        side: Any = "right" if place else "left"
+        table.add_column(Text(name), justify=side, overflow="fold", min_width=least)
     return table
 
 
 def _scores(results: Json, rows: Sequence[Mapping[str, Any]], names: Sequence[str]) -> Table:
-    table = _table("Backbone", *(_title(results, name) for name in names))
+    # Titles in two lines: six scores and the names must fit into 80 columns.
+    titles = [_title(results, name).replace(" ", "\n", 1) for name in names]
+    table = _table("Backbone", *titles)
     for row in rows:
         cells = []
         for name in names:
@@ -259,12 +264,12 @@ def _scores(results: Json, rows: Sequence[Mapping[str, Any]], names: Sequence[st
             if score["interval"]:
                 value.append(f"\n{score['interval']}", style="dim")
             cells.append(value)
-        table.add_row(Text(f"{row['place']} {row['label']}"), *cells)
+        table.add_row(Text(f"{row['place']}\u00a0{row['label']}"), *cells)
     return table
 
 
 def _facts(rows: Sequence[Mapping[str, Any]]) -> Table:
-    table = _table("Backbone", "By size", "Parameters", "Width", "On disk", "A row", "Licence")
+    table = _table("Backbone", "By\nsize", "Parameters", "Width", "On disk", "A row", "Licence")
     for row in rows:
         cells = [
             row[key].replace(fmt.MISSING, "-")

@@ -133,7 +133,7 @@ def embed_candidate(
     parameters = _parameters(encoder, depth)
     del encoder
     vectors_ND = found.features(bare, depth=depth).vectors_ND
-    proba_NS, classes = _source_classes(found, bare, vectors_ND if depth is None else None)
+    proba_NS, classes = _source_classes(found, bare, vectors_ND, depth)
     facts = {
         "card": found.card.model_dump(mode="json"),
         "settings": dict(one.settings),
@@ -226,9 +226,12 @@ def _parameters(encoder: Encoder, depth: int | None) -> int:
 
 
 def _source_classes(
-    found: Backbone, rows: Dataset, vectors_ND: np.ndarray | None
+    found: Backbone, rows: Dataset, vectors_ND: np.ndarray, depth: int | None
 ) -> tuple[np.ndarray | None, dict[str, Any]]:
     """What the checkpoint's own classes say of the rows, or why there are none."""
+    if depth is not None:
+        reason = f"source classes are told above the last layer, not at depth {depth}"
+        return None, {"source_classes": None, "source_reason": reason}
     try:
         head = found.source_classifier()
         proba_NS = head.proba(rows, vectors_ND)
