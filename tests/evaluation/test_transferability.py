@@ -54,6 +54,28 @@ def test_log_me_is_the_best_evidence_of_a_grid(n: int, d: int, c: int) -> None:
     assert log_me(vectors, labels) == pytest.approx(slow, abs=2e-5)
 
 
+def test_log_me_against_the_papers_loop() -> None:
+    """Algorithm 1 as it is written: alpha, beta and the posterior mean, with matrices."""
+    vectors, labels = problem(60, 5, 3)
+    n, d = vectors.shape
+    found = []
+    for kind in range(3):
+        target, alpha, beta = (labels == kind).astype(float), 1.0, 1.0
+        for _ in range(200):
+            precision = alpha * np.eye(d) + beta * vectors.T @ vectors
+            mean = beta * np.linalg.solve(precision, vectors.T @ target)
+            of_data = np.linalg.eigvalsh(beta * vectors.T @ vectors)
+            gamma = float((of_data / (alpha + of_data)).sum())
+            alpha = gamma / (mean @ mean)
+            beta = (n - gamma) / ((vectors @ mean - target) ** 2).sum()
+        found.append(
+            n / 2 * math.log(beta) + d / 2 * math.log(alpha) - n / 2 * math.log(2 * math.pi)
+            - beta / 2 * ((vectors @ mean - target) ** 2).sum() - alpha / 2 * mean @ mean
+            - np.linalg.slogdet(alpha * np.eye(d) + beta * vectors.T @ vectors)[1] / 2
+        )  # fmt: skip
+    assert log_me(vectors, labels) == pytest.approx(np.mean(found) / n, abs=1e-9)
+
+
 def test_log_me_with_more_dimensions_than_rows() -> None:
     vectors, labels = problem(24, 60, 4, apart=0.4)
     assert log_me(vectors, labels) == pytest.approx(slow_log_me(vectors, labels), abs=2e-5)

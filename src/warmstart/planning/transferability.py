@@ -176,6 +176,11 @@ class TransferRows:
         if folds < 2:
             raise UsageError(f"rank.folds must be at least 2, got {folds}. Typical values: 5, 10.")
         labels = np.asarray(labels_N, dtype=np.int64)
+        if len(labels) and not 0 <= labels.min() <= labels.max() < classes:
+            raise DataError(
+                f"rank needs a label on each row; {int((labels < 0).sum())} of {len(labels)} rows "
+                "have none. Leave them out, or name the label column (--label)."
+            )
         keys = [list(contents)]
         if groups is not None:
             keys.append([f"{i} alone" if v is None else f"g {v}" for i, v in enumerate(groups)])
