@@ -17,7 +17,7 @@ def test_it_answers_people_and_programs(
     found = call(*words, "--out", "rank.html")
     assert found.code == 0, found.err
     said = " ".join(found.out.split())
-    for told in ("comes first of 2", "Probe accuracy", "LogME", "LEEP", "By size", "not told",
+    for told in ("comes first of 2", "Probe accuracy", "LogME", "LEEP", "Parameters", "not told",
                  "nowhere/at-all is left out", "Written: rank.html"):  # fmt: skip
         assert told in said, told
     assert "nowhere/at-all is left out" in found.err

@@ -190,7 +190,7 @@ def test_what_cannot_be_cut_is_refused() -> None:
         rows(labels=np.zeros(N, dtype=int))
     with pytest.raises(DataError, match=r"60 rows, 1 of which can be divided"):
         rows(contents=["c"] * N)
-    with pytest.raises(DataError, match="60 of 60 rows have none. Leave them out"):
+    with pytest.raises(DataError, match=r"60 of 60 rows have none. Leave them out"):
         rows(labels=np.full(N, -1))
     few = {"ids": ["a", "b"], "contents": ["a", "b"], "labels": np.array([0, 1])}
     with pytest.raises(DataError, match=r"in 2 classes. Give more rows"):
