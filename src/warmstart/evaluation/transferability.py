@@ -19,7 +19,7 @@ __all__ = ["h_score", "kendall_tau", "ledoit_wolf_shrinkage", "leep", "log_me", 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
 _ROUNDS = 500
-_SETTLED = 1e-7  # change of log(alpha / beta) in a round
+_SETTLED = 1e-6  # change of log(alpha / beta) in a round
 _REACH = 1e12  # alpha / beta, in units of the largest squared singular value
 
 
@@ -63,16 +63,17 @@ def _fixed_point(sigma_K: Floats, z2_KC: Floats, left_C: Floats, n: int) -> Floa
     low, high = top / _REACH, top * _REACH
     t_C = np.full(len(left_C), float(sigma_K.mean()) if len(sigma_K) else high)
     column_K1 = sigma_K[:, None]
+    open_C = np.arange(len(left_C))  # classes whose t still moves
     for _ in range(_ROUNDS):
-        sum_KC = column_K1 + t_C
-        gamma_C = (column_K1 / sum_KC).sum(axis=0)
-        m2_C = (column_K1 * z2_KC / sum_KC**2).sum(axis=0)
-        residual_C = (z2_KC * (t_C / sum_KC) ** 2).sum(axis=0) + left_C
-        below_C = np.maximum(m2_C * (n - gamma_C), np.finfo(np.float64).tiny)
-        fresh_C = np.clip(gamma_C * residual_C / below_C, low, high)
-        settled = np.abs(np.log(fresh_C / t_C)).max() < _SETTLED
-        t_C = fresh_C
-        if settled:
+        t_O, z2_KO = t_C[open_C], z2_KC[:, open_C]
+        sum_KO = column_K1 + t_O
+        gamma_O = (column_K1 / sum_KO).sum(axis=0)
+        m2_O = (column_K1 * z2_KO / sum_KO**2).sum(axis=0)
+        residual_O = (z2_KO * (t_O / sum_KO) ** 2).sum(axis=0) + left_C[open_C]
+        below_O = np.maximum(m2_O * (n - gamma_O), np.finfo(np.float64).tiny)
+        t_C[open_C] = np.clip(gamma_O * residual_O / below_O, low, high)
+        open_C = open_C[np.abs(np.log(t_C[open_C] / t_O)) >= _SETTLED]
+        if not len(open_C):
             break
     return t_C
 
