@@ -10,6 +10,7 @@ from .families import FAMILIES
 from .freezing import FrozenLedger, freeze, state_hash, unfreeze
 from .groups import LayerGroups, find_groups, groups_of_family
 from .prefix import Replay, frozen_depth, prefix_groups
+from .source_classes import SourceClassifier
 from .sources import DEFAULT_SOURCES, packaged_names
 from .space import Features, Space
 
@@ -25,6 +26,7 @@ __all__ = [
     "FrozenLedger",
     "LayerGroups",
     "Replay",
+    "SourceClassifier",
     "Space",
     "backbone",
     "blueprint",

@@ -22,6 +22,7 @@ from .own import ModuleRecipe
 from .pooling import POOLINGS, choose_pooling
 from .quiet import check_torchvision
 from .recipe import FolderRecipe, Recipe, Settings
+from .source_classes import SourceClassifier, source_classifier
 from .sources import resolve
 from .space import Features, Space
 
@@ -152,6 +153,16 @@ class Backbone:
                 "needs an image-text model such as CLIP."
             )
         return self._load("text", device, None)
+
+    def source_classifier(self, *, device: str | torch.device | None = None) -> SourceClassifier:
+        """The network with the classification head of its checkpoint.
+
+        Raises:
+            NotApplicable: Where the checkpoint has none.
+            BackboneError: For files that cannot be read.
+        """
+        place = pick_device(self.device if device is None else str(device))
+        return source_classifier(self._recipe, self._settings, place)
 
     def space(
         self,

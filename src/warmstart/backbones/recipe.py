@@ -220,7 +220,7 @@ class FolderRecipe(Recipe):
         network, pooler_is_trained = load_model(self.folder, self.config, tower, use_bin=self._bin)
         if random_seed is not None:
             network = random_model(self.config, tower, random_seed, like=network)
-        processor = self._processor(tower, settings, network)
+        processor = self.processor(tower, settings, network)
         family, own = self._tower_family(tower), self.pooling(tower)
         pooling = (settings.pooling if tower == self._main_tower else None) or own
         names = self._pooling_names(tower, network, pooler_is_trained)
@@ -245,6 +245,18 @@ class FolderRecipe(Recipe):
             encoder.check_order()
         _check_image_size(encoder, self.name, settings.image_size)
         return encoder.eval()
+
+    def processor(self, tower: Modality, settings: Settings, network: nn.Module) -> Processor:
+        """Preprocessing of a tower, for a network that reads what it gives."""
+        if tower == "image":
+            return ImageProcessor(load_image_processor(self.folder), settings.image_size)
+        if settings.image_size is not None and self.modality == "text":
+            raise UsageError(f"image_size belongs to images; {self.name} reads text.")
+        length = self.max_length(settings.max_length)
+        lower = bool(self.sentence and self.sentence.lower_case)
+        tokenizer = load_tokenizer(self.folder)
+        accepts = forward_names(network)
+        return TextProcessor(tokenizer, length or _TOKEN_CAP, lower_case=lower, accepts=accepts)
 
     def scalar(self, name: str) -> float | None:
         """A single number among the safetensors weights."""
@@ -305,17 +317,6 @@ class FolderRecipe(Recipe):
         if has_pooler or clip or self.config.model_type == "dinov2" or self.family is None:
             names.append("model")
         return (*names, "projection") if projects else tuple(names)
-
-    def _processor(self, tower: Modality, settings: Settings, network: nn.Module) -> Processor:
-        if tower == "image":
-            return ImageProcessor(load_image_processor(self.folder), settings.image_size)
-        if settings.image_size is not None and self.modality == "text":
-            raise UsageError(f"image_size belongs to images; {self.name} reads text.")
-        length = self.max_length(settings.max_length)
-        lower = bool(self.sentence and self.sentence.lower_case)
-        tokenizer = load_tokenizer(self.folder)
-        accepts = forward_names(network)
-        return TextProcessor(tokenizer, length or _TOKEN_CAP, lower_case=lower, accepts=accepts)
 
     def _dimension(self, tower: Modality) -> int | None:
         """D of the default vectors, from the configuration or a pass without weights."""

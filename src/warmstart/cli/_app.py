@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 import typer
+from typer.core import TyperCommand
 
 from warmstart._version import __version__
 from warmstart.core import Interrupted, UsageError, WarmstartError
@@ -23,6 +24,7 @@ from .index import index
 from .info import info
 from .plan import plan
 from .predict import predict
+from .rank import RankCommand, rank
 from .rates import rates
 from .recommend import recommend
 from .refresh import refresh
@@ -78,12 +80,12 @@ def _telling(command: Callable[..., None]) -> Callable[..., None]:
 
 
 _COMMANDS = (
-    plan, fit, compare, shift, adapt, predict, evaluate, embed, info, rates, recommend, index,
-    serve, refresh, sample,
+    plan, fit, compare, shift, adapt, rank, predict, evaluate, embed, info, rates, recommend,
+    index, serve, refresh, sample,
 )  # fmt: skip
+_CLASSES: dict[str, type[TyperCommand]] = {"compare": CompareCommand, "rank": RankCommand}
 for _command in _COMMANDS:
-    _class = CompareCommand if _command is compare else None
-    app.command(_command.__name__, cls=_class)(_telling(_command))
+    app.command(_command.__name__, cls=_CLASSES.get(_command.__name__))(_telling(_command))
 
 
 def main() -> None:

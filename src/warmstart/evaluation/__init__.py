@@ -31,6 +31,7 @@ from .scores import (
     score,
     score_metric,
 )
+from .transferability import h_score, kendall_tau, ledoit_wolf_shrinkage, leep, log_me, nce
 
 __all__ = [
     "KS",
@@ -57,12 +58,18 @@ __all__ = [
     "compare_arms",
     "compare_recommenders",
     "fairness",
+    "h_score",
     "head_items",
     "item_labels",
+    "kendall_tau",
+    "ledoit_wolf_shrinkage",
+    "leep",
+    "log_me",
     "measure",
     "measure_forgetting",
     "measure_ranking",
     "metric_names",
+    "nce",
     "next_item_task",
     "popularity",
     "positives",

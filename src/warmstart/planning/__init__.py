@@ -21,11 +21,21 @@ from .recommending_verdict import judge_contest
 from .shot_results import shots_json
 from .shots import SHOTS, ShotTask, parse_shots, run_shots, serve
 from .task import ArmResult, Comparison, Embedding, Task, elapsed_clock
+from .transfer_order import ORDERED_BY, TransferOrder, check_by, order_backbones
+from .transferability import (
+    TRANSFER_SCORES,
+    Transfer,
+    TransferRows,
+    TransferScore,
+    measure_transfer,
+)
 from .tree import Distance, Plan, Reason, plan_by_tree
 from .verdict import ArmFacts, Pair, Verdict, judge
 
 __all__ = [
+    "ORDERED_BY",
     "SHOTS",
+    "TRANSFER_SCORES",
     "Arm",
     "ArmFacts",
     "ArmResult",
@@ -45,8 +55,13 @@ __all__ = [
     "SeedResult",
     "ShotTask",
     "Task",
+    "Transfer",
+    "TransferOrder",
+    "TransferRows",
+    "TransferScore",
     "Verdict",
     "arm_json",
+    "check_by",
     "check_deciding",
     "conclude",
     "count_training",
@@ -57,7 +72,9 @@ __all__ = [
     "judge",
     "judge_contest",
     "lora_parameters",
+    "measure_transfer",
     "memory",
+    "order_backbones",
     "parse_arms",
     "parse_contenders",
     "parse_duration",

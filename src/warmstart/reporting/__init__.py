@@ -24,6 +24,7 @@ from .terminal import (
     scores_view,
     verdict_view,
 )
+from .transfer import render_transfer_report, transfer_view, write_transfer_report
 
 __all__ = [
     "ComparisonTable",
@@ -48,13 +49,16 @@ __all__ = [
     "render_ranking_report",
     "render_report",
     "render_shift_report",
+    "render_transfer_report",
     "scores_view",
     "shift_view",
     "shot_curve",
     "shots_markdown",
     "shots_view",
+    "transfer_view",
     "verdict_view",
     "write_ranking_report",
     "write_report",
     "write_shift_report",
+    "write_transfer_report",
 ]

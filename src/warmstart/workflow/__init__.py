@@ -20,6 +20,7 @@ from .folders import refuse_own_input
 from .indexing import IndexReport, RunService, build_run_index, refresh, run_service, serve_run
 from .info import info
 from .plan import plan
+from .rank import RankedBackbones, check_rank_path, rank, write_rank
 from .rates import check_plot_path, rates, write_rates
 from .recommending import Recommendation, RetrievalRun, open_retrieval, open_run, recommend
 from .retrieval import RETRIEVAL_ARMS, compare_interactions, fit_interactions
@@ -36,6 +37,7 @@ __all__ = [
     "FinishedRun",
     "IndexReport",
     "Predictions",
+    "RankedBackbones",
     "Recommendation",
     "RetrievalRun",
     "RunService",
@@ -46,6 +48,7 @@ __all__ = [
     "check_features_path",
     "check_plot_path",
     "check_predictions_path",
+    "check_rank_path",
     "check_shift_path",
     "compare",
     "compare_interactions",
@@ -61,6 +64,7 @@ __all__ = [
     "parse_episodes",
     "plan",
     "predict",
+    "rank",
     "rates",
     "read",
     "recommend",
@@ -72,6 +76,7 @@ __all__ = [
     "shift",
     "write_features",
     "write_predictions",
+    "write_rank",
     "write_rates",
     "write_seen",
     "write_shift",
