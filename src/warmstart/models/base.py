@@ -90,6 +90,15 @@ class Model(ABC):
     def proba_of(self, inputs: Sequence[Any]) -> np.ndarray:
         """Class probabilities (N, C) for texts, or for RGB images."""
 
+    @property
+    def moves_vectors(self) -> bool:
+        """Whether training rows took part in how vectors are made, as they do in fine-tuning."""
+        return True
+
+    def proba_and_vectors(self, dataset: Dataset) -> tuple[np.ndarray, np.ndarray | None]:
+        """`proba`, and the vectors (N, D) that it stands on, float32; None for a model without."""
+        return self.proba(dataset), None
+
     @abstractmethod
     def facts(self) -> dict[str, Any]:
         """What `load` needs beside the weights, as JSON values."""
