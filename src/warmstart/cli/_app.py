@@ -16,6 +16,7 @@ from warmstart.core import Interrupted, UsageError, WarmstartError
 from ._show import fail, notes_and_bars
 from .adapt import adapt
 from .compare import CompareCommand, compare
+from .drift import drift
 from .embed import embed
 from .evaluate import evaluate
 from .fit import fit
@@ -37,7 +38,7 @@ app = typer.Typer(
     help="Adapt a pretrained model to your data, and prove that it was worth it.",
     epilog=(
         "Exit codes: 0 done, 1 unexpected, 2 settings, 3 data, 4 backbone, 5 run folder, "
-        "6 not applicable, 130 interrupted, 143 terminated."
+        "6 not applicable, 7 drift found (with --fail-on-drift), 130 interrupted, 143 terminated."
     ),
     no_args_is_help=True,
     add_completion=True,
@@ -78,8 +79,8 @@ def _telling(command: Callable[..., None]) -> Callable[..., None]:
 
 
 _COMMANDS = (
-    plan, fit, compare, shift, adapt, predict, evaluate, embed, info, rates, recommend, index,
-    serve, refresh, sample,
+    plan, fit, compare, shift, adapt, predict, evaluate, drift, embed, info, rates, recommend,
+    index, serve, refresh, sample,
 )  # fmt: skip
 for _command in _COMMANDS:
     _class = CompareCommand if _command is compare else None

@@ -40,7 +40,7 @@ def predict(
         ),
     ] = None,
     familiarity: Annotated[
-        str, typer.Option("--familiarity", help="Distance: mahalanobis, relative or knn.")
+        str, typer.Option("--familiarity", help="Distance: mahalanobis or knn.")
     ] = "mahalanobis",
     text: o.TextColumn = None,
     image: o.ImageColumn = None,

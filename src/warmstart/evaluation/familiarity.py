@@ -1,17 +1,18 @@
 """How far rows lie from those that a model was trained on.
 
-Three scores, each larger for a stranger row:
+Two scores, each larger for a stranger row:
 
 - `mahalanobis`: the distance to the nearest class mean under the shared covariance of the classes
   (Lee et al., A Simple Unified Framework for Detecting Out-of-Distribution Samples, NeurIPS 2018).
-- `relative`: its square less the squared distance to the mean of all rows under the covariance of
-  all (Ren et al., A Simple Fix to Mahalanobis Distance, 2021): what is far in directions in which
-  all rows vary counts less. May be below 0.
 - `knn`: the distance of unit vectors to the k-th nearest of kept training rows (Sun et al.,
   Out-of-Distribution Detection with Deep Nearest Neighbors, ICML 2022).
 
 Statistics are those of training rows; how far is far is told by validation rows, which took no part
 in them.
+
+The relative Mahalanobis distance (Ren et al., A Simple Fix to Mahalanobis Distance, 2021) is not
+among them. It takes off the distance under the covariance of all rows, and what is left lies in the
+C - 1 directions that part the classes: with two classes it calls rows of another domain familiar.
 """
 
 from __future__ import annotations
@@ -36,8 +37,8 @@ __all__ = [
     "neighbour_distance",
 ]
 
-FamiliarityMethod = Literal["mahalanobis", "relative", "knn"]
-FAMILIARITY_METHODS: tuple[FamiliarityMethod, ...] = ("mahalanobis", "relative", "knn")
+FamiliarityMethod = Literal["mahalanobis", "knn"]
+FAMILIARITY_METHODS: tuple[FamiliarityMethod, ...] = ("mahalanobis", "knn")
 
 MOST_ROWS = 2000
 _MOST_BYTES = 6 << 20  # of kept rows
@@ -51,7 +52,6 @@ class Familiarity:
 
     Attributes:
         classes: Means of the classes and the covariance around them.
-        whole: Mean of all rows and the covariance around it.
         rows_MD: Training rows that neighbours are sought among, float32.
         reference_RD: Rows that stand for what the model saw, for a two-sample test, float32: the
             training rows again, or held-out rows where training moved the training rows' vectors.
@@ -61,7 +61,6 @@ class Familiarity:
     """
 
     classes: Gaussian
-    whole: Gaussian
     rows_MD: np.ndarray
     reference_RD: np.ndarray
     neighbours: int
@@ -98,11 +97,8 @@ class Familiarity:
             raise DataError(f"familiarity: row {row} holds a number that is not finite.")
         if method == "knn":
             return neighbour_distance(found, self.rows_MD, self.neighbours)
-        squared_N = self.classes.squared_distances(found).min(axis=1)
-        if method == "mahalanobis":
-            return np.sqrt(squared_N)
-        relative_N: np.ndarray = squared_N - self.whole.squared_distances(found)[:, 0]
-        return relative_N
+        distance_N: np.ndarray = np.sqrt(self.classes.squared_distances(found).min(axis=1))
+        return distance_N
 
     def alarm(self, rate: float | None = None, method: FamiliarityMethod = "mahalanobis") -> Alarm:
         """The threshold for a false-alarm rate, set on the validation rows' scores.
@@ -169,7 +165,6 @@ def fit_familiarity(
     }
     made = Familiarity(
         classes=fit_gaussian(train, np.asarray(labels_N)),
-        whole=fit_gaussian(train, np.zeros(len(train), dtype=np.int64)),
         rows_MD=rows_MD,
         reference_RD=rows_MD
         if reference_RD is None
@@ -179,7 +174,9 @@ def fit_familiarity(
         counts=dict(named),
     )
     held = np.asarray(validation_MD, dtype=np.float32)
-    told = {name: np.sort(made.scores(held, name)) for name in FAMILIARITY_METHODS}
+    told: dict[str, np.ndarray] = {
+        name: np.sort(made.scores(held, name)) for name in FAMILIARITY_METHODS
+    }
     return replace(made, calibration=told)
 
 
@@ -206,4 +203,7 @@ def neighbour_distance(vectors_ND: np.ndarray, rows_MD: np.ndarray, k: int) -> n
 def _unit(vectors_ND: np.ndarray) -> np.ndarray:
     wide_ND = np.asarray(vectors_ND, dtype=np.float64)
     length_N1 = np.linalg.norm(wide_ND, axis=1, keepdims=True)
-    return np.divide(wide_ND, length_N1, out=np.zeros_like(wide_ND), where=length_N1 > 0)
+    unit_ND: np.ndarray = np.divide(
+        wide_ND, length_N1, out=np.zeros_like(wide_ND), where=length_N1 > 0
+    )
+    return unit_ND

@@ -40,9 +40,9 @@ def write_familiarity(familiarity: Familiarity, folder: Path, **facts: Any) -> N
     own = familiarity.reference_RD is not familiarity.rows_MD
     if own:
         tensors["reference"] = familiarity.reference_RD
-    for name, part in (("classes", familiarity.classes), ("whole", familiarity.whole)):
-        found = (part.means_CD, part.directions_KD, part.variances_K)
-        tensors |= {f"{name}.{key}": value for key, value in zip(_PARTS, found, strict=True)}
+    part = familiarity.classes
+    found = (part.means_CD, part.directions_KD, part.variances_K)
+    tensors |= dict(zip(_PARTS, found, strict=True))
     tensors |= {f"calibration.{key}": value for key, value in familiarity.calibration.items()}
     path = folder / _TENSORS
     write_atomic(path, save({key: np.ascontiguousarray(value) for key, value in tensors.items()}))
@@ -54,7 +54,7 @@ def write_familiarity(familiarity: Familiarity, folder: Path, **facts: Any) -> N
             "sha256": hash_file(path),
             "dimension": familiarity.dimension,
             "neighbours": familiarity.neighbours,
-            "rest": {"classes": familiarity.classes.rest, "whole": familiarity.whole.rest},
+            "rest": familiarity.classes.rest,
             "own_reference": own,
             "counts": dict(familiarity.counts),
             **facts,
@@ -84,15 +84,10 @@ def read_familiarity(folder: Path) -> Familiarity:
         raise RunError(f"{path} is damaged: its hash is not the one in {FAMILIARITY_FILE}.")
     try:
         tensors = load_file(path)
-        parts = {
-            name: Gaussian(
-                *(tensors[f"{name}.{key}"] for key in _PARTS), float(facts["rest"][name])
-            )
-            for name in ("classes", "whole")
-        }
         made = Familiarity(
-            classes=parts["classes"],
-            whole=parts["whole"],
+            classes=Gaussian(
+                tensors["means"], tensors["directions"], tensors["variances"], float(facts["rest"])
+            ),
             rows_MD=tensors["rows"],
             reference_RD=tensors["reference" if facts["own_reference"] else "rows"],
             neighbours=int(facts["neighbours"]),
@@ -107,12 +102,14 @@ def read_familiarity(folder: Path) -> Familiarity:
 
 def _check(made: Familiarity, path: Path) -> None:
     """Refuse shapes that do not fit one another."""
+    if made.rows_MD.ndim != 2:
+        raise RunError(f"{path} is damaged: its rows are no vectors.")
     width = made.dimension
     fits = made.reference_RD.ndim == 2 and made.reference_RD.shape[1] == width
-    for part in (made.classes, made.whole):
-        fits = fits and part.means_CD.shape[1:] == (width,) and len(part.means_CD) > 0
-        fits = fits and part.directions_KD.shape == (len(part.variances_K), width)
-        fits = fits and bool((part.variances_K > 0).all()) and part.rest >= 0
+    part = made.classes
+    fits = fits and part.means_CD.shape[1:] == (width,) and len(part.means_CD) > 0
+    fits = fits and part.directions_KD.shape == (len(part.variances_K), width)
+    fits = fits and bool((part.variances_K > 0).all()) and part.rest >= 0
     fits = fits and 1 <= made.neighbours <= len(made.rows_MD)
     fits = fits and all(len(scores_N) for scores_N in made.calibration.values())
     if not fits:

@@ -115,4 +115,5 @@ def _squared(rows_ND: np.ndarray, means_CD: np.ndarray) -> np.ndarray:
     found_NC: np.ndarray = (
         (rows_ND**2).sum(axis=1)[:, None] + (means_CD**2).sum(axis=1) - 2 * product_NC
     )
-    return np.maximum(found_NC, 0.0)
+    np.maximum(found_NC, 0.0, out=found_NC)
+    return found_NC

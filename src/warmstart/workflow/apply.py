@@ -21,6 +21,8 @@ from .seen import count_seen
 __all__ = [
     "Evaluation",
     "Predictions",
+    "as_run",
+    "check_modality",
     "check_predictions_path",
     "evaluate",
     "inert",
@@ -76,7 +78,7 @@ class Evaluation(Scores):
         )
 
 
-def _as_run(run: FinishedRun | str | Path, device: str) -> FinishedRun:
+def as_run(run: FinishedRun | str | Path, device: str) -> FinishedRun:
     """The run with its model where it was asked for; `auto` leaves an opened run as it is."""
     if device != "auto":
         pick_device(device)  # an unknown one is told before anything is read
@@ -103,7 +105,7 @@ def predict(
         unfamiliar: Whether rows far from the training rows are flagged.
         false_alarms: Share of rows like the training rows that may be flagged; None for 1 %, or
             the lowest that the run's validation rows can state.
-        familiarity: How distance is measured: `mahalanobis`, `relative` or `knn`.
+        familiarity: How distance is measured: `mahalanobis` or `knn`.
         device: Where the model is put: `auto`, `cpu`, `cuda`, `mps`.
         **reading: Passed to `read`: text=, image=, skip_bad=, limit=, ...; of these a Dataset
             takes limit= alone, a list none.
@@ -114,7 +116,7 @@ def predict(
         UsageError: For an option that cannot apply to such data, an unknown device, or a rate that
             the run's validation rows cannot state.
     """
-    opened = _as_run(run, device)
+    opened = as_run(run, device)
     if unfamiliar:
         opened.familiarity.alarm(false_alarms, familiarity)  # told before anything is read
     elif false_alarms is not None:
@@ -125,7 +127,7 @@ def predict(
         inputs = tuple(str(x) for x in data)
     else:
         dataset = as_dataset(data, need_label=False, **reading)
-        _check_modality(opened, dataset)
+        check_modality(opened, dataset)
         dataset = dataset.without_labels()
         inputs = tuple(_shown(dataset))
     flags = None
@@ -146,7 +148,12 @@ def _shown(dataset: Dataset) -> list[str]:
     return [str(v.get("path")) if isinstance(v, dict) else str(v) for v in values]
 
 
-def _check_modality(run: FinishedRun, dataset: Dataset) -> None:
+def check_modality(run: FinishedRun, dataset: Dataset) -> None:
+    """Refuse rows of another kind than the run's model reads.
+
+    Raises:
+        DataError: Naming both.
+    """
     if run.model.modality != dataset.modality:
         raise DataError(
             f"The model in {run.folder} reads {run.model.modality}, but {dataset.source} holds "
@@ -181,9 +188,9 @@ def evaluate(
         DataError: For a label that the model does not know.
         UsageError: For an option that cannot apply to such data, or an unknown device.
     """
-    opened = _as_run(run, device)
+    opened = as_run(run, device)
     dataset = as_dataset(data, need_classes=False, **reading)
-    _check_modality(opened, dataset)
+    check_modality(opened, dataset)
     dataset = dataset.relabel(opened.model.label_names)
     proba_NC = opened.model.proba(dataset.without_labels())
     scores = score(

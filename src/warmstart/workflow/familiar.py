@@ -46,7 +46,7 @@ class Unfamiliar(Config):
     """Which of some rows are far from those that a run was trained on.
 
     Attributes:
-        method: How that was measured: mahalanobis, relative or knn.
+        method: How that was measured: mahalanobis or knn.
         alarm: The threshold, the stated false-alarm rate, and what is known of the true one.
         scores: How far each row lies; larger is farther.
         flags: Whether that is beyond the threshold.

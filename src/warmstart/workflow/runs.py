@@ -122,7 +122,7 @@ class FinishedRun:
             inputs: Texts, or images given as paths or PIL images.
             false_alarms: Share of rows like the training rows that may be flagged; None for 1 %,
                 or the lowest that the run's validation rows can state.
-            method: `mahalanobis`, `relative` or `knn`, see `evaluation.familiarity`.
+            method: `mahalanobis` or `knn`, see `evaluation.familiarity`.
 
         Raises:
             RunError: When the run keeps no statistics of its training rows.
