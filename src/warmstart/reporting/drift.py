@@ -104,7 +104,7 @@ def render_drift_report(results: Json) -> str:
     )
 
 
-def test_rows(results: Json) -> list[dict[str, Any]]:
+def question_rows(results: Json) -> list[dict[str, Any]]:
     """Each test as texts: question, test, value, p, adjusted p, answer, words."""
     return [
         {
