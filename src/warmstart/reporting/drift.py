@@ -105,14 +105,14 @@ def render_drift_report(results: Json) -> str:
 
 
 def question_rows(results: Json) -> list[dict[str, Any]]:
-    """Each test as texts: question, test, value, p, adjusted p, answer, words."""
+    """Each test as texts: title, test, value, p, adjusted p, answer, words."""
     return [
         {
             "title": fmt.clean(one["title"]),
             "test": fmt.clean(one["test"]),
             "value": number(one["value"]),
-            "p": f"{one['p_value']:.3g}",
-            "adjusted": f"{one['adjusted']:.3g}",
+            "p": _p(one["p_value"]),
+            "adjusted": _p(one["adjusted"]),
             "changed": bool(one["changed"]),
             "answer": "yes" if one["changed"] else "not seen",
             "words": fmt.clean(one["words"]),
@@ -148,6 +148,10 @@ def window_rows(results: Json) -> list[dict[str, str]]:
 
 def _name(source: object) -> str:
     return Path(str(source)).name or str(source)
+
+
+def _p(value: float) -> str:
+    return "< 0.0001" if value < 0.0001 else f"{value:.3g}"
 
 
 def _percent(value: float) -> str:

@@ -40,7 +40,7 @@ class DriftTest(Config):
 
     Attributes:
         name: rows, unfamiliar, answers, confidence or accuracy.
-        title: The question.
+        title: The same for tables.
         test: How it was tested.
         value: The statistic.
         p_value: That nothing changed.
@@ -256,7 +256,7 @@ def _adjusted(tests: Sequence[DriftTest], level: float) -> tuple[DriftTest, ...]
 def _rows_test(found: MMD) -> DriftTest:
     assert found.p_value is not None
     return DriftTest(
-        name="rows", title="Are the rows alike?",
+        name="rows", title="Rows",
         test=f"MMD² of the vectors, {found.permutations} permutations",
         value=found.value, p_value=found.p_value,
         words=f"MMD² between the training rows and the new rows is {found.value:.3g}.",
@@ -266,7 +266,7 @@ def _rows_test(found: MMD) -> DriftTest:
 def _unfamiliar_test(found: UnfamiliarShare) -> DriftTest:
     alarm = found.alarm
     return DriftTest(
-        name="unfamiliar", title="Are more rows unfamiliar?",
+        name="unfamiliar", title="Unfamiliar rows",
         test=f"Beta-binomial: rows beyond a threshold that was set on {alarm.rows:,} validation "
         "rows",
         value=found.share, p_value=alarm_p_value(found.count, found.rows, alarm),
@@ -291,7 +291,7 @@ def _answers_test(
     )
     most = int(np.abs(after_C - before_C).argmax())
     return DriftTest(
-        name="answers", title="Are the answers spread otherwise?",
+        name="answers", title="Answers",
         test=f"χ² of the counts of answers, {permutations} permutations",
         value=spread[0], p_value=spread[1],
         words=(
@@ -303,7 +303,7 @@ def _answers_test(
 
 def _confidence_test(found: Difference, permutations: int) -> DriftTest:
     return DriftTest(
-        name="confidence", title="Is the model as sure?",
+        name="confidence", title="Confidence",
         test=f"Mean probability of the likeliest class, {permutations} permutations",
         value=found.difference, p_value=found.p_value,
         words=(
@@ -315,7 +315,7 @@ def _confidence_test(found: Difference, permutations: int) -> DriftTest:
 
 def _accuracy_test(found: Difference) -> DriftTest:
     return DriftTest(
-        name="accuracy", title="Is it right as often?", test="Fisher's exact test",
+        name="accuracy", title="Accuracy", test="Fisher's exact test",
         value=found.difference, p_value=found.p_value,
         words=(
             f"{found.after:.1%} of {found.rows[1]:,} labelled new rows are answered rightly, and "
@@ -329,12 +329,11 @@ def _sentences(
     tests: Sequence[DriftTest], a_distance: ADistance, shares: LabelShift | None, level: float
 ) -> tuple[str, ...]:
     changed = [one for one in tests if one.changed]
-    chance = f"{level:.3g}"
     if changed:
         named = ", ".join(one.name for one in changed)
         first = f"Drift: {len(changed)} of {len(tests)} tests see a change ({named})."
     else:
-        first = f"No drift seen: none of {len(tests)} tests sees a change at the level {chance}."
+        first = f"No drift seen: none of {len(tests)} tests sees a change at the level {level:g}."
     found = [first, *how_large([a_distance], _SIDES)[:1]]
     order = sorted(tests, key=lambda one: (not one.changed, one.name == "rows"))
     found += [one.words for one in order if one.name != "rows"]
