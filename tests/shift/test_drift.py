@@ -101,6 +101,10 @@ def test_the_confidence_test_is_that_of_all_orders() -> None:
     assert (found.low, found.high) == pytest.approx(
         (found.difference - reach, found.difference + reach)
     )
+    one_flat = confidence_difference(
+        ours, np.ones(3), permutations=99, generator=np.random.default_rng(0)
+    )
+    assert one_flat.low < one_flat.difference < one_flat.high
     flat = confidence_difference(
         np.ones(4), np.ones(5), permutations=99, generator=np.random.default_rng(0)
     )

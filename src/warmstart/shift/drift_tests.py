@@ -88,26 +88,27 @@ def confidence_difference(
     The interval is Welch's; the p-value that of permutations of the rows.
 
     Args:
-        top_N: Highest probability of each row, before; at least 2 rows.
+        top_N: Highest probability of each row, before; at least 2 rows a side.
         top_M: The same after.
         permutations: Draws.
         generator: Of the draws.
     """
-    from scipy.stats import ttest_ind
+    from scipy.stats import t as student
 
     pooled = np.concatenate([top_N, top_M])
     difference = float(top_M.mean() - top_N.mean())
-    low = high = difference
-    if pooled.std() > 0:
-        interval = ttest_ind(top_M, top_N, equal_var=False).confidence_interval(0.95)
-        low, high = float(interval.low), float(interval.high)
     m, n, total = len(top_M), len(top_N), float(pooled.sum())
+    square_n, square_m = float(top_N.var(ddof=1)) / n, float(top_M.var(ddof=1)) / m
+    reach = 0.0
+    if square_n + square_m > 0:
+        degrees = (square_n + square_m) ** 2 / (square_n**2 / (n - 1) + square_m**2 / (m - 1))
+        reach = float(student.ppf(0.975, degrees)) * float(np.sqrt(square_n + square_m))
     sums_P = np.array([pooled[generator.permutation(m + n)[:m]].sum() for _ in range(permutations)])
     drawn_P = np.abs(sums_P / m - (total - sums_P) / n)
     reached = (drawn_P >= abs(difference) - 1e-12).sum()
     return Difference(
-        before=float(top_N.mean()), after=float(top_M.mean()), difference=difference, low=low,
-        high=high, p_value=float((1 + reached) / (1 + permutations)), rows=(n, m),
+        before=float(top_N.mean()), after=float(top_M.mean()), difference=difference,
+        low=difference - reach, high=difference + reach, p_value=float((1 + reached) / (1 + permutations)), rows=(n, m),
     )  # fmt: skip
 
 
