@@ -108,7 +108,8 @@ def confidence_difference(
     reached = (drawn_P >= abs(difference) - 1e-12).sum()
     return Difference(
         before=float(top_N.mean()), after=float(top_M.mean()), difference=difference,
-        low=difference - reach, high=difference + reach, p_value=float((1 + reached) / (1 + permutations)), rows=(n, m),
+        low=difference - reach, high=difference + reach,
+        p_value=float((1 + reached) / (1 + permutations)), rows=(n, m),
     )  # fmt: skip
 
 
