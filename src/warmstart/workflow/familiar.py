@@ -107,8 +107,8 @@ def open_familiarity(folder: Path) -> Familiarity:
     if not (folder / FAMILIARITY_FILE).is_file():
         raise RunError(
             f"{folder} keeps no statistics of its training rows ({FAMILIARITY_FILE} is missing). "
-            "Runs of an earlier version, of adapt, and of very few rows have none. Fit it again "
-            "with warmstart fit."
+            "Runs of an earlier version, of adapt, on interactions and on very few rows have none. "
+            "Fit it again with warmstart fit."
         )
     return read_familiarity(folder)
 
