@@ -160,8 +160,9 @@ def test_rates_that_the_rows_cannot_state() -> None:
     assert set_alarm(np.arange(99.0), 0.01).beyond == 0
     assert set_alarm(np.arange(30.0)).rate == pytest.approx(1 / 31)
     assert set_alarm(np.arange(300.0)).rate == 0.01
-    with pytest.raises(UsageError, match=r"at least 0.032 here, got 0.01: .* 30 .* needs 99"):
+    with pytest.raises(UsageError, match=r"at least 0.033 here, got 0.01: .* 30 .* needs 99"):
         set_alarm(np.arange(30.0), 0.01)
+    assert set_alarm(np.arange(30.0), 0.033).beyond == 0
     for wrong in (0.0, 1.0, -0.1, float("nan")):
         with pytest.raises(UsageError, match="above 0 and below 1"):
             set_alarm(np.arange(300.0), wrong)

@@ -69,8 +69,8 @@ def set_alarm(scores_N: np.ndarray, rate: float | None = None) -> Alarm:
         )
     if chosen < least * (1 - 1e-9):
         raise UsageError(
-            f"false_alarms must be at least {least:.2g} here, got {chosen:g}: the threshold is set "
-            f"on {rows} validation rows, and a rate of {chosen:g} needs "
+            f"false_alarms must be at least {_up(least):.2g} here, got {chosen:g}: the threshold "
+            f"is set on {rows} validation rows, and a rate of {chosen:g} needs "
             f"{math.ceil(1 / chosen) - 1:,}."
         )
     place = min(rows, max(1, math.ceil((rows + 1) * (1 - chosen) - 1e-9)))
@@ -80,6 +80,12 @@ def set_alarm(scores_N: np.ndarray, rate: float | None = None) -> Alarm:
         rate=chosen, threshold=threshold, rows=rows, beyond=rows - place, low=float(low),
         high=float(high),
     )  # fmt: skip
+
+
+def _up(rate: float) -> float:
+    """Rounded up to two digits that count."""
+    unit = 10.0 ** (math.floor(math.log10(rate)) - 1)
+    return math.ceil(rate / unit - 1e-9) * unit
 
 
 def alarm_p_value(alarms: int, rows: int, alarm: Alarm) -> float:

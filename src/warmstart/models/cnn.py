@@ -71,6 +71,7 @@ class CnnModel(Model):
     """The network with its linear head."""
 
     kind = "cnn"
+    has_vectors = True
     modality: Modality = "image"
 
     def __init__(self, network: SmallCnn, head: nn.Linear, label_names: tuple[str, ...]) -> None:

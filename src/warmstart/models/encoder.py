@@ -58,6 +58,7 @@ class EncoderModel(Model):
     """
 
     kind = "encoder"
+    has_vectors = True
 
     def __init__(
         self,
@@ -112,11 +113,6 @@ class EncoderModel(Model):
         if self._opens is not None:
             return self._opens
         return opens_with(self.encoder, self.head.shape, depth=self.depth, pooling=self.pooling)
-
-    @property
-    def moves_vectors(self) -> bool:
-        """Whether the encoder was trained."""
-        return self.tuned
 
     def proba(self, dataset: Dataset) -> np.ndarray:
         """Class probabilities (N, C)."""

@@ -37,7 +37,7 @@ from .prepare import Prepared
 
 __all__ = ["Unfamiliar", "flag", "keep_familiarity", "open_familiarity", "reopen_backbone"]
 
-MOST_TRAIN = 20_000
+MOST_TRAIN = 10_000
 MOST_HELD = 10_000
 MOST_MOVED = 1000  # rows that must be embedded anew, since no cache has their vectors
 
@@ -143,12 +143,14 @@ def keep_familiarity(folder: Path, comparison: Comparison, prepared: Prepared, d
     own = folder / "arms" / best.arm.folder_name / "model"
     place = own if own.is_dir() else folder / "model"
     facts = read_json(place / MODEL_FILE)
-    moved = bool(facts.get("tuned", facts["kind"] not in {"tfidf", "nli"}))
+    model = (
+        None if _is_untouched(facts, prepared.backbone) else _load(place, facts, prepared, device)
+    )
+    moved = model is not None and model.has_vectors
+    borrowed = model is not None and not model.has_vectors
     rows = _draw(prepared, moved=moved)
-    borrowed = facts["kind"] in {"tfidf", "nli"}
-    if moved:
-        code = prepared.backbone.code if facts.get("module") else {}
-        vectors = _by_model(load_model(place, device=device, **code), rows)
+    if model is not None and moved:
+        vectors = _by_model(model, rows)
     else:
         settings = {} if borrowed else {key: facts[key] for key in ("depth", "pooling")}
         vectors = _by_backbone(prepared.backbone, rows, settings)
@@ -198,6 +200,17 @@ def reopen_backbone(facts: Mapping[str, Any], code: Mapping[str, Any], device: s
     return found.with_settings(device=None if device == "auto" else device)
 
 
+def _is_untouched(facts: Mapping[str, Any], backbone: Backbone) -> bool:
+    """Whether a saved model's vectors are the backbone's own, which the cache has."""
+    origin = facts.get("backbone") or {}
+    return facts.get("tuned") is False and origin.get("fingerprint") == backbone.fingerprint
+
+
+def _load(place: Path, facts: Mapping[str, Any], prepared: Prepared, device: str) -> Model:
+    code = prepared.backbone.code if facts.get("module") else {}
+    return load_model(place, device=device, **code)
+
+
 def _draw(prepared: Prepared, *, moved: bool) -> _Rows:
     """Rows of each part, without their labels but for those of the training rows."""
     split, dataset = prepared.split, prepared.dataset
@@ -228,7 +241,7 @@ def _by_model(model: Model, rows: _Rows) -> dict[str, np.ndarray]:
     found = {}
     for name, part in _parts(rows).items():
         vectors_ND = model.proba_and_vectors(part)[1]
-        assert vectors_ND is not None, "every trained model but TF-IDF has vectors"
+        assert vectors_ND is not None, "has_vectors says that there are some"
         found[name] = vectors_ND
     return found
 
