@@ -64,7 +64,9 @@ def test_the_run_keeps_statistics_of_its_training_rows(probe: FinishedRun) -> No
     assert len(kept.calibration["mahalanobis"]) == 135
     split = json.loads((probe.folder / "split.json").read_text())
     rows = read(probe.results["data"]["source"]).take_ids(split["validation"])
-    vectors = probe.proba_and_vectors(rows.without_labels())[1]
+    proba, vectors = probe.proba_and_vectors(rows.without_labels())
+    np.testing.assert_array_equal(proba, probe.model.proba(rows))
+    np.testing.assert_array_equal(proba, probe.model.head.proba(vectors))  # type: ignore[attr-defined]
     np.testing.assert_allclose(
         np.sort(kept.scores(vectors)), kept.calibration["mahalanobis"], rtol=1e-4
     )  # the loaded model's vectors are those of the cache
