@@ -155,7 +155,7 @@ def test_rows_from_elsewhere() -> None:
     assert found.unfamiliar.low > 0.3
     assert found.a_distance.value > 1.5
     assert "Drift: 2 of 4 tests see a change (rows, unfamiliar)." in found.sentences
-    assert "tells training rows from new rows" in found.sentences[1]
+    assert "tells the run's rows from new rows" in found.sentences[1]
     assert "label some hundred" in found.sentences[-1]
 
 

@@ -32,7 +32,7 @@ from .label_shift import LabelShift, black_box_shares
 __all__ = ["AnswersBefore", "Drift", "DriftTest", "UnfamiliarShare", "measure_drift"]
 
 LEAST_LABELLED = 10
-_SIDES = ("training rows", "new rows")
+_SIDES = ("the run's rows", "new rows")
 
 
 class DriftTest(Config):
@@ -259,7 +259,7 @@ def _rows_test(found: MMD) -> DriftTest:
         name="rows", title="Rows",
         test=f"MMD² of the vectors, {found.permutations} permutations",
         value=found.value, p_value=found.p_value,
-        words=f"MMD² between the training rows and the new rows is {found.value:.3g}.",
+        words=f"MMD² between the run's rows and the new rows is {found.value:.3g}.",
     )  # fmt: skip
 
 
