@@ -18,8 +18,8 @@ from warmstart.strategies.registry import SPECTRUM
 
 PROBE = ("--strategy", "probe", "--controls", "none", "--out", "runs/a")
 COMMANDS = [
-    "plan", "fit", "compare", "shift", "adapt", "rank", "predict", "evaluate", "embed", "info",
-    "rates", "recommend", "index", "serve", "refresh", "sample",
+    "plan", "fit", "compare", "shift", "adapt", "rank", "predict", "evaluate", "drift", "embed",
+    "info", "rates", "recommend", "index", "serve", "refresh", "sample",
 ]  # fmt: skip
 
 

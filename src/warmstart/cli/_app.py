@@ -17,6 +17,7 @@ from warmstart.core import Interrupted, UsageError, WarmstartError
 from ._show import fail, notes_and_bars
 from .adapt import adapt
 from .compare import CompareCommand, compare
+from .drift import drift
 from .embed import embed
 from .evaluate import evaluate
 from .fit import fit
@@ -39,7 +40,7 @@ app = typer.Typer(
     help="Adapt a pretrained model to your data, and prove that it was worth it.",
     epilog=(
         "Exit codes: 0 done, 1 unexpected, 2 settings, 3 data, 4 backbone, 5 run folder, "
-        "6 not applicable, 130 interrupted, 143 terminated."
+        "6 not applicable, 7 drift found (with --fail-on-drift), 130 interrupted, 143 terminated."
     ),
     no_args_is_help=True,
     add_completion=True,
@@ -80,7 +81,7 @@ def _telling(command: Callable[..., None]) -> Callable[..., None]:
 
 
 _COMMANDS = (
-    plan, fit, compare, shift, adapt, rank, predict, evaluate, embed, info, rates, recommend,
+    plan, fit, compare, shift, adapt, rank, predict, evaluate, drift, embed, info, rates, recommend,
     index, serve, refresh, sample,
 )  # fmt: skip
 _CLASSES: dict[str, type[TyperCommand]] = {"compare": CompareCommand, "rank": RankCommand}

@@ -1,6 +1,16 @@
 """What a model is worth on held-out rows: metrics, intervals, two arms on the same rows, ranks."""
 
 from .fairness import FairnessGap, fairness
+from .familiarity import (
+    FAMILIARITY_METHODS,
+    Familiarity,
+    FamiliarityMethod,
+    fit_familiarity,
+    neighbour_distance,
+)
+from .familiarity_alarm import Alarm, alarm_p_value, lowest_rate, set_alarm, share_interval
+from .familiarity_file import FAMILIARITY_FILE, read_familiarity, write_familiarity
+from .familiarity_gaussian import Gaussian, fit_gaussian
 from .forgetting import Forgetting, check_budget, measure_forgetting
 from .metrics import METRICS, Metric, measure, metric_names
 from .paired import Paired, compare_arms
@@ -34,13 +44,19 @@ from .scores import (
 from .transferability import h_score, kendall_tau, ledoit_wolf_shrinkage, leep, log_me, nce
 
 __all__ = [
+    "FAMILIARITY_FILE",
+    "FAMILIARITY_METHODS",
     "KS",
     "METRICS",
     "RANKING_METRICS",
+    "Alarm",
     "ClassScore",
     "Events",
     "FairnessGap",
+    "Familiarity",
+    "FamiliarityMethod",
     "Forgetting",
+    "Gaussian",
     "ItemLists",
     "Metric",
     "Paired",
@@ -53,11 +69,14 @@ __all__ = [
     "ReliabilityBin",
     "Score",
     "Scores",
+    "alarm_p_value",
     "all_future_task",
     "check_budget",
     "compare_arms",
     "compare_recommenders",
     "fairness",
+    "fit_familiarity",
+    "fit_gaussian",
     "h_score",
     "head_items",
     "item_labels",
@@ -65,20 +84,26 @@ __all__ = [
     "ledoit_wolf_shrinkage",
     "leep",
     "log_me",
+    "lowest_rate",
     "measure",
     "measure_forgetting",
     "measure_ranking",
     "metric_names",
     "nce",
+    "neighbour_distance",
     "next_item_task",
     "popularity",
     "positives",
     "primary_metric",
     "rank_targets",
     "ranking_metric",
+    "read_familiarity",
     "score",
     "score_metric",
     "score_ranking",
+    "set_alarm",
+    "share_interval",
     "standard_slices",
     "user_labels",
+    "write_familiarity",
 ]

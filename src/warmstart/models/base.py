@@ -76,9 +76,11 @@ class Model(ABC):
     Attributes:
         label_names: Names of the C classes, in the order of the probabilities' columns.
         modality: What it reads: `text` or `image`.
+        has_vectors: Whether `proba_and_vectors` gives vectors.
     """
 
     kind: ClassVar[str]
+    has_vectors: ClassVar[bool] = False
     label_names: tuple[str, ...]
     modality: Modality
 
@@ -89,6 +91,10 @@ class Model(ABC):
     @abstractmethod
     def proba_of(self, inputs: Sequence[Any]) -> np.ndarray:
         """Class probabilities (N, C) for texts, or for RGB images."""
+
+    def proba_and_vectors(self, dataset: Dataset) -> tuple[np.ndarray, np.ndarray | None]:
+        """`proba`, and the vectors (N, D) that it stands on, float32; None for a model without."""
+        return self.proba(dataset), None
 
     @abstractmethod
     def facts(self) -> dict[str, Any]:

@@ -71,6 +71,7 @@ class CnnModel(Model):
     """The network with its linear head."""
 
     kind = "cnn"
+    has_vectors = True
     modality: Modality = "image"
 
     def __init__(self, network: SmallCnn, head: nn.Linear, label_names: tuple[str, ...]) -> None:
@@ -86,23 +87,32 @@ class CnnModel(Model):
 
     def proba(self, dataset: Dataset) -> np.ndarray:
         """Class probabilities (N, C)."""
+        return self._batches(len(dataset), dataset.inputs)[0]
+
+    def proba_and_vectors(self, dataset: Dataset) -> tuple[np.ndarray, np.ndarray]:
+        """Class probabilities (N, C), and the head's inputs (N, 256)."""
         return self._batches(len(dataset), dataset.inputs)
 
     def proba_of(self, inputs: Sequence[Any]) -> np.ndarray:
         """Class probabilities (N, C) for images."""
-        return self._batches(len(inputs), lambda rows: [inputs[row] for row in rows])
+        return self._batches(len(inputs), lambda rows: [inputs[row] for row in rows])[0]
 
     @torch.inference_mode()
-    def _batches(self, count: int, fetch: Callable[[range], Sequence[Any]]) -> np.ndarray:
-        """Probabilities of `count` images, which are fetched a batch at a time."""
+    def _batches(
+        self, count: int, fetch: Callable[[range], Sequence[Any]]
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Probabilities and vectors of `count` images, which are fetched a batch at a time."""
         device = self.head.weight.device
         proba_NC = np.zeros((count, len(self.label_names)))
+        vectors_ND = np.zeros((count, self.network.dimension), dtype=np.float32)
         for start in range(0, count, _BATCH):
             rows = range(start, min(start + _BATCH, count))
             batch = {k: v.to(device) for k, v in self.network.preprocess(fetch(rows)).items()}
-            logits_BC = self.head(self.network(batch)).double()
+            vectors_BD = self.network(batch)
+            vectors_ND[rows.start : rows.stop] = vectors_BD.float().cpu().numpy()
+            logits_BC = self.head(vectors_BD).double()
             proba_NC[rows.start : rows.stop] = torch.softmax(logits_BC, dim=-1).cpu().numpy()
-        return proba_NC
+        return proba_NC, vectors_ND
 
     def facts(self) -> dict[str, Any]:
         """The image size."""

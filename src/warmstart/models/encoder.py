@@ -58,6 +58,7 @@ class EncoderModel(Model):
     """
 
     kind = "encoder"
+    has_vectors = True
 
     def __init__(
         self,
@@ -115,16 +116,23 @@ class EncoderModel(Model):
 
     def proba(self, dataset: Dataset) -> np.ndarray:
         """Class probabilities (N, C)."""
+        return self.proba_and_vectors(dataset)[0]
+
+    def proba_and_vectors(self, dataset: Dataset) -> tuple[np.ndarray, np.ndarray]:
+        """Class probabilities (N, C), and the head's inputs (N, D)."""
         if self._tuned is None and (self._loaded is None or self.backbone.cache is not None):
             features = self.backbone.features(dataset, depth=self.depth, pooling=self.pooling)
-            return self.head.proba(features.vectors_ND)
-        return self.proba_of(RowInputs(dataset))
+            return self.head.proba(features.vectors_ND), features.vectors_ND
+        return self._answer(RowInputs(dataset))
 
     def proba_of(self, inputs: Sequence[Any]) -> np.ndarray:
         """Class probabilities (N, C) for texts or images."""
+        return self._answer(inputs)[0]
+
+    def _answer(self, inputs: Sequence[Any]) -> tuple[np.ndarray, np.ndarray]:
         encoder = self.encoder
         vectors_ND = embed_inputs(encoder, inputs, depth=self.depth, pooling=self.pooling)
-        return self.head.to(encoder.device).proba(vectors_ND)
+        return self.head.to(encoder.device).proba(vectors_ND), vectors_ND
 
     def facts(self) -> dict[str, Any]:
         """Pooling, depth, head and where the backbone came from; the class of a user's network."""

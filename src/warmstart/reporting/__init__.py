@@ -7,6 +7,7 @@ computed here.
 from .adapt import adaptation_card, adaptation_section, adaptation_view
 from .card import model_card
 from .curves import interpolation_curve, rate_sweeps
+from .drift import drift_view, render_drift_report, write_drift_report
 from .html import render_report, write_report
 from .index import index_view
 from .plots import forest, learning_curves, reliability, shot_curve
@@ -34,6 +35,7 @@ __all__ = [
     "audit_view",
     "comparison_view",
     "counting_view",
+    "drift_view",
     "forest",
     "index_view",
     "interpolation_curve",
@@ -46,6 +48,7 @@ __all__ = [
     "rate_sweeps",
     "rates_view",
     "reliability",
+    "render_drift_report",
     "render_ranking_report",
     "render_report",
     "render_shift_report",
@@ -57,6 +60,7 @@ __all__ = [
     "shots_view",
     "transfer_view",
     "verdict_view",
+    "write_drift_report",
     "write_ranking_report",
     "write_report",
     "write_shift_report",

@@ -12,12 +12,15 @@ from .svg import ARM_COLORS, FAINT, figure, style, to_svg
 __all__ = ["plane_plot", "window_plot"]
 
 
-def plane_plot(plane: Mapping[str, Any], name: str = "plane") -> str | None:
+def plane_plot(
+    plane: Mapping[str, Any], name: str = "plane", sides: tuple[str, str] = ("source", "target")
+) -> str | None:
     """Source and target rows in the first two principal components of all rows.
 
     Args:
         plane: `source` and `target` as lists of (x, y), and `shares` of the variance.
         name: Prefix of the ids, unique in the page.
+        sides: What the two sets are called.
 
     Returns:
         An `<svg>` element; None without a point.
@@ -26,19 +29,20 @@ def plane_plot(plane: Mapping[str, Any], name: str = "plane") -> str | None:
         return None
     with style(name):
         drawn, (axis,) = figure(480, 400)
-        for side, color, mark in (("source", ARM_COLORS[0], "o"), ("target", ARM_COLORS[1], "^")):
+        looks = ((ARM_COLORS[0], "o"), (ARM_COLORS[1], "^"))
+        for side, words, (color, mark) in zip(("source", "target"), sides, looks, strict=True):
             points = plane[side]
             axis.scatter(
                 [x for x, _ in points], [y for _, y in points], s=11, color=color, marker=mark,
-                alpha=0.55, linewidths=0, label=side,
+                alpha=0.55, linewidths=0, label=words,
             )  # fmt: skip
         for axis_of, share in zip(("x", "y"), plane["shares"], strict=True):
             words = f"component {1 if axis_of == 'x' else 2} ({share:.0%} of the variance)"
             getattr(axis, f"set_{axis_of}label")(words)
         axis.legend(loc="best", markerscale=1.6, handletextpad=0.2)
         alt = (
-            f"{len(plane['source'])} source and {len(plane['target'])} target rows in the first "
-            "two principal components of all rows."
+            f"{len(plane['source'])} {sides[0]} and {len(plane['target'])} {sides[1]} rows in the "
+            "first two principal components of all rows."
         )
         return to_svg(drawn, name, alt, max_width=640)
 

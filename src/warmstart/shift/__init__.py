@@ -36,6 +36,8 @@ from .distance import (
 )
 from .distance_plane import Plane, principal_plane
 from .distance_words import how_large, size_words
+from .drift import AnswersBefore, Drift, DriftTest, UnfamiliarShare, measure_drift
+from .drift_tests import Difference, accuracy_difference, confidence_difference
 from .label_correct import LabelShiftCorrection, correct_head, estimate_shares
 from .label_correct_priors import (
     Calibration,
@@ -81,6 +83,7 @@ __all__ = [
     "ADistance",
     "AdaptationMethod",
     "Adapted",
+    "AnswersBefore",
     "BatchNormShift",
     "BoundTerms",
     "Calibration",
@@ -93,12 +96,15 @@ __all__ = [
     "Dann",
     "Decision",
     "Diagnosis",
+    "Difference",
     "DistanceInfo",
     "DomainClassifier",
     "DomainGap",
     "DomainScores",
     "DomainVectors",
     "DomainView",
+    "Drift",
+    "DriftTest",
     "ErrorRate",
     "Estimate",
     "Finding",
@@ -119,10 +125,12 @@ __all__ = [
     "SharesConflict",
     "Snapshot",
     "SourceOnly",
+    "UnfamiliarShare",
     "Validators",
     "Weights",
     "Window",
     "WordDivergence",
+    "accuracy_difference",
     "batch_norm_shift",
     "black_box_priors",
     "black_box_shares",
@@ -131,6 +139,7 @@ __all__ = [
     "choose",
     "choose_snapshot",
     "concordance",
+    "confidence_difference",
     "coral",
     "correct_head",
     "correct_proba",
@@ -152,6 +161,7 @@ __all__ = [
     "make_method",
     "mean_covariance",
     "measure_distances",
+    "measure_drift",
     "median_width",
     "method_class",
     "method_names",

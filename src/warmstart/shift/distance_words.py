@@ -10,24 +10,27 @@ from .distance_inputs import Estimate
 __all__ = ["how_large", "size_words"]
 
 
-def how_large(estimates: Sequence[Estimate]) -> tuple[str, ...]:
+def how_large(
+    estimates: Sequence[Estimate], sides: tuple[str, str] = ("source", "target")
+) -> tuple[str, ...]:
     """What the distances come to: the classifier's verdict first, then the yardstick's.
 
     Args:
         estimates: Distances between the same two sets, with their yardsticks where there are some.
+        sides: What the two sets are called.
     """
-    found = [_grade(one) for one in estimates if isinstance(one, ADistance)]
+    found = [_grade(one, sides) for one in estimates if isinstance(one, ADistance)]
     judged = [one for one in estimates if one.halves is not None]
     beyond = [one for one in judged if size_words(one) != "no larger"]
     if judged and not beyond:
         found.append(
-            "No distance is clearly larger than between random halves of the source: no shift is "
-            "seen."
+            f"No distance is clearly larger than between random halves of the {sides[0]}: no shift "
+            "is seen."
         )
     elif judged:
         found.append(
             f"{len(beyond)} of {len(judged)} distances are larger than in any of the random "
-            "halvings of the source."
+            f"halvings of the {sides[0]}."
         )
     return tuple(found)
 
@@ -48,11 +51,12 @@ def size_words(one: Estimate) -> str:
     return f"{times:,.0f} times" if times >= 9.5 else f"{times:.1f} times"
 
 
-def _grade(one: ADistance) -> str:
+def _grade(one: ADistance, sides: tuple[str, str]) -> str:
     right = f"{1 - one.error:.1%}".replace("%", " %")
-    shown = f"A linear classifier tells source from target with {right} right (50 % is guessing): "
+    shown = f"A linear classifier tells {sides[0]} from {sides[1]} with {right} right "
+    shown += "(50 % is guessing): "
     if one.halves is not None and one.value <= one.halves:
-        return shown + "no better than random halves of the source."
+        return shown + f"no better than random halves of the {sides[0]}."
     for limit, words in ((0.4, "a small shift"), (1.0, "a clear shift"), (1.6, "a large shift")):
         if one.value < limit:
             return f"{shown}{words}."

@@ -13,8 +13,10 @@ from .apply import (
     write_predictions,
 )
 from .compare import DEFAULT_ARMS, compare
+from .drift import DriftReport, drift, write_drift
 from .embed import check_features_path, embed, write_features
 from .episodes import episodes, parse_episodes
+from .familiar import Unfamiliar
 from .fit import fit
 from .folders import refuse_own_input
 from .indexing import IndexReport, RunService, build_run_index, refresh, run_service, serve_run
@@ -33,6 +35,7 @@ __all__ = [
     "DEFAULT_ARMS",
     "DEFAULT_SHOT_ARMS",
     "RETRIEVAL_ARMS",
+    "DriftReport",
     "Evaluation",
     "FinishedRun",
     "IndexReport",
@@ -42,6 +45,7 @@ __all__ = [
     "RetrievalRun",
     "RunService",
     "Shift",
+    "Unfamiliar",
     "adapt",
     "backbone",
     "build_run_index",
@@ -53,6 +57,7 @@ __all__ = [
     "compare",
     "compare_interactions",
     "compare_shots",
+    "drift",
     "embed",
     "episodes",
     "evaluate",
@@ -74,6 +79,7 @@ __all__ = [
     "sample",
     "serve_run",
     "shift",
+    "write_drift",
     "write_features",
     "write_predictions",
     "write_rank",

@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from warmstart.core import Config, DataError, UsageError, pick_device, progress
-from warmstart.data import Dataset
-from warmstart.evaluation import Scores, primary_metric, score
+from warmstart.data import Dataset, from_inputs
+from warmstart.evaluation import FamiliarityMethod, Scores, primary_metric, score
 from warmstart.models import Prediction
 
+from .familiar import Unfamiliar, flag
 from .prepare import as_dataset, refuse_reading
 from .recommending import open_run
 from .runs import FinishedRun
@@ -20,6 +21,8 @@ from .seen import count_seen
 __all__ = [
     "Evaluation",
     "Predictions",
+    "as_run",
+    "check_modality",
     "check_predictions_path",
     "evaluate",
     "inert",
@@ -37,11 +40,13 @@ class Predictions(Config):
         ids: Row ids.
         inputs: The texts, or the paths of the images.
         answers: One for each row, in order.
+        unfamiliar: Which rows are far from the training rows, where that was asked.
     """
 
     ids: tuple[str, ...]
     inputs: tuple[str, ...]
     answers: tuple[Prediction, ...]
+    unfamiliar: Unfamiliar | None = None
 
 
 class Evaluation(Scores):
@@ -73,7 +78,7 @@ class Evaluation(Scores):
         )
 
 
-def _as_run(run: FinishedRun | str | Path, device: str) -> FinishedRun:
+def as_run(run: FinishedRun | str | Path, device: str) -> FinishedRun:
     """The run with its model where it was asked for; `auto` leaves an opened run as it is."""
     if device != "auto":
         pick_device(device)  # an unknown one is told before anything is read
@@ -83,35 +88,58 @@ def _as_run(run: FinishedRun | str | Path, device: str) -> FinishedRun:
 
 
 def predict(
-    run: FinishedRun | str | Path, data: Any, *, device: str = "auto", **reading: Any
+    run: FinishedRun | str | Path,
+    data: Any,
+    *,
+    unfamiliar: bool = False,
+    false_alarms: float | None = None,
+    familiarity: FamiliarityMethod = "mahalanobis",
+    device: str = "auto",
+    **reading: Any,
 ) -> Predictions:
     """Classify the rows of a file, a folder or a list.
 
     Args:
         run: A finished run or its folder.
         data: A path (labels are not needed), a Dataset, or a list of texts or image paths.
+        unfamiliar: Whether rows far from the training rows are flagged.
+        false_alarms: Share of rows like the training rows that may be flagged; None for 1 %, or
+            the lowest that the run's validation rows can state.
+        familiarity: How distance is measured: `mahalanobis` or `knn`.
         device: Where the model is put: `auto`, `cpu`, `cuda`, `mps`.
         **reading: Passed to `read`: text=, image=, skip_bad=, limit=, ...; of these a Dataset
             takes limit= alone, a list none.
 
     Raises:
         DataError: When the rows are of another modality than the model's, or cannot be read.
-        UsageError: For an option that cannot apply to such data, or an unknown device.
+        RunError: When rows are to be flagged and the run keeps no statistics of its training rows.
+        UsageError: For an option that cannot apply to such data, an unknown device, or a rate that
+            the run's validation rows cannot state.
     """
-    opened = _as_run(run, device)
+    opened = as_run(run, device)
+    if unfamiliar:
+        opened.familiarity.alarm(false_alarms, familiarity)  # told before anything is read
+    elif false_alarms is not None:
+        raise UsageError("false_alarms goes with unfamiliar (--flag-unfamiliar), which is not on.")
     if isinstance(data, list | tuple):
         refuse_reading(reading, "a list of inputs")
-        answers = opened.predict(list(data))
-        ids = tuple(str(i) for i in range(len(answers)))
-        return Predictions(ids=ids, inputs=tuple(str(x) for x in data), answers=tuple(answers))
-    dataset = as_dataset(data, need_label=False, **reading)
-    _check_modality(opened, dataset)
-    dataset = dataset.without_labels()
-    proba_NC = opened.model.proba(dataset)
-    answers = opened.model.predictions(proba_NC)
+        dataset = from_inputs(list(data), opened.model.modality)
+        inputs = tuple(str(x) for x in data)
+    else:
+        dataset = as_dataset(data, need_label=False, **reading)
+        check_modality(opened, dataset)
+        dataset = dataset.without_labels()
+        inputs = tuple(_shown(dataset))
+    flags = None
+    if unfamiliar:
+        proba_NC, vectors_ND = opened.proba_and_vectors(dataset)
+        flags = flag(opened.familiarity, vectors_ND, false_alarms=false_alarms, method=familiarity)
+    else:
+        proba_NC = opened.model.proba(dataset)
     return Predictions(
-        ids=tuple(dataset.ids), inputs=tuple(_shown(dataset)), answers=tuple(answers)
-    )
+        ids=tuple(dataset.ids), inputs=inputs,
+        answers=tuple(opened.model.predictions(proba_NC)), unfamiliar=flags,
+    )  # fmt: skip
 
 
 def _shown(dataset: Dataset) -> list[str]:
@@ -120,7 +148,12 @@ def _shown(dataset: Dataset) -> list[str]:
     return [str(v.get("path")) if isinstance(v, dict) else str(v) for v in values]
 
 
-def _check_modality(run: FinishedRun, dataset: Dataset) -> None:
+def check_modality(run: FinishedRun, dataset: Dataset) -> None:
+    """Refuse rows of another kind than the run's model reads.
+
+    Raises:
+        DataError: Naming both.
+    """
     if run.model.modality != dataset.modality:
         raise DataError(
             f"The model in {run.folder} reads {run.model.modality}, but {dataset.source} holds "
@@ -155,9 +188,9 @@ def evaluate(
         DataError: For a label that the model does not know.
         UsageError: For an option that cannot apply to such data, or an unknown device.
     """
-    opened = _as_run(run, device)
+    opened = as_run(run, device)
     dataset = as_dataset(data, need_classes=False, **reading)
-    _check_modality(opened, dataset)
+    check_modality(opened, dataset)
     dataset = dataset.relabel(opened.model.label_names)
     proba_NC = opened.model.proba(dataset.without_labels())
     scores = score(
@@ -209,19 +242,21 @@ def write_predictions(predictions: Predictions, path: Path) -> None:
     check_predictions_path(path)
     kind = path.suffix.lower()
     rows = zip(predictions.ids, predictions.inputs, predictions.answers, strict=True)
+    told = _flag_columns(predictions)
     if kind == ".csv":
         buffer = io.StringIO()
         # Texts are always quoted: a lone carriage return would start a row of its own otherwise.
         writer = csv.writer(buffer, lineterminator="\n", quoting=csv.QUOTE_NONNUMERIC)
-        writer.writerow(["id", "input", "label", "score"])
-        for key, text, answer in rows:
+        writer.writerow(["id", "input", "label", "score", *told])
+        for at, (key, text, answer) in enumerate(rows):
             cells = [inert(key), inert(text), inert(answer.label), round(answer.score, 6)]
-            writer.writerow(cells)
+            writer.writerow([*cells, *(_cell(column[at]) for column in told.values())])
         write_atomic(path, buffer.getvalue())
     elif kind in {".jsonl", ".json"}:
         values = [
             {"id": key, "input": text, **answer.model_dump(mode="json")}
-            for key, text, answer in rows
+            | {name: column[at] for name, column in told.items()}
+            for at, (key, text, answer) in enumerate(rows)
         ]
         text = "".join(json.dumps(v, ensure_ascii=False) + "\n" for v in values)
         write_atomic(path, text if kind == ".jsonl" else json.dumps(values, ensure_ascii=False))
@@ -231,10 +266,24 @@ def write_predictions(predictions: Predictions, path: Path) -> None:
             "input": predictions.inputs,
             "label": [a.label for a in predictions.answers],
             "score": [a.score for a in predictions.answers],
+            **told,
         }
         sink = pa.BufferOutputStream()
         pq.write_table(pa.table({k: list(v) for k, v in columns.items()}), sink)
         write_atomic(path, sink.getvalue().to_pybytes())
+
+
+def _flag_columns(predictions: Predictions) -> dict[str, Sequence[Any]]:
+    """The columns of unfamiliar rows, where they were asked for."""
+    found = predictions.unfamiliar
+    if found is None:
+        return {}
+    return {"unfamiliar_score": found.scores, "unfamiliar": found.flags}
+
+
+def _cell(value: float | bool) -> float | str:
+    """A number for CSV, or `true` and `false`."""
+    return str(value).lower() if isinstance(value, bool) else float(f"{value:.6g}")
 
 
 def inert(text: str) -> str:

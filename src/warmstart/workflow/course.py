@@ -23,6 +23,7 @@ from warmstart.planning import (
 from warmstart.strategies import Strategy, names, strategy_class
 
 from .embedding import embed_all
+from .familiar import keep_familiarity
 from .folders import default_folder, run_folder
 from .prepare import Prepared, settle_size
 from .recommending import open_run
@@ -128,6 +129,7 @@ def run_course(
         if old is not None:
             lost = measure_retained(folder, comparison, prepared, old, task.device)
             results["forgetting"] = _forgetting_json(lost, old)
+        keep_familiarity(folder, comparison, prepared, task.device)
         write_run(folder, results, comparison, prepared, name=final.name, keep_models=keep_models)
     return open_run(final, code=prepared.backbone.code)
 

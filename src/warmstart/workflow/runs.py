@@ -8,9 +8,15 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from warmstart.backbones import Backbone
 from warmstart.core import RunError, read_json, verify_manifest
+from warmstart.data import Dataset, from_inputs
+from warmstart.evaluation import Familiarity, FamiliarityMethod
 from warmstart.models import MODEL_FILE, Model, Prediction, load_model
 
+from .familiar import Unfamiliar, flag, open_familiarity, reopen_backbone
 from .folders import partial_of
 
 __all__ = ["FinishedRun", "check_run"]
@@ -78,9 +84,54 @@ class FinishedRun:
         code = self.code if isinstance(facts, dict) and facts.get("module") else {}
         return load_model(self.folder / "model", device=self.device, **code)
 
+    @cached_property
+    def familiarity(self) -> Familiarity:
+        """Statistics of the training rows, by which unfamiliar rows are told.
+
+        Raises:
+            RunError: When the run keeps none, or files are damaged.
+        """
+        return open_familiarity(self.folder)
+
+    @cached_property
+    def _borrowed(self) -> Backbone:
+        """The untouched backbone, whose vectors serve a model that has none."""
+        return reopen_backbone(self.results["backbone"], self.code, self.device)
+
     def predict(self, inputs: Sequence[Any] | str) -> list[Prediction]:
         """Classify texts, or images given as paths or PIL images."""
         return self.model.predict(inputs)
+
+    def proba_and_vectors(self, dataset: Dataset) -> tuple[np.ndarray, np.ndarray]:
+        """Class probabilities (N, C), and the vectors (N, D) that `familiarity` is about."""
+        proba_NC, vectors_ND = self.model.proba_and_vectors(dataset)
+        if vectors_ND is None:
+            vectors_ND = self._borrowed.features(dataset.without_labels()).vectors_ND
+        return proba_NC, vectors_ND
+
+    def unfamiliar(
+        self,
+        inputs: Sequence[Any],
+        *,
+        false_alarms: float | None = None,
+        method: FamiliarityMethod = "mahalanobis",
+    ) -> Unfamiliar:
+        """Flag texts, or images, that are far from the training rows.
+
+        Args:
+            inputs: Texts, or images given as paths or PIL images.
+            false_alarms: Share of rows like the training rows that may be flagged; None for 1 %,
+                or the lowest that the run's validation rows can state.
+            method: `mahalanobis` or `knn`, see `evaluation.familiarity`.
+
+        Raises:
+            RunError: When the run keeps no statistics of its training rows.
+            UsageError: For a rate that its validation rows cannot state.
+        """
+        kept = self.familiarity
+        kept.alarm(false_alarms, method)  # a mistake is told before the model runs
+        vectors_ND = self.proba_and_vectors(from_inputs(inputs, self.model.modality))[1]
+        return flag(kept, vectors_ND, false_alarms=false_alarms, method=method)
 
     def __repr__(self) -> str:
         arm = self.arm() if self.best else None

@@ -1,0 +1,259 @@
+"""What a run keeps of its training rows, so that rows unlike them can be told later."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from warmstart.backbones import Backbone
+from warmstart.backbones import backbone as open_backbone
+from warmstart.core import (
+    BackboneError,
+    Config,
+    NotApplicable,
+    RunError,
+    Streams,
+    progress,
+    read_json,
+)
+from warmstart.data import Dataset
+from warmstart.evaluation import (
+    FAMILIARITY_FILE,
+    Alarm,
+    Familiarity,
+    FamiliarityMethod,
+    fit_familiarity,
+    read_familiarity,
+    write_familiarity,
+)
+from warmstart.models import MODEL_FILE, Model, load_model
+from warmstart.planning import Comparison
+
+from .prepare import Prepared
+
+__all__ = ["Unfamiliar", "flag", "keep_familiarity", "open_familiarity", "reopen_backbone"]
+
+MOST_TRAIN = 10_000
+MOST_HELD = 10_000
+MOST_MOVED = 1000  # rows that must be embedded anew, since no cache has their vectors
+
+
+class Unfamiliar(Config):
+    """Which of some rows are far from those that a run was trained on.
+
+    Attributes:
+        method: How that was measured: mahalanobis or knn.
+        alarm: The threshold, the stated false-alarm rate, and what is known of the true one.
+        scores: How far each row lies; larger is farther.
+        flags: Whether that is beyond the threshold.
+    """
+
+    method: FamiliarityMethod
+    alarm: Alarm
+    scores: tuple[float, ...]
+    flags: tuple[bool, ...]
+
+    @property
+    def count(self) -> int:
+        """Rows that are flagged."""
+        return sum(self.flags)
+
+    @property
+    def sentence(self) -> str:
+        """The count in words, beside what false alarms alone would give."""
+        rows, alarm = len(self.flags), self.alarm
+        share = f" ({self.count / rows:.1%})" if rows else ""
+        return (
+            f"{self.count:,} of {rows:,} rows{share} are unfamiliar; of rows like the training "
+            f"rows {100 * alarm.rate:.3g}% would be flagged ({alarm.low:.1%} to {alarm.high:.1%}, "
+            f"by {alarm.rows:,} validation rows)."
+        ).replace("%", " %")
+
+
+def flag(
+    familiarity: Familiarity,
+    vectors_ND: np.ndarray,
+    *,
+    false_alarms: float | None = None,
+    method: FamiliarityMethod = "mahalanobis",
+) -> Unfamiliar:
+    """Score rows and flag those beyond the threshold.
+
+    Args:
+        familiarity: What the run keeps of its training rows.
+        vectors_ND: The rows as the run's model embeds them.
+        false_alarms: The false-alarm rate; None for 1 %, or the lowest that can be stated.
+        method: How distance is measured.
+
+    Raises:
+        UsageError: For an unknown method, or a rate that the validation rows cannot state.
+    """
+    alarm = familiarity.alarm(false_alarms, method)
+    scores_N = familiarity.scores(vectors_ND, method)
+    flags = tuple(bool(one > alarm.threshold) for one in scores_N)
+    return Unfamiliar(method=method, alarm=alarm, scores=tuple(map(float, scores_N)), flags=flags)
+
+
+def open_familiarity(folder: Path) -> Familiarity:
+    """What a run keeps of its training rows.
+
+    Raises:
+        RunError: When it keeps nothing, or files are damaged.
+    """
+    if not (folder / FAMILIARITY_FILE).is_file():
+        raise RunError(
+            f"{folder} keeps no statistics of its training rows ({FAMILIARITY_FILE} is missing). "
+            "Runs of an earlier version, of adapt, on interactions and on very few rows have none. "
+            "Fit it again with warmstart fit."
+        )
+    return read_familiarity(folder)
+
+
+@dataclass(frozen=True)
+class _Rows:
+    """Rows whose vectors are kept or scored; none of them with labels but for `labels_N`."""
+
+    train: Dataset
+    labels_N: np.ndarray
+    validation: Dataset
+    test: Dataset | None
+
+
+def keep_familiarity(folder: Path, comparison: Comparison, prepared: Prepared, device: str) -> None:
+    """Write statistics of the training rows' vectors under the kept model into the run's folder.
+
+    Vectors are those that the model's head reads. Where the encoder was left as it was they lie in
+    the cache; where it was trained at most some hundreds of rows are embedded. A model without
+    vectors (TF-IDF, entailment) borrows those of the untouched backbone. A run whose rows are too
+    few keeps nothing, with a note.
+
+    Args:
+        folder: The run's folder while it is written.
+        comparison: What was tried; the best arm's model is meant.
+        prepared: Rows, split and backbone.
+        device: Where to compute.
+    """
+    best = next((r for r in comparison.arms if r.name == comparison.verdict.best), None)
+    if best is None:
+        return
+    own = folder / "arms" / best.arm.folder_name / "model"
+    place = own if own.is_dir() else folder / "model"
+    facts = read_json(place / MODEL_FILE)
+    model = (
+        None if _is_untouched(facts, prepared.backbone) else _load(place, facts, prepared, device)
+    )
+    moved = model is not None and model.has_vectors
+    borrowed = model is not None and not model.has_vectors
+    rows = _draw(prepared, moved=moved)
+    if model is not None and moved:
+        vectors = _by_model(model, rows)
+    else:
+        settings = {} if borrowed else {key: facts[key] for key in ("depth", "pooling")}
+        vectors = _by_backbone(prepared.backbone, rows, settings)
+    try:
+        made = fit_familiarity(
+            vectors["train"], rows.labels_N, vectors["validation"],
+            label_names=prepared.dataset.label_names,
+            counts=prepared.dataset.take_ids(prepared.split.train).class_counts,
+            reference_RD=_reference(vectors) if moved else None,
+        )  # fmt: skip
+    except NotApplicable as reason:
+        progress.note(f"This run cannot flag unfamiliar rows: {reason}.")
+        return
+    write_familiarity(made, folder, vectors="backbone" if borrowed else "model", moved=moved)
+
+
+def reopen_backbone(facts: Mapping[str, Any], code: Mapping[str, Any], device: str) -> Backbone:
+    """The untouched backbone of a run, from where it came.
+
+    Args:
+        facts: The run's entry `backbone` in results.json.
+        code: `module`, `processor` and `groups` of a network of the user's own.
+        device: Where it computes.
+
+    Raises:
+        RunError: When it cannot be opened, or is another one by now.
+    """
+    source, name = str(facts["source"]), str(facts["name"])
+    settings = {key: facts[key] for key in ("image_size", "max_length", "pooling")}
+    try:
+        if source.startswith("module:"):
+            found = open_backbone(modality=facts["modality"], name=name, **code, **settings)
+        else:
+            scheme, _, rest = source.partition(":")
+            plain = rest if scheme in {"package", "hub", "entry-point"} else source
+            found = open_backbone(plain, name=name, **settings)
+    except BackboneError as error:
+        raise RunError(
+            f"This run tells unfamiliar rows by the vectors of {name} from {source}, which cannot "
+            f"be opened: {error}"
+        ) from error
+    if found.fingerprint != facts["fingerprint"]:
+        raise RunError(
+            f"This run tells unfamiliar rows by the vectors of {name} from {source}, whose weights "
+            "or preprocessing have changed since. Put the original back, or fit again."
+        )
+    return found.with_settings(device=None if device == "auto" else device)
+
+
+def _is_untouched(facts: Mapping[str, Any], backbone: Backbone) -> bool:
+    """Whether a saved model's vectors are the backbone's own, which the cache has."""
+    origin = facts.get("backbone") or {}
+    return facts.get("tuned") is False and origin.get("fingerprint") == backbone.fingerprint
+
+
+def _load(place: Path, facts: Mapping[str, Any], prepared: Prepared, device: str) -> Model:
+    code = prepared.backbone.code if facts.get("module") else {}
+    return load_model(place, device=device, **code)
+
+
+def _draw(prepared: Prepared, *, moved: bool) -> _Rows:
+    """Rows of each part, without their labels but for those of the training rows."""
+    split, dataset = prepared.split, prepared.dataset
+    streams = Streams(0).child("familiarity", "draw")
+
+    def some(ids: tuple[str, ...], part: str, most: int) -> Dataset:
+        at = np.sort(streams.numpy(part).permutation(len(ids))[:most])
+        return dataset.take_ids([ids[i] for i in at])
+
+    train = some(split.train, "train", MOST_MOVED if moved else MOST_TRAIN)
+    validation = some(split.validation, "validation", MOST_MOVED // 2 if moved else MOST_HELD)
+    # A test part that the data brought may be of another kind; one that was drawn is not.
+    test = some(split.test, "test", MOST_MOVED // 2) if split.kind != "given" and moved else None
+    return _Rows(
+        train=train.without_labels(),
+        labels_N=train.labels_N,
+        validation=validation.without_labels(),
+        test=None if test is None else test.without_labels(),
+    )
+
+
+def _parts(rows: _Rows) -> dict[str, Dataset]:
+    found = {"train": rows.train, "validation": rows.validation}
+    return found if rows.test is None else found | {"test": rows.test}
+
+
+def _by_model(model: Model, rows: _Rows) -> dict[str, np.ndarray]:
+    found = {}
+    for name, part in _parts(rows).items():
+        vectors_ND = model.proba_and_vectors(part)[1]
+        assert vectors_ND is not None, "has_vectors says that there are some"
+        found[name] = vectors_ND
+    return found
+
+
+def _by_backbone(
+    backbone: Backbone, rows: _Rows, settings: Mapping[str, Any]
+) -> dict[str, np.ndarray]:
+    return {
+        name: backbone.features(part, **settings).vectors_ND for name, part in _parts(rows).items()
+    }
+
+
+def _reference(vectors: Mapping[str, np.ndarray]) -> np.ndarray:
+    """Rows that training did not move: of a trained encoder, no training row will do."""
+    return np.concatenate([vectors[name] for name in ("validation", "test") if name in vectors])
