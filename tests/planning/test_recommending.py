@@ -110,8 +110,8 @@ def test_the_choice_is_made_on_validation(task: Any) -> None:
     assert first.best is not None
     assert second.best is not None
     assert first.best.name == second.best.name
-    assert len(first.entries[0].ranks["next_item"].rank_P) > len(
-        second.entries[0].ranks["next_item"].rank_P
+    assert len(first.entries[0].ranks["next_item"][0].rank_P) > len(
+        second.entries[0].ranks["next_item"][0].rank_P
     )
 
 
