@@ -19,6 +19,7 @@ from .fit import fit
 from .folders import refuse_own_input
 from .indexing import IndexReport, RunService, build_run_index, refresh, run_service, serve_run
 from .info import info
+from .later import RankedArm, RetrievalEvaluation
 from .plan import plan
 from .rates import check_plot_path, rates, write_rates
 from .recommending import Recommendation, RetrievalRun, open_retrieval, open_run, recommend
@@ -36,7 +37,9 @@ __all__ = [
     "FinishedRun",
     "IndexReport",
     "Predictions",
+    "RankedArm",
     "Recommendation",
+    "RetrievalEvaluation",
     "RetrievalRun",
     "RunService",
     "Shift",
