@@ -8,7 +8,7 @@ from .adapt import adaptation_card, adaptation_section, adaptation_view
 from .card import model_card
 from .curves import interpolation_curve, rate_sweeps
 from .html import render_report, write_report
-from .index import index_view
+from .index import index_view, render_index_report, trade_off_plot, write_index_report
 from .plots import forest, learning_curves, reliability, shot_curve
 from .ranking import ranking_markdown, ranking_rows, ranking_view
 from .ranking_html import render_ranking_report, write_ranking_report
@@ -45,6 +45,7 @@ __all__ = [
     "rate_sweeps",
     "rates_view",
     "reliability",
+    "render_index_report",
     "render_ranking_report",
     "render_report",
     "render_shift_report",
@@ -53,7 +54,9 @@ __all__ = [
     "shot_curve",
     "shots_markdown",
     "shots_view",
+    "trade_off_plot",
     "verdict_view",
+    "write_index_report",
     "write_ranking_report",
     "write_report",
     "write_shift_report",
