@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import polars as pl
 import pytest
 from rich.console import Console
 
+from warmstart.cli import main
 from warmstart.core import DataError, UsageError
 from warmstart.evaluation import Queries
 from warmstart.reporting import comparison_view
@@ -200,3 +203,53 @@ def test_bad_questions(run: RetrievalRun, folder: Path, tmp_path: Path, later: P
         evaluate(run, later, text="title")
     with pytest.raises(UsageError, match="met by every list"):
         evaluate(run, later, metric="HR@50")
+
+
+def test_from_the_command_line(
+    run: RetrievalRun, later: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    def call(*words: Any) -> str:
+        monkeypatch.setattr("sys.argv", ["warmstart", *map(str, words)])
+        capsys.readouterr()
+        try:
+            main()
+        except SystemExit as left:
+            assert not left.code, capsys.readouterr().err
+        return capsys.readouterr().out
+
+    told = json.loads(call("evaluate", run.folder, later, "--json", "--device", "cpu"))
+    assert told["data"]["events"]["unknown item"] == 1
+    assert told["arms"][0]["next_item"]["test"]["primary"] == "HR@5"
+    assert [lift["b"] for lift in told["lifts"]] == ["popularity", "recent-popularity"]
+    shown = call("evaluate", run.folder, later, "--metric", "MRR", "--device", "cpu")
+    assert "MRR against Popularity" in shown
+
+
+def test_two_seeds_in_a_run(folder: Path, tmp_path: Path) -> None:
+    track = TRACK.replace("two-tower", "scratch")
+    made = compare(
+        folder, strategies=[track, "popularity"], metric="HR@5", device="cpu", seeds=2,
+        out=tmp_path / "run",
+    )  # fmt: skip
+    arm = made.arm(track)
+    assert [one["seed"] for one in arm["seeds"]] == [0, 1]
+    assert sum(one["kept"] for one in arm["seeds"]) == 1
+    assert len(arm["history"]) == 2
+    ranks = pl.read_parquet(made.folder / "ranks_next_item.parquet").filter(pl.col("arm") == track)
+    each = [float((part["rank"].to_numpy() <= 5).mean()) for _, part in ranks.group_by("seed")]
+    assert len(each) == 2
+    scores = arm["next_item"]["test"]
+    assert scores["seeds"] == 2
+    assert scores["metrics"]["HR@5"]["value"] == pytest.approx(np.mean(each))
+    assert made.results["settings"]["seeds"] == 2
+    assert made.arm("popularity")["next_item"]["test"]["seeds"] == 1
+    assert "mean of 2 seeds" in made.report.read_text()
+    assert isinstance(made, RetrievalRun)
+    kept = [one["seed"] for one in arm["seeds"] if one["kept"]]
+    alone = ask(made, folder).scores.metrics["HR@5"].value
+    assert alone == pytest.approx(
+        float((ranks.filter(pl.col("seed") == kept[0])["rank"].to_numpy() <= 5).mean())
+    ), "what is served is the kept seed"
+    with pytest.raises(UsageError, match="seeds must be at least 1, got 0"):
+        compare(folder, seeds=0)
