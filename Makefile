@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: help setup demo test check bench clean
+.PHONY: help setup demo test fuzz check bench clean
 help:  ## list the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
 
@@ -23,6 +23,9 @@ demo: setup  ## compare four ways of adapting MiniLM on real product reviews
 
 test: setup  ## run the test suite
 	$(BIN)/python -m pytest -n 2 --dist loadscope
+
+fuzz: setup  ## a thousand requests for each route, drawn from the server's own schema
+	WARMSTART_CASES=1000 $(BIN)/python -m pytest -q tests/serving/test_schema_cases.py
 
 check: setup  ## ruff, mypy, import contracts, docs
 	$(BIN)/ruff check .

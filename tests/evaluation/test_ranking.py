@@ -12,7 +12,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from warmstart.core import DataError, UsageError
-from warmstart.evaluation import RankingTask, Ranks, all_future_task, next_item_task, rank_targets
+from warmstart.evaluation import (
+    RankingTask,
+    Ranks,
+    all_future_task,
+    next_item_task,
+    rank_targets,
+    ranking,
+)
 
 from .ranking_events import Given, events, random_events
 
@@ -94,6 +101,24 @@ def test_ranks_equal_a_full_sort(data: st.DataObject, kind: str, seed: int) -> N
     assert found.rank_P.tolist() == slow_ranks(scores, task, pool or [True] * ITEMS)
     lost = sum(math.isnan(scores[q][i]) for q in range(len(task)) for i in lists(task, q)[1])
     assert found.unscored == lost
+
+
+@pytest.mark.parametrize("kind", ["next_item", "all_future"])
+@pytest.mark.parametrize("rows", [1, 2, 3, 100])
+def test_rows_beyond_a_cache_are_ranked_alike(
+    kind: str, rows: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Chunks that end within a block, and the masks that blocks share."""
+    task = make_task(kind, 8)
+    scores = np.random.default_rng(3).choice(AWKWARD, size=(len(task), ITEMS))
+    wanted = slow_ranks(scores.tolist(), task, [True] * ITEMS)
+    monkeypatch.setattr(ranking, "_CACHED", rows * ITEMS)
+    for block in (1, 3, 5, 64):
+        found = rank_targets(Given(scores), task, ITEMS, block=block)
+        assert found.rank_P.tolist() == wanted
+        half = rank_targets(Given(torch.tensor(scores).bfloat16()), task, ITEMS, block=block)
+        assert half.rank_P.tolist() == wanted, "no NumPy type: compared by torch"
+        assert all((half.shown[k] == found.shown[k]).all() for k in found.shown)
 
 
 @pytest.mark.parametrize("kind", ["next_item", "all_future"])

@@ -24,7 +24,7 @@ from warmstart.evaluation import (
 )
 from warmstart.evaluation.ranking_metrics import median_of, names_for, outcome
 from warmstart.evaluation.ranking_scores import user_weights
-from warmstart.evaluation.resampling import cluster_draws
+from warmstart.evaluation.resampling import cluster_draws, seed_weights
 
 from .ranking_events import Given
 from .test_ranking import lists, make_task
@@ -315,6 +315,82 @@ def test_chance_is_called_a_difference_about_one_time_in_twenty() -> None:
         b, _ = many_users(2 * trial + 1, 0.3)
         called += compare_recommenders(a, b, task, "HR@10", seed=trial, resamples=200).significant
     assert 0 < called <= 12
+
+
+def test_seeds_are_averaged_and_drawn_with_users() -> None:
+    """A slow twin: every resample weighs users as always, and the drawn seeds evenly."""
+    pairs = [ranked("next_item", seed, seed / 2) for seed in (1, 2, 3)]
+    task, runs = pairs[0][1], [ranks for ranks, _ in pairs]
+    found = score_ranking(runs, task, ks=KS, resamples=200, seed=5)
+    assert found.seeds == 3
+    numbers = np.unique(task.user_Q, return_inverse=True)[1]
+    everything = [True] * len(task.targets.items)
+    drawn = [rows.tolist() for (rows,) in cluster_draws(numbers, 200, 5, "users")]
+    shares_RS = seed_weights(3, 200, 5, "ranking", "")
+    for name in ("MRR", "NDCG@5", "median_rank"):
+        values = [measure_ranking(one, task, [name])[name] for one in runs]
+        assert found.metrics[name].value == pytest.approx(np.mean(values))
+        by_draw = [
+            sum(
+                share * slow(one, task, rows, everything)[name]
+                for share, one in zip(shares_S, runs, strict=True)
+            )
+            for rows, shares_S in zip(drawn, shares_RS, strict=True)
+        ]
+        low, high = np.percentile(by_draw, [2.5, 97.5])
+        assert found.metrics[name].low == pytest.approx(min(low, np.mean(values)))
+        assert found.metrics[name].high == pytest.approx(max(high, np.mean(values)))
+    covered = np.mean([np.count_nonzero(one.shown[5]) / ITEMS for one in runs])
+    assert found.metrics["coverage@5"].value == pytest.approx(covered)
+
+
+def test_equal_seeds_change_nothing() -> None:
+    ranks, task = many_users(0, 0.5)
+    other, _ = many_users(1, 0.3)
+    one, three = (score_ranking(runs, task, ks=(1, 10)) for runs in (ranks, [ranks] * 3))
+    for name in ("HR@10", "MRR", "median_rank"):
+        assert one.metrics[name].model_dump() == pytest.approx(three.metrics[name].model_dump())
+    pair = compare_recommenders(ranks, other, task, "HR@10")
+    again = compare_recommenders([ranks] * 3, [other] * 2, task, "HR@10")
+    assert again.model_dump() == pytest.approx(pair.model_dump())
+
+
+def test_seeds_that_differ_widen_the_interval() -> None:
+    """Two seeds far apart: half of the draws of seeds hold one of them twice."""
+    good, task = many_users(0, 2.0)
+    bad, _ = many_users(1, 0.0)
+    both = score_ranking([good, bad], task).metrics["HR@10"]
+    alone = [score_ranking(one, task).metrics["HR@10"] for one in (good, bad)]
+    assert both.value == pytest.approx((alone[0].value + alone[1].value) / 2)
+    assert both.high - both.low > 2 * max(one.high - one.low for one in alone)
+    pair = compare_recommenders([good, bad], bad, task, "HR@10")
+    assert pair.low <= 0 < pair.difference, "whether the good seed is drawn is left to chance"
+    with pytest.raises(UsageError, match="one training seed or more, got none"):
+        score_ranking([], task)
+
+
+def test_a_pair_on_some_targets_is_a_pair_on_their_queries() -> None:
+    a, task = many_users(0, 1.0)
+    b, _ = many_users(1, 0.0)
+    only = (task.targets.items % 3 == 0).tolist()
+    found = compare_recommenders(a, b, task, "HR@10", only=only, resamples=300)
+    hits = [float(np.mean((one.rank_P <= 10)[task.targets.items % 3 == 0])) for one in (a, b)]
+    assert found.difference == pytest.approx(hits[0] - hits[1])
+    assert found.n == sum(only)
+    labels = score_ranking(a, task, slices={"third": ["yes" if one else "no" for one in only]})
+    assert labels.slices["third"]["yes"]["HR@10"].value == pytest.approx(hits[0])
+    users = np.unique(task.user_Q[np.array(only)], return_inverse=True)[1]
+    drawn = []
+    differ = ((a.rank_P <= 10).astype(float) - (b.rank_P <= 10))[np.array(only)]
+    for (rows,) in cluster_draws(users, 300, 0, "users", "pair"):
+        drawn.append(differ[rows].mean())
+    low, high = np.percentile(drawn, [2.5, 97.5])
+    assert (found.low, found.high) == pytest.approx((low, high))
+    assert compare_recommenders(a, b, task, "HR@10", only=[True] * len(task)).n == len(task)
+    with pytest.raises(DataError, match="leaves no target"):
+        compare_recommenders(a, b, task, "HR@10", only=[False] * len(task))
+    with pytest.raises(DataError, match="must hold true or false for each of the"):
+        compare_recommenders(a, b, task, "HR@10", only=[True])
 
 
 def test_names_of_metrics() -> None:

@@ -13,7 +13,7 @@ import pytest
 
 from warmstart.core import NotApplicable, UsageError
 from warmstart.data import Interactions, held_out_events, time_split
-from warmstart.evaluation import Queries
+from warmstart.evaluation import Queries, measure_ranking
 from warmstart.planning import (
     ContestTask,
     judge_contest,
@@ -110,9 +110,67 @@ def test_the_choice_is_made_on_validation(task: Any) -> None:
     assert first.best is not None
     assert second.best is not None
     assert first.best.name == second.best.name
-    assert len(first.entries[0].ranks["next_item"].rank_P) > len(
-        second.entries[0].ranks["next_item"].rank_P
+    assert len(first.entries[0].ranks["next_item"][0].rank_P) > len(
+        second.entries[0].ranks["next_item"][0].rank_P
     )
+
+
+def test_seeds_are_whole_ways_whose_mean_is_judged(task: Any) -> None:
+    shared = task(seeds=2)
+    found = run_contest(parse_contenders([f"two-tower:{SMALL}", "random"]), shared)
+    tower, chance = found.entries
+    assert len(chance.fits) == 1, "what needs no training has one seed"
+    assert [fit.seed for fit in tower.fits] == [0, 1]
+    scores = tower.scores["next_item"]
+    assert scores.seeds == 2
+    for name in ("HR@5", "MRR"):
+        each = [
+            measure_ranking(ranks, shared.next_item, [name])[name]
+            for ranks in tower.ranks["next_item"]
+        ]
+        assert scores.metrics[name].value == pytest.approx(np.mean(each))
+    first, second = (fit.validation["HR@5"] for fit in tower.fits)
+    assert tower.validation["HR@5"] == pytest.approx((first + second) / 2)
+    kept = [fit.recommender is not None for fit in tower.fits]
+    assert kept == [first >= second, first < second]
+    assert not np.array_equal(*(one.rank_P for one in tower.ranks["next_item"]))
+    assert "the mean of 2 seeds" in judge_contest(found, shared).sentences[0]
+    alone = run_contest(parse_contenders([f"two-tower:{SMALL}"]), task(seeds=1))
+    assert np.array_equal(
+        alone.entries[0].ranks["next_item"][0].rank_P, tower.ranks["next_item"][0].rank_P
+    ), "the first seed is what one seed alone would be"
+
+
+def test_no_second_seed_begins_that_would_not_fit(task: Any, monkeypatch: Any) -> None:
+    monkeypatch.setattr(ContestTask, "left", property(lambda self: 600.0 if _young(self) else 0.1))
+    found = run_contest(parse_contenders([f"two-tower:{SMALL}"]), task(seeds=3, budget=600.0))
+    assert [fit.seed for fit in found.entries[0].fits] == [0]
+
+
+def _young(task: ContestTask) -> bool:
+    """Whether the first seed is still being trained."""
+    return not list(task.folder.rglob("final/metrics.jsonl"))
+
+
+def test_new_items_are_told_of_with_an_interval(task: Any, tmp_path: Path) -> None:
+    """The tower that reads texts against what ranks by content or popularity, on new items."""
+    data = events()
+    old = data.item_N < ITEMS - 3
+    late = data.time_N >= np.quantile(data.time_N, 0.85)
+    data = data.select(old | late)
+    shared = task(split=(split := time_split(data)), test=held_out_events(data, split))
+    arms = [f"user-tower:{SMALL}", f"scratch:{SMALL}", "zero-shot", "popularity", "item-knn"]
+    found = run_contest(parse_contenders(arms), shared)
+    assert {(a, b) for a, b, _ in found.cold_lifts} == {(arms[0], "zero-shot"),
+                                                        (arms[0], "popularity")}  # fmt: skip
+    cold = {one.name: one.scores["next_item"].slices["item"]["cold"]["HR@5"]
+            for one in found.entries}  # fmt: skip
+    for a, b, pair in found.cold_lifts:
+        assert pair.difference == pytest.approx(cold[a].value - cold[b].value)
+        assert pair.n == cold[a].n == sum(shared.cold_P) > 0
+        assert pair.low <= pair.difference <= pair.high
+    said = " ".join(judge_contest(found, shared).sentences)
+    assert "of those that rank by content or popularity alone" in said
 
 
 def test_what_the_user_set_is_not_tuned(task: Any) -> None:

@@ -14,7 +14,9 @@ from warmstart.reporting import (
     index_view,
     ranking_markdown,
     ranking_rows,
+    render_index_report,
     render_ranking_report,
+    trade_off_plot,
 )
 from warmstart.reporting.ranking import lift_rows, metric_text, metric_title, slice_rows
 
@@ -150,3 +152,64 @@ def test_an_index_tells_what_was_tried() -> None:
     for words in ("flat", "1.000", "0.50 ms", "1.5 MB", "too few items", "90 items in a flat index",
                   "runs/x.index/0001", "recall 0.95"):  # fmt: skip
         assert words in text, words
+
+
+def trial(engine: str, recall: float, p99: float, **settings: int) -> dict[str, Any]:
+    return {"engine": engine, "settings": settings, "recall": recall, "recall_low": recall - 0.01,
+            "p50_ms": p99 / 2, "p99_ms": p99, "build_seconds": 1.0, "megabytes": 2.0,
+            "meets": recall >= 0.95 and p99 <= 5, "reason": None}  # fmt: skip
+
+
+@pytest.fixture
+def index() -> dict[str, Any]:
+    trials = [trial("flat", 1.0, 9.0), trial("hnsw", 0.9, 0.5, searching=64),
+              trial("hnsw", 0.97, 0.9, searching=128),
+              {"engine": "ivf-pq", "settings": {}, "recall": None,
+               "reason": "too few <rows>"}]  # fmt: skip
+    choice = {"engine": "hnsw", "settings": {"searching": 128}, "met": True, "rows": 90_000,
+              "queries": 500, "target": {"recall": 0.95, "p99_ms": 5.0, "k": 100},
+              "trials": trials}  # fmt: skip
+    return {"folder": "runs/films.index/0001", "items": 90_000, "engine": "hnsw",
+            "settings": {"searching": 128}, "choice": choice}  # fmt: skip
+
+
+def test_the_page_of_an_index_draws_what_was_measured(index: dict[str, Any]) -> None:
+    page = render_index_report(index)
+    found = Page(page)
+    for words in ("90,000 items in a hnsw index.", "recall 0.95", "searching 128", "0.970",
+                  "too few <rows>", "chosen", "films"):  # fmt: skip
+        assert words in found.text, words
+    assert "<script" not in page
+    assert "<rows>" not in page
+    plot = trade_off_plot(index["choice"])
+    assert plot is not None
+    assert "hnsw 97.0% within 0.9 ms" in plot
+    assert "ivf-pq" not in plot, "what was not measured has no point"
+    assert plot == trade_off_plot(index["choice"])
+
+
+def test_an_engine_that_was_named_has_no_plot(index: dict[str, Any]) -> None:
+    found = Page(render_index_report(index | {"choice": None}))
+    assert "The engine was named, not chosen." in found.text
+    assert not [tag for tag, _ in found.tags if tag == "svg"]
+    assert trade_off_plot({"trials": [{"engine": "flat", "recall": None}]}) is None
+
+
+def test_lifts_on_new_items_are_shown(results: dict[str, Any]) -> None:
+    results["cold_lifts"] = [{"a": "two-tower", "b": "ease", "metric": "HR@100", "n": 1234,
+                              "difference": 0.2, "low": 0.1, "high": 0.3,
+                              "significant": True}]  # fmt: skip
+    text = printed(results, 140)
+    assert "HR@100 on the 1,234 questions about new items" in text
+    assert "Two-Tower - Ease +20.0" in text
+    found = Page(render_ranking_report(results)).text
+    assert "New items: what reading them is worth" in found
+    assert "+20.0" in found
+
+
+def test_several_seeds_and_later_events_are_named(results: dict[str, Any]) -> None:
+    results["arms"][0]["next_item"]["test"]["seeds"] = 3
+    assert "mean of 3 seeds" in printed(results)
+    assert "the best baseline" in printed(results)
+    results["run"] = "runs/films"
+    assert "the best baseline" not in printed(results)

@@ -133,6 +133,12 @@ def test_an_index_answers_as_the_model_does_and_grows(
     report = build_run_index(run, device="cpu")
     verify_manifest(report.folder)
     assert report.items == ITEMS
+    page = report.report.read_text()
+    assert "Recall against latency" in page
+    assert f"{ITEMS} items in a flat index" in page
+    kept = json.loads((report.folder / "index.json").read_text())["choice"]["trials"]
+    assert [one["engine"] for one in kept] == ["flat", "hnsw", "ivf-flat", "ivf-pq"]
+    assert kept[0]["recall"] == 1.0
     service = run_service(run, report.folder)
     vector = service.user_vector(["i1", "i2"], None)
     _, ids = service.index.search(vector[None], 4, exclude=["i1", "i2"])

@@ -263,6 +263,8 @@ def test_labels_and_rows_that_a_model_does_not_know(
         evaluate(run, pictures)
     with pytest.raises(UsageError, match=r"metric|accuracy"):
         evaluate(run, path, metric="acuracy", label_names=["fruit", "vehicle"])
+    with pytest.raises(UsageError, match="user= cannot apply to a run that classifies"):
+        evaluate(run, path, user="site")
 
 
 def test_groups_are_scored_and_kept_whole(table: Path, tiny_text: Path, tmp_path: Path) -> None:

@@ -41,8 +41,13 @@ def compare(
         ),
     ] = None,
     seeds: Annotated[
-        int, typer.Option("--seeds", min=1, help="Training seeds, as the budget allows.")
-    ] = 3,
+        int | None,
+        typer.Option(
+            "--seeds",
+            min=1,
+            help="Training seeds, as the budget allows: 3; 1 on interactions.",
+        ),
+    ] = None,
     budget: Annotated[
         str, typer.Option("--budget", help="Time for everything: 90s, 15m, 1h, none.")
     ] = "15m",

@@ -20,7 +20,7 @@ def index(
 
     The engine is chosen by measurement: the exact one where it is fast enough, else the fastest
     that finds the stated share of the exact answer. The index lies beside the run, and `serve`
-    takes the newest.
+    takes the newest. Its report draws recall against latency for every engine and effort.
 
     Examples:
       warmstart index runs/films
@@ -32,8 +32,9 @@ def index(
 
     found = build_run_index(
         run, recall=recall, p99_ms=o.milliseconds(p99), engine=engine, device=device
-    ).to_json()
+    )
     if json:
-        print_json(found)
+        print_json(found.to_json())
         return
-    answer(index_view(found))
+    answer(index_view(found.to_json()))
+    answer(f"Report: {found.report.resolve()}")

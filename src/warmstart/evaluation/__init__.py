@@ -16,6 +16,7 @@ from .metrics import METRICS, Metric, measure, metric_names
 from .paired import Paired, compare_arms
 from .ranking import KS, Ranks, Recommender, rank_targets
 from .ranking_metrics import RANKING_METRICS, ranking_metric
+from .ranking_pairs import RankedPair, compare_recommenders
 from .ranking_queries import (
     Events,
     ItemLists,
@@ -23,13 +24,7 @@ from .ranking_queries import (
     popularity,
     positives,
 )
-from .ranking_scores import (
-    RankedPair,
-    RankingScores,
-    compare_recommenders,
-    measure_ranking,
-    score_ranking,
-)
+from .ranking_scores import RankingScores, measure_ranking, score_ranking
 from .ranking_slices import head_items, item_labels, standard_slices, user_labels
 from .ranking_tasks import RankingTask, all_future_task, next_item_task
 from .scores import (

@@ -5,9 +5,10 @@ So ties count against the model, and so does a score that is not a number: an it
 NaN counts as above the target, and a target whose score is NaN has the last rank there is, I. A
 recommender that scores all items alike is last everywhere, not first.
 
-Memory grows with the block (scores and two masks of block × I), never with users × items, and
-nothing is sorted: the rank is a count. Only catalogue coverage needs the lists themselves, of
-which the first K are selected.
+Memory grows with the block (scores and masks of block × I), never with users × items, and nothing
+is sorted: the rank is a count. On the CPU masks lie in memory that every block uses again, and rows
+are compared as many at a time as a core's cache holds. Only catalogue coverage needs the lists
+themselves, of which the first K are selected.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ from .ranking_tasks import Kind, RankingTask
 __all__ = ["KS", "Ranks", "Recommender", "rank_targets"]
 
 KS = (1, 5, 10, 50, 100)
+_CACHED = 131_072  # bytes of a mask that stay in a core's cache
 
 
 class Recommender(Protocol):
@@ -135,15 +137,16 @@ def rank_targets(
     rank_P = np.empty(len(task.targets.items), dtype=np.int64)
     shown = {k: np.zeros(n_items, dtype=np.int64) for k in lengths}
     unscored = 0
+    room = _Room(min(block, len(task)), n_items)
     for start in range(0, len(task), block):
         stop = min(start + block, len(task))
         queries = task.block(start, stop)
         scores_QI = _checked(recommender.scores(queries), len(queries), n_items, recommender.name)
-        open_QI = _open_items(queries, scores_QI, pool_I)
+        open_QI = _open_items(queries, scores_QI, pool_I, room)
         if lengths:
             _count_shown(scores_QI, open_QI, shown)
         targets = task.targets.block(start, stop)
-        ranks, lost = _count_above(scores_QI, open_QI, targets, pool_I, block)
+        ranks, lost = _count_above(scores_QI, open_QI, targets, pool_I, room)
         first = int(task.targets.offsets_Q1[start])
         rank_P[first : first + len(ranks)] = ranks
         unscored += lost
@@ -203,17 +206,46 @@ def _checked(given: Any, n_queries: int, n_items: int, name: str) -> Tensor:
     return scores_QI.to(torch.float32 if scores_QI.device.type == "mps" else torch.float64)
 
 
-def _open_items(queries: Queries, scores_QI: Tensor, pool_I: NDArray[np.bool_] | None) -> Tensor:
+class _Room:
+    """Masks on the CPU that every block uses again: fresh memory costs more than the comparison.
+
+    Attributes:
+        block: Queries of a block.
+        rows: Rows that are compared at once.
+    """
+
+    def __init__(self, block: int, n_items: int) -> None:
+        self.block = block
+        self.rows = max(1, _CACHED // max(1, n_items))
+        self._open_QI = np.empty((block, n_items), dtype=bool)
+        self._above_RI = np.empty((self.rows, n_items), dtype=bool)
+
+    def open(self, rows: int) -> NDArray[np.bool_]:
+        """Room for what may be recommended."""
+        return self._open_QI[:rows]
+
+    def above(self, rows: int) -> NDArray[np.bool_]:
+        """Room for a comparison of at most `rows` rows."""
+        return self._above_RI[:rows]
+
+
+def _open_items(
+    queries: Queries, scores_QI: Tensor, pool_I: NDArray[np.bool_] | None, room: _Room
+) -> Tensor:
     """Mask (Q, I) of what may be recommended: in the pool and not in the history."""
-    device = scores_QI.device
+    device, n_items = scores_QI.device, scores_QI.shape[1]
+    flat_H = queries.rows_H * n_items + queries.items_H
+    if device.type == "cpu":
+        open_QI = room.open(len(queries))
+        open_QI[:] = True if pool_I is None else pool_I
+        open_QI.reshape(-1)[flat_H] = False
+        return torch.from_numpy(open_QI)
     if pool_I is None:
-        open_QI = torch.ones(scores_QI.shape, dtype=torch.bool, device=device)
+        there_QI = torch.ones(scores_QI.shape, dtype=torch.bool, device=device)
     else:
-        open_QI = torch.from_numpy(pool_I).to(device).repeat(len(queries), 1)
-    n_items = scores_QI.shape[1]
-    flat_H = torch.from_numpy(queries.rows_H * n_items + queries.items_H).to(device)
-    open_QI.view(-1)[flat_H] = False
-    return open_QI
+        there_QI = torch.from_numpy(pool_I).to(device).repeat(len(queries), 1)
+    there_QI.view(-1)[torch.from_numpy(flat_H).to(device)] = False
+    return there_QI
 
 
 def _count_shown(scores_QI: Tensor, open_QI: Tensor, shown: Mapping[int, Ints]) -> None:
@@ -236,7 +268,7 @@ def _count_above(
     open_QI: Tensor,
     targets: ItemLists,
     pool_I: NDArray[np.bool_] | None,
-    block: int,
+    room: _Room,
 ) -> tuple[Ints, int]:
     """Ranks of the block's targets, and how many had no score; `open_QI` loses the targets."""
     device, n_items = scores_QI.device, scores_QI.shape[1]
@@ -245,17 +277,51 @@ def _count_above(
     open_QI[rows_P, items_P] = False
     target_P = scores_QI[rows_P, items_P]
     alone = len(items_P) == len(scores_QI)  # one target a query: the rows are those of the block
-    above_P = torch.empty(len(items_P), dtype=torch.int64, device=device)
-    for start in range(0, len(items_P), block):
-        part = slice(start, start + block)
-        scores, others = (
-            (scores_QI, open_QI) if alone else (scores_QI[rows_P[part]], open_QI[rows_P[part]])
-        )
-        not_below = (scores < target_P[part, None]).logical_not_().logical_and_(others)
-        above_P[part] = not_below.sum(dim=1)
+    if device.type == "cpu" and scores_QI.dtype in (torch.float32, torch.float64):
+        above_P = torch.from_numpy(
+            _above_in_cache(
+                scores_QI.numpy(), open_QI.numpy(), target_P.numpy(),
+                None if alone else targets.rows, room,
+            )
+        )  # fmt: skip
+    else:
+        above_P = _above_on_device(scores_QI, open_QI, target_P, None if alone else rows_P, room)
     lost_P = torch.isnan(target_P)
     unscored = int(lost_P.sum())
     if pool_I is not None:
         lost_P |= ~torch.from_numpy(pool_I).to(device)[items_P]
     ranks_P = (above_P + 1).masked_fill(lost_P, n_items)
     return ranks_P.cpu().numpy(), unscored
+
+
+def _above_in_cache(
+    scores_QI: NDArray[Any],
+    open_QI: NDArray[np.bool_],
+    target_P: NDArray[Any],
+    rows_P: Ints | None,
+    room: _Room,
+) -> Ints:
+    """How many open items are not below each target; `rows_P` is its row where rows repeat."""
+    above_P = np.empty(len(target_P), dtype=np.int64)
+    for start in range(0, len(target_P), room.rows):
+        part = slice(start, start + room.rows)
+        chosen = part if rows_P is None else rows_P[part]
+        target_R1 = target_P[part, None]
+        not_below_RI = room.above(len(target_R1))
+        np.less(scores_QI[chosen], target_R1, out=not_below_RI)  # false where either is NaN
+        np.greater(open_QI[chosen], not_below_RI, out=not_below_RI)  # open and not below
+        above_P[part] = not_below_RI.view(np.uint8).sum(axis=1, dtype=np.uint32)
+    return above_P
+
+
+def _above_on_device(
+    scores_QI: Tensor, open_QI: Tensor, target_P: Tensor, rows_P: Tensor | None, room: _Room
+) -> Tensor:
+    """As `_above_in_cache`, as many rows at once as a block has."""
+    above_P = torch.empty(len(target_P), dtype=torch.int64, device=scores_QI.device)
+    for start in range(0, len(target_P), room.block):
+        part = slice(start, start + room.block)
+        chosen = part if rows_P is None else rows_P[part]
+        below = scores_QI[chosen] < target_P[part, None]
+        above_P[part] = torch.gt(open_QI[chosen], below).sum(dim=1)
+    return above_P

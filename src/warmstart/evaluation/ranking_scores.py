@@ -1,13 +1,14 @@
-"""The scores of one recommender with intervals over users, and two recommenders on one task.
+"""The scores of one recommender with intervals over users, and over training seeds.
 
-Queries of one user are alike, so whole users are drawn. Coverage has no interval: a draw of users
+Queries of one user are alike, so whole users are drawn; where a recommender was trained with
+several seeds, a metric is the mean over the drawn seeds. Coverage has no interval: a draw of users
 with replacement holds 63 % of them, whose lists cover fewer items by construction.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,7 +16,6 @@ from numpy.typing import NDArray
 from warmstart.core import Config, DataError, UsageError
 
 from .metrics import Floats
-from .paired import Paired, judged
 from .ranking import KS, Ranks
 from .ranking_metrics import (
     RANKING_METRICS,
@@ -28,15 +28,16 @@ from .ranking_metrics import (
     user_sums,
 )
 from .ranking_tasks import Kind, RankingTask
-from .resampling import percentile_interval, proportion_interval, row_draws
+from .resampling import percentile_interval, proportion_interval, row_draws, seed_weights
 from .scores import Score
 
 __all__ = [
-    "RankedPair",
     "RankingScores",
-    "compare_recommenders",
+    "drawn_values",
     "group_members",
+    "mean_value",
     "measure_ranking",
+    "runs_of",
     "score_ranking",
     "user_weights",
 ]
@@ -57,10 +58,11 @@ class RankingScores(Config):
         n_users: Users who asked; intervals draw them.
         n_items: Items that could be recommended.
         left_out: Reason to number of targets that were not asked for.
-        unscored: Targets whose score was NaN, counted as last.
+        unscored: Targets whose score was NaN, counted as last, of all seeds together.
         metrics: Metric to score; `n` is the queries, or the targets for the median rank and the
             debiased recall, which is missing where no target's item had been seen in training.
         slices: Slice to label to metric to score.
+        seeds: Training seeds whose mean the metrics are.
     """
 
     recommender: str
@@ -75,23 +77,12 @@ class RankingScores(Config):
     unscored: int
     metrics: dict[str, Score]
     slices: dict[str, dict[str, dict[str, Score]]]
+    seeds: int = 1
 
     @property
     def main(self) -> Score:
         """The primary metric's score."""
         return self.metrics[self.primary]
-
-
-class RankedPair(Paired):
-    """Recommender a minus recommender b on the same queries; `discordant` counts users."""
-
-    @property
-    def winner(self) -> Literal["a", "b"] | None:
-        """The one that is significantly better, by the metric's direction; None where neither."""
-        if not self.significant:
-            return None
-        better = RANKING_METRICS[ranking_metric(self.metric)[0]].higher_is_better
-        return "a" if (self.difference > 0) == better else "b"
 
 
 def user_weights(users: int, resamples: int, seed: int, *name: str) -> Iterator[NDArray[np.int64]]:
@@ -118,6 +109,18 @@ def user_weights(users: int, resamples: int, seed: int, *name: str) -> Iterator[
         yield np.bincount(flat.ravel(), minlength=index_RU.size).reshape(index_RU.shape)
 
 
+def runs_of(ranks: Ranks | Sequence[Ranks], who: str) -> tuple[Ranks, ...]:
+    """The ranks of every training seed.
+
+    Raises:
+        UsageError: For none at all.
+    """
+    runs = (ranks,) if isinstance(ranks, Ranks) else tuple(ranks)
+    if not runs:
+        raise UsageError(f"{who} needs the ranks of one training seed or more, got none.")
+    return runs
+
+
 def measure_ranking(ranks: Ranks, task: RankingTask, names: Sequence[str]) -> dict[str, float]:
     """Some metrics without their intervals.
 
@@ -131,7 +134,7 @@ def measure_ranking(ranks: Ranks, task: RankingTask, names: Sequence[str]) -> di
 
 
 def score_ranking(
-    ranks: Ranks,
+    ranks: Ranks | Sequence[Ranks],
     task: RankingTask,
     *,
     ks: Sequence[int] = KS,
@@ -140,10 +143,10 @@ def score_ranking(
     seed: int = 0,
     resamples: int = 1000,
 ) -> RankingScores:
-    """Score one recommender's ranks, with intervals by the bootstrap over users.
+    """Score one recommender's ranks, with intervals by the bootstrap over users and seeds.
 
     Args:
-        ranks: What `rank_targets` found.
+        ranks: What `rank_targets` found; of several training seeds, one entry a seed.
         task: The task that it was given.
         ks: Lengths of the lists; `ranks` must have counted them for coverage.
         primary: The metric that decides; None takes HR at the longest list.
@@ -166,78 +169,25 @@ def score_ranking(
         raise UsageError(
             f"score_ranking.primary: {decides} is not among ks={tuple(ks)}. Add its K."
         )
-    rows = outcome(ranks, task)
+    runs = runs_of(ranks, "score_ranking")
+    outcomes = [outcome(one, task) for one in runs]
     return RankingScores(
-        recommender=ranks.recommender,
+        recommender=runs[0].recommender,
         kind=task.kind,
         primary=decides,
         higher_is_better=RANKING_METRICS[ranking_metric(decides)[0]].higher_is_better,
         n=len(task),
         n_targets=len(task.targets.items),
-        n_users=rows.users,
-        n_items=ranks.pool,
+        n_users=outcomes[0].users,
+        n_items=runs[0].pool,
         left_out=dict(task.left_out),
-        unscored=ranks.unscored,
-        metrics=_with_intervals(rows, ranks, names, seed, resamples),
+        unscored=sum(one.unscored for one in runs),
+        metrics=_with_intervals(outcomes, runs, names, seed, resamples),
         slices={
-            name: _by_label(rows, ranks, task, name, labels, names, seed, resamples)
+            name: _by_label(outcomes, runs, task, name, labels, names, seed, resamples)
             for name, labels in (slices or {}).items()
         },
-    )
-
-
-def compare_recommenders(
-    ranks_a: Ranks,
-    ranks_b: Ranks,
-    task: RankingTask,
-    metric: str = "HR@100",
-    *,
-    seed: int = 0,
-    resamples: int = 2000,
-) -> RankedPair:
-    """Compare two recommenders on the same queries by the bootstrap of their difference over users.
-
-    Each draw of users holds for both. With fewer than six users on whom they differ the interval is
-    widened to hold 0, as for two arms of classification.
-
-    Args:
-        ranks_a: Ranks of one.
-        ranks_b: Ranks of the other.
-        task: The task that both were given.
-        metric: What to compare; any but coverage.
-        seed: Root seed of the resampling.
-        resamples: Draws of users.
-
-    Returns:
-        The difference a minus b with its interval.
-
-    Raises:
-        DataError: When the ranks are of another task.
-        UsageError: For an unknown metric or coverage, or too few resamples.
-    """
-    family = ranking_metric(metric, "compare_recommenders.metric")[0]
-    if family == "coverage":
-        raise UsageError(
-            "compare_recommenders cannot draw users again for coverage, which shrinks with every "
-            "user left out. Take HR, Recall, NDCG, MRR, debiased_recall or median_rank."
-        )
-    a, b = outcome(ranks_a, task), outcome(ranks_b, task)
-    if family == "median_rank":
-        differ_U = np.unique(a.user_Q[a.row_P[a.rank_P != b.rank_P]])
-        discordant = len(differ_U)
-    else:
-        discordant = int(np.count_nonzero(user_sums(a, metric)[0] != user_sums(b, metric)[0]))
-    difference = _value(a, ranks_a, metric) - _value(b, ranks_b, metric)
-    drawn_a, drawn_b = (_drawn(rows, [metric], seed, resamples, "pair")[metric] for rows in (a, b))
-    low, high, p_value = judged(difference, drawn_a - drawn_b, discordant)
-    return RankedPair(
-        difference=difference,
-        low=low,
-        high=high,
-        p_value=p_value,
-        n=len(task),
-        metric=metric,
-        discordant=discordant,
+        seeds=len(runs),
     )
 
 
@@ -276,8 +226,8 @@ def group_members(labels: Sequence[object], task: RankingTask, who: str) -> dict
 
 
 def _by_label(
-    rows: Outcome,
-    ranks: Ranks,
+    outcomes: Sequence[Outcome],
+    runs: Sequence[Ranks],
     task: RankingTask,
     name: str,
     labels: Sequence[object],
@@ -287,10 +237,11 @@ def _by_label(
 ) -> dict[str, dict[str, Score]]:
     members = group_members(labels, task, f"slices[{name!r}]")
     kept = [metric for metric in names if not metric.startswith("coverage@")]
-    return {
-        label: _with_intervals(rows.take(keep_P), ranks, kept, seed, resamples, name, label)
-        for label, keep_P in members.items()
-    }
+    found = {}
+    for label, keep_P in members.items():
+        parts = [rows.take(keep_P) for rows in outcomes]
+        found[label] = _with_intervals(parts, runs, kept, seed, resamples, name, label)
+    return found
 
 
 def _value(rows: Outcome, ranks: Ranks, name: str) -> float:
@@ -309,10 +260,51 @@ def _value(rows: Outcome, ranks: Ranks, name: str) -> float:
     return float(top_U.sum() / bottom_U.sum())
 
 
+def mean_value(outcomes: Sequence[Outcome], runs: Sequence[Ranks], name: str) -> float:
+    """A metric's mean over training seeds.
+
+    Raises:
+        DataError: When the debiased recall of new items alone is asked for.
+    """
+    pairs = zip(outcomes, runs, strict=True)
+    return sum(_value(rows, ranks, name) for rows, ranks in pairs) / len(runs)
+
+
+def drawn_values(
+    outcomes: Sequence[Outcome],
+    names: Sequence[str],
+    seed: int,
+    resamples: int,
+    *stream: str,
+    runs: str = "",
+) -> dict[str, Floats]:
+    """Metrics on resampled users and training seeds.
+
+    Args:
+        outcomes: One a training seed; all see the same draws of users.
+        names: Any metrics but coverage.
+        seed: Root seed of the draws.
+        resamples: R.
+        *stream: Further name of the stream of users.
+        runs: Further name of the stream of seeds: recommenders' seeds are drawn apart.
+
+    Returns:
+        Metric to its R values; a draw without any weight for a metric gives 0.
+    """
+    parts = [_drawn(rows, names, seed, resamples, *stream) for rows in outcomes]
+    if len(parts) == 1:
+        return parts[0]
+    weights_RS = seed_weights(len(parts), resamples, seed, "ranking", runs, *stream)
+    return {
+        name: np.einsum("rs,sr->r", weights_RS, np.stack([one[name] for one in parts]))
+        for name in names
+    }
+
+
 def _drawn(
     rows: Outcome, names: Sequence[str], seed: int, resamples: int, *stream: str
 ) -> dict[str, Floats]:
-    """Metrics on resampled users; a draw without any weight for a metric gives 0."""
+    """Metrics of one training seed on resampled users."""
     ratios = [name for name in names if name != "median_rank"]
     sums = [user_sums(rows, name) for name in ratios]
     tops_UM = np.stack([top for top, _ in sums], axis=1) if sums else np.zeros((rows.users, 0))
@@ -329,18 +321,24 @@ def _drawn(
 
 
 def _with_intervals(
-    rows: Outcome, ranks: Ranks, names: Sequence[str], seed: int, resamples: int, *stream: str
+    outcomes: Sequence[Outcome],
+    runs: Sequence[Ranks],
+    names: Sequence[str],
+    seed: int,
+    resamples: int,
+    *stream: str,
 ) -> dict[str, Score]:
+    rows = outcomes[0]
     weighted = int(np.count_nonzero(rows.weight_P))
     absent = () if weighted else ("debiased_recall",)
     names = [name for name in names if ranking_metric(name)[0] not in absent]
     drawable = [name for name in names if ranking_metric(name)[0] != "coverage"]
-    drawn = _drawn(rows, drawable, seed, resamples, *stream)
+    drawn = drawn_values(outcomes, drawable, seed, resamples, *stream)
     counts = {"median_rank": len(rows.rank_P), "debiased_recall": weighted}
     found = {}
     for name in names:
         family = ranking_metric(name)[0]
-        value = _value(rows, ranks, name)
+        value = mean_value(outcomes, runs, name)
         low: float | None = None
         high: float | None = None
         if rows.users > 1 and family in _SHARES:

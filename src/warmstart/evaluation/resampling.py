@@ -31,6 +31,7 @@ __all__ = [
     "proportion_interval",
     "resampled",
     "row_draws",
+    "seed_weights",
 ]
 
 LEVEL = 0.95
@@ -148,7 +149,7 @@ def resampled(
     found = []
     for arm, seeds in enumerate(arms):
         drawn = "shared" if paired_seeds else str(arm)
-        weight_RS = _seed_weights(len(seeds), resamples, seed, drawn, *stream)
+        weight_RS = seed_weights(len(seeds), resamples, seed, drawn, *stream)
         by_name: dict[str, Floats] = {}
         for name in wanted:
             values_SR = np.stack(
@@ -186,8 +187,8 @@ def proportion_interval(values_R: Floats, value: float, n_rows: int) -> tuple[fl
     return low, high
 
 
-def _seed_weights(n_seeds: int, resamples: int, seed: int, *name: str) -> Floats:
-    """(R, S) shares of each training seed in each resample; rows sum to 1."""
+def seed_weights(n_seeds: int, resamples: int, seed: int, *name: str) -> Floats:
+    """Seeds drawn with replacement: (R, S) shares of each in each resample; rows sum to 1."""
     if n_seeds == 1:
         return np.ones((resamples, 1))
     generator = Streams(seed).numpy("bootstrap", "seeds", *name)

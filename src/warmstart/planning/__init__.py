@@ -6,18 +6,16 @@ from .compare import run_comparison, timed
 from .counting import Counting, Memory, count_training, lora_parameters, memory
 from .meter import Prices
 from .outcome import arm_json, conclude
-from .recommending import (
+from .recommending import run_contest
+from .recommending_contenders import (
     Contender,
-    Contest,
-    ContestTask,
-    Entry,
     check_deciding,
     parse_contenders,
-    run_contest,
     usual_metric,
 )
 from .recommending_plan import plan_interactions
-from .recommending_verdict import judge_contest
+from .recommending_task import Contest, ContestTask, Entry, SeedFit
+from .recommending_verdict import judge_contest, metric_in_words
 from .shot_results import shots_json
 from .shots import SHOTS, ShotTask, parse_shots, run_shots, serve
 from .task import ArmResult, Comparison, Embedding, Task, elapsed_clock
@@ -52,6 +50,7 @@ __all__ = [
     "Plan",
     "Prices",
     "Reason",
+    "SeedFit",
     "SeedResult",
     "ShotTask",
     "Task",
@@ -74,6 +73,7 @@ __all__ = [
     "lora_parameters",
     "measure_transfer",
     "memory",
+    "metric_in_words",
     "order_backbones",
     "parse_arms",
     "parse_contenders",

@@ -2,74 +2,56 @@
 
 Every contender is treated alike. Its settings (a baseline's grid, a tower's number of epochs) are
 chosen on the validation events; then it is fitted anew on training and validation events together,
-and asked the test questions once. Which model is kept is decided on validation as well.
+and asked the test questions once. Which model is kept is decided on validation as well. With
+several training seeds a trained track goes that whole way once a seed.
 """
 
 from __future__ import annotations
 
 import re
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass, field
-from functools import cached_property
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from warmstart.core import (
     NotApplicable,
     OutOfMemory,
     Run,
-    UsageError,
     fingerprint,
-    nearest,
     progress,
     read_json,
     tells_out_of_memory,
     write_json,
 )
-from warmstart.data import Interactions, TimeSplit
 from warmstart.evaluation import (
     KS,
     RankedPair,
-    RankingScores,
     RankingTask,
-    Ranks,
     Recommender,
-    all_future_task,
     compare_recommenders,
     measure_ranking,
-    next_item_task,
     rank_targets,
-    ranking_metric,
     score_ranking,
-    standard_slices,
 )
 from warmstart.retrieval import (
-    BASELINES,
-    TRACKS,
     Baseline,
     Content,
     HistoryMean,
+    Popularity,
+    RecentPopularity,
     TwoTower,
     TwoTowerModel,
     make_baseline,
-    make_track,
     tune,
 )
 from warmstart.training import Diverged, History
 
-from .budget import Budgeted, divide
+from .budget import divide
+from .recommending_contenders import Contender
+from .recommending_task import Contest, ContestTask, Entry, SeedFit
 
-__all__ = [
-    "Contender",
-    "Contest",
-    "ContestTask",
-    "Entry",
-    "check_deciding",
-    "parse_contenders",
-    "run_contest",
-    "usual_metric",
-]
+__all__ = ["run_contest"]
 
 _SHOWN = ("HR@10", "HR@100", "NDCG@10", "MRR")
 _WATCHED = ("HR@10", "HR@100", "MRR")  # what towers can be watched by
@@ -78,215 +60,12 @@ _SEARCH = 0.45  # of a tower's time, to find its number of epochs
 _LEAVES_OUT = (NotApplicable, Diverged, OutOfMemory)
 
 
-@dataclass(frozen=True)
-class Contender:
-    """A baseline or a track.
-
-    Attributes:
-        name: As the user wrote it, settings included.
-        settings: The value.
-        tuned: Whether a baseline's grid is tried; not where the user set something.
-    """
-
-    name: str
-    settings: Baseline | HistoryMean | TwoTower
-    tuned: bool = True
-
-    @property
-    def role(self) -> Literal["arm", "control"]:
-        """A baseline is a control; a track is an arm."""
-        return "control" if isinstance(self.settings, Baseline) else "arm"
-
-    @property
-    def title(self) -> str:
-        """How tables call it."""
-        told = self.settings.model_dump(include=set(self.settings.model_fields_set))
-        if not told:
-            return self.settings.title
-        return f"{self.settings.title} ({', '.join(f'{k} {v}' for k, v in told.items())})"
-
-
-def parse_contenders(texts: Sequence[str]) -> list[Contender]:
-    """Read contenders such as `ease`, `item-knn:last=20` or `two-tower:width=64`.
-
-    Raises:
-        UsageError: For an unknown name or setting, or the same contender twice.
-    """
-    found: list[Contender] = []
-    for text in texts:
-        name, *parts = text.strip().split(":")
-        values: dict[str, Any] = {}
-        for part in parts:
-            key, sign, value = part.partition("=")
-            if not sign:
-                raise UsageError(f"arm {text!r}: {part!r} is not a setting; write key=value.")
-            values[key] = None if value.lower() == "none" else value
-        if name not in BASELINES and name not in TRACKS:
-            raise UsageError(
-                f"There is no arm {name!r} for interactions." + nearest(name, [*TRACKS, *BASELINES])
-            )
-        made = make_baseline(name, values) if name in BASELINES else make_track(name, values)
-        found.append(Contender(text.strip(), made, tuned=not values))
-    names = [one.name for one in found]
-    twice = sorted({name for name in names if names.count(name) > 1})
-    if twice:
-        raise UsageError(f"An arm was named twice: {', '.join(twice)}.")
-    return found
-
-
-def usual_metric(n_items: int) -> str:
-    """HR@100, or HR at the longest list that holds at most half of a small catalogue."""
-    return f"HR@{max((k for k in KS if 2 * k <= n_items), default=1)}"
-
-
-def check_deciding(metric: str, n_items: int) -> None:
-    """Refuse a metric that cannot decide which arm is best.
-
-    Args:
-        metric: HR, Recall, NDCG or debiased_recall at one of the list lengths of tables, or MRR.
-        n_items: I.
-
-    Raises:
-        UsageError: For another one, or a list that would hold the whole catalogue.
-    """
-    family, length = ranking_metric(metric, "metric")
-    if family in ("coverage", "median_rank") or (length is not None and length not in KS):
-        raise UsageError(
-            f"metric {metric!r} cannot decide. Take HR, Recall, NDCG or debiased_recall at "
-            f"{', '.join(map(str, KS))}, such as HR@10, or MRR."
-        )
-    if length is not None and length >= n_items:
-        raise UsageError(
-            f"metric {metric!r} is met by every list, for there are {n_items} items. Take a "
-            "shorter one, such as HR@10, or MRR."
-        )
-
-
-@dataclass(frozen=True)
-class ContestTask(Budgeted):
-    """What all contenders share.
-
-    Attributes:
-        split: Training and validation events.
-        test: Events after the test cut, which only the questions at the end are made of.
-        content: Texts, images and attributes.
-        folder: The run's folder.
-        primary: The metric that decides.
-        budget: Seconds for everything.
-        started: `time.monotonic()` at the start, less what earlier sessions took.
-        seed: Root of every draw.
-        device: Device name.
-        block: Queries that are scored at once.
-        trackers: Experiment trackers.
-    """
-
-    split: TimeSplit
-    test: Interactions
-    content: Content
-    folder: Path
-    primary: str = "HR@100"
-    budget: float = float("inf")
-    started: float = field(default_factory=time.monotonic)
-    seed: int = 0
-    device: str = "auto"
-    block: int = 512
-    trackers: tuple[str, ...] = ()
-
-    @property
-    def n_items(self) -> int:
-        """I."""
-        return self.split.train.n_items
-
-    @cached_property
-    def validation_task(self) -> RankingTask:
-        """The next item, asked of the validation events."""
-        return next_item_task(self.split.train, self.split.validation)
-
-    @cached_property
-    def next_item(self) -> RankingTask:
-        """The next item, asked of the test events."""
-        return next_item_task(self.split.fitted, self.test)
-
-    @cached_property
-    def all_future(self) -> RankingTask:
-        """All later items, asked once a user at the test cut."""
-        return all_future_task(self.split.fitted, self.test)
-
-    @cached_property
-    def slices(self) -> dict[str, list[str]]:
-        """Slices of the next-item questions."""
-        return standard_slices(self.next_item, self.split.fitted)
-
-
-@dataclass
-class Entry:
-    """What became of a contender.
-
-    Attributes:
-        contender: Which.
-        status: done; shortened: the budget ended its search for the number of epochs early; cut:
-            the budget ended before it had learned all events; failed; not applicable.
-        reason: Why it was left out.
-        settings: As they were chosen.
-        tried: A row for each setting that validation chose from.
-        validation: Metrics on validation.
-        ranks: Of the test questions, by kind.
-        scores: By kind.
-        recommender: What was ranked with.
-        seconds: Of tuning and fitting.
-        trainable: Weights that were learned.
-        history: One dictionary an epoch.
-        notes: Sentences for the reader.
-    """
-
-    contender: Contender
-    status: Literal["done", "shortened", "cut", "failed", "not applicable"] = "done"
-    reason: str | None = None
-    settings: dict[str, Any] = field(default_factory=dict)
-    tried: list[dict[str, Any]] = field(default_factory=list)
-    validation: dict[str, float] = field(default_factory=dict)
-    ranks: dict[str, Ranks] = field(default_factory=dict)
-    scores: dict[str, RankingScores] = field(default_factory=dict)
-    recommender: Recommender | None = None
-    seconds: float = 0.0
-    trainable: int | None = None
-    history: list[dict[str, Any]] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
-
-    @property
-    def name(self) -> str:
-        """The contender's name."""
-        return self.contender.name
-
-    @property
-    def judged(self) -> bool:
-        """Whether it has scores that count."""
-        return self.status in ("done", "shortened") and bool(self.scores)
-
-
-@dataclass
-class Contest:
-    """The outcome.
-
-    Attributes:
-        entries: In the order in which they were named.
-        best: The entry that is best on validation.
-        kept: The trained model that is best on validation, which can be indexed and served.
-        baseline: The best baseline on validation.
-        lifts: Each arm minus that baseline, on the test questions.
-    """
-
-    entries: list[Entry]
-    best: Entry | None
-    kept: Entry | None
-    baseline: Entry | None
-    lifts: list[tuple[str, str, RankedPair]]
-
-
 def run_contest(contenders: Sequence[Contender], task: ContestTask) -> Contest:
     """Tune, fit and rank all contenders, then compare them.
 
-    Baselines and what needs no training go first; the trained tracks share what time is left.
+    Baselines and what needs no training go first; the trained tracks share what time is left. The
+    first seed of every track runs before any second seed, and further seeds run only while they
+    fit into the budget.
 
     Raises:
         DataError: When nothing can be asked.
@@ -303,21 +82,44 @@ def run_contest(contenders: Sequence[Contender], task: ContestTask) -> Contest:
             waiting = {other.name: float("inf") for other in trained[place:]}
             share = divide(waiting, max(0.0, task.left * 0.9))[one.name]
         entries[one.name] = _attempt(one, task, share)
+    _more_seeds([entries[one.name] for one in trained], task)
     ordered = [entries[one.name] for one in contenders]
+    for entry in ordered:
+        _score(entry, task)
     judged = [entry for entry in ordered if entry.judged]
     best = _best(judged, task)
     kept = _best([one for one in judged if isinstance(one.recommender, TwoTowerModel)], task)
     baseline = _best([one for one in judged if one.contender.role == "control"], task)
     lifts = []
     if baseline is not None:
-        for entry in judged:
-            if entry.contender.role == "arm":
-                pair = compare_recommenders(
-                    entry.ranks["next_item"], baseline.ranks["next_item"], task.next_item,
-                    task.primary, seed=task.seed,
-                )  # fmt: skip
-                lifts.append((entry.name, baseline.name, pair))
-    return Contest(ordered, best, kept, baseline, lifts)
+        arms = [one for one in judged if one.contender.role == "arm"]
+        lifts = [(one.name, baseline.name, _pair(one, baseline, task)) for one in arms]
+    return Contest(ordered, best, kept, baseline, lifts, _cold_lifts(judged, task))
+
+
+def _pair(a: Entry, b: Entry, task: ContestTask, only: Sequence[bool] | None = None) -> RankedPair:
+    return compare_recommenders(
+        a.ranks["next_item"], b.ranks["next_item"], task.next_item, task.primary,
+        only=only, seed=task.seed,
+    )  # fmt: skip
+
+
+def _cold_lifts(judged: Sequence[Entry], task: ContestTask) -> list[tuple[str, str, RankedPair]]:
+    """What reads the items against what ranks by content or popularity alone, on new items."""
+    if not any(task.cold_P) or task.primary.startswith("debiased"):  # which gives them no weight
+        return []
+    readers = [one for one in judged if _reads(one.contender.settings, task.content)]
+    plain = (HistoryMean, Popularity, RecentPopularity)
+    beside = [one for one in judged if isinstance(one.contender.settings, plain)]
+    return [(a.name, b.name, _pair(a, b, task, task.cold_P)) for a in readers for b in beside]
+
+
+def _reads(settings: object, content: Content) -> bool:
+    """Whether a trained track reads texts or pictures that are there."""
+    return isinstance(settings, TwoTower) and (
+        (settings.use_text and content.text_IE is not None)
+        or (settings.use_images and content.image_IE is not None)
+    )
 
 
 def _best(entries: Sequence[Entry], task: ContestTask) -> Entry | None:
@@ -329,24 +131,84 @@ def _attempt(one: Contender, task: ContestTask, seconds: float | None) -> Entry:
     """One contender from tuning to ranks; what cannot work is told and left out."""
     progress.note(f"{one.title} ...")
     entry = Entry(one)
-    start = time.monotonic()
     try:
-        with tells_out_of_memory(one.title):
-            if isinstance(one.settings, Baseline):
-                _baseline(entry, one, task)
-            elif isinstance(one.settings, HistoryMean):
-                _mean(entry, one, task)
-            else:
-                _tower(entry, one.settings, task, seconds)
-            entry.seconds = entry.seconds or time.monotonic() - start
-            if entry.recommender is not None:
-                _judge(entry, task)
+        fit = _fitted(entry, task, task.seed, seconds)
     except _LEAVES_OUT as error:
         entry.status = "not applicable" if isinstance(error, NotApplicable) else "failed"
         entry.reason = str(error)
-        entry.scores, entry.ranks, entry.recommender = {}, {}, None
         progress.note(f"{one.title} is left out: {error}")
+        return entry
+    entry.fits.append(fit)
+    entry.status, entry.reason = fit.status, fit.reason
     return entry
+
+
+def _fitted(entry: Entry, task: ContestTask, seed: int, seconds: float | None) -> SeedFit:
+    """One seed of a contender from tuning to ranks."""
+    one, fit = entry.contender, SeedFit(seed)
+    start = time.monotonic()
+    with tells_out_of_memory(one.title):
+        if isinstance(one.settings, Baseline):
+            _baseline(fit, entry, task)
+        elif isinstance(one.settings, HistoryMean):
+            _mean(fit, entry, task)
+        else:
+            _tower(fit, entry, task, seconds)
+        fit.seconds = fit.seconds or time.monotonic() - start
+        if fit.recommender is not None:
+            for kind, questions in _questions(task):
+                fit.ranks[kind] = rank_targets(
+                    fit.recommender, questions, task.n_items, block=task.block, ks=KS
+                )
+    return fit
+
+
+def _questions(task: ContestTask) -> Iterator[tuple[str, RankingTask]]:
+    yield "next_item", task.next_item
+    yield "all_future", task.all_future
+
+
+def _more_seeds(entries: Sequence[Entry], task: ContestTask) -> None:
+    """Second and later seeds, while what the longest one took still fits into the time left."""
+    for number in range(1, task.seeds):
+        for entry in entries:
+            if entry.status not in ("done", "shortened") or len(entry.fits) < number:
+                continue
+            longest = max(fit.seconds for fit in entry.fits)
+            left = task.left * 0.9 if task.limited else None
+            if left is not None and 1.3 * longest > left:
+                continue
+            title, seed = entry.contender.title, task.seed + number
+            progress.note(f"{title}, seed {seed} ...")
+            try:
+                fit = _fitted(entry, task, seed, left)
+            except _LEAVES_OUT as error:
+                progress.note(f"{title}, seed {seed}, is left out: {error}")
+                continue
+            if fit.status == "cut":
+                progress.note(f"{title}, seed {seed}: too slow, left out.")
+                continue
+            entry.fits.append(fit)
+            _keep_best(entry, task)
+
+
+def _keep_best(entry: Entry, task: ContestTask) -> None:
+    """Give up the recommenders of all seeds but the best on validation."""
+    best = max(entry.fits, key=lambda fit: fit.validation[task.primary])
+    for fit in entry.fits:
+        if fit is not best:
+            fit.recommender = None
+
+
+def _score(entry: Entry, task: ContestTask) -> None:
+    """Scores on the test questions, over all seeds."""
+    for kind, ranks in entry.ranks.items():
+        first = kind == "next_item"
+        entry.scores[kind] = score_ranking(
+            ranks, task.next_item if first else task.all_future,
+            primary=task.primary if first else None,
+            slices=task.slices if first else None, seed=task.seed,
+        )  # fmt: skip
 
 
 def _folder(entry: Entry, task: ContestTask) -> Path:
@@ -356,12 +218,20 @@ def _folder(entry: Entry, task: ContestTask) -> Path:
     return task.folder / "arms" / f"{plain}{mark}"
 
 
-def _run(entry: Entry, task: ContestTask, part: str, seconds: float | None = None) -> Run:
+def _run(
+    entry: Entry,
+    task: ContestTask,
+    part: str,
+    seconds: float | None = None,
+    seed: int | None = None,
+) -> Run:
     deadline = None if seconds is None else time.monotonic() + seconds
+    place, wanted = _folder(entry, task), task.seed if seed is None else seed
+    if wanted != task.seed:
+        place /= f"seed-{wanted}"
     return Run(
-        _folder(entry, task) / part, seed=task.seed, device=task.device, deadline=deadline,
-        trackers=task.trackers,
-    )  # fmt: skip
+        place / part, seed=wanted, device=task.device, deadline=deadline, trackers=task.trackers
+    )
 
 
 def _measured(task: ContestTask, recommender: Recommender) -> dict[str, float]:
@@ -370,8 +240,9 @@ def _measured(task: ContestTask, recommender: Recommender) -> dict[str, float]:
     return measure_ranking(ranks, task.validation_task, list(names))
 
 
-def _baseline(entry: Entry, one: Contender, task: ContestTask) -> None:
+def _baseline(fit: SeedFit, entry: Entry, task: ContestTask) -> None:
     """Settings by validation, which a repeated comparison reads back, and a fit on all events."""
+    one = entry.contender
     assert isinstance(one.settings, Baseline)
     most = max(0.0, task.left) * _TUNING if task.limited else None
     run = _run(entry, task, "tuning", most)
@@ -380,26 +251,27 @@ def _baseline(entry: Entry, one: Contender, task: ContestTask) -> None:
     if kept.is_file():
         known = read_json(kept)
         chosen = make_baseline(one.settings.name, known["settings"])
-        entry.tried, entry.validation = known["tried"], known["validation"]
+        fit.tried, fit.validation = known["tried"], known["validation"]
         earlier = float(known["seconds"])
     else:
         chosen, earlier = one.settings, 0.0
         if one.tuned:
-            chosen, entry.tried = tune(
+            chosen, fit.tried = tune(
                 type(one.settings), task.split, task.primary, run=run, block=task.block
             )
-        entry.validation = _measured(task, chosen.fit(task.split.train, run))
+        fit.validation = _measured(task, chosen.fit(task.split.train, run))
         values = {
-            "settings": chosen.model_dump(mode="json"), "tried": entry.tried,
-            "validation": entry.validation, "seconds": time.monotonic() - start,
+            "settings": chosen.model_dump(mode="json"), "tried": fit.tried,
+            "validation": fit.validation, "seconds": time.monotonic() - start,
         }  # fmt: skip
         write_json(kept, values)
-    entry.settings = chosen.model_dump(mode="json")
-    entry.recommender = chosen.fit(task.split.fitted, run)
-    entry.seconds = earlier + time.monotonic() - start
+    fit.settings = chosen.model_dump(mode="json")
+    fit.recommender = chosen.fit(task.split.fitted, run)
+    fit.seconds = earlier + time.monotonic() - start
 
 
-def _mean(entry: Entry, one: Contender, task: ContestTask) -> None:
+def _mean(fit: SeedFit, entry: Entry, task: ContestTask) -> None:
+    one = entry.contender
     assert isinstance(one.settings, HistoryMean)
     grid = HistoryMean.grid() if one.tuned else (one.settings,)
     found = []
@@ -407,51 +279,50 @@ def _mean(entry: Entry, one: Contender, task: ContestTask) -> None:
         values = _measured(task, settings.recommender(task.content))
         found.append((values[task.primary], settings, values))
     best = max(found, key=lambda row: row[0])
-    entry.tried = [
+    fit.tried = [
         {**settings.model_dump(), task.primary: value, "chosen": settings is best[1]}
         for value, settings, _ in found
     ]
-    entry.settings, entry.validation = best[1].model_dump(mode="json"), best[2]
-    entry.recommender = best[1].recommender(task.content)
-    entry.trainable = 0
+    fit.settings, fit.validation = best[1].model_dump(mode="json"), best[2]
+    fit.recommender = best[1].recommender(task.content)
+    fit.trainable = 0
 
 
-def _tower(entry: Entry, settings: TwoTower, task: ContestTask, seconds: float | None) -> None:
+def _tower(fit: SeedFit, entry: Entry, task: ContestTask, seconds: float | None) -> None:
     """The number of epochs is found on validation, then all events up to the test are learned."""
-    content = task.content
-    reads = (settings.use_text and content.text_IE is not None) or (
-        settings.use_images and content.image_IE is not None
-    )
-    if not (settings.use_ids or reads):
+    settings = entry.contender.settings
+    assert isinstance(settings, TwoTower)
+    if not (settings.use_ids or _reads(settings, task.content)):
         raise NotApplicable(
             f"{settings.title} needs texts or pictures of the items, and there are none"
         )
     if task.primary in _WATCHED and "metric" not in settings.model_fields_set:
         settings = settings.model_copy(update={"metric": task.primary})
     end = None if seconds is None else time.monotonic() + seconds
-    found = _searched(entry, settings, task, None if seconds is None else _SEARCH * seconds)
+    search = _run(entry, task, "search", None if seconds is None else _SEARCH * seconds, fit.seed)
+    found = _searched(search, settings, task)
     history = History.parse(found["history"], "history")
-    entry.history = [dict(one) for one in history.epochs]
-    entry.validation, entry.seconds = found["validation"], history.seconds
+    fit.history = [dict(one) for one in history.epochs]
+    fit.validation, fit.seconds = found["validation"], history.seconds
     chosen = history.best_epoch or len(history.epochs)
-    entry.settings = settings.model_dump(mode="json") | {"epochs_chosen": chosen}
+    fit.settings = settings.model_dump(mode="json") | {"epochs_chosen": chosen}
     if history.cut and not chosen:
-        entry.status, entry.reason = "cut", "the budget ended within its first epoch"
+        fit.status, fit.reason = "cut", "the budget ended within its first epoch"
         return
     if history.cut:
-        entry.status = "shortened"
-        entry.reason = f"the budget ended the search for its number of epochs after {chosen}"
+        fit.status = "shortened"
+        fit.reason = f"the budget ended the search for its number of epochs after {chosen}"
     left = None if end is None else max(1.0, end - time.monotonic())
     last = settings.refit(history).model_copy(update={"popularity": found["popularity"]})
-    final = last.fit(task.split.fitted, _run(entry, task, "final", left), **_given(task))
+    final = last.fit(task.split.fitted, _run(entry, task, "final", left, fit.seed), **_given(task))
     done = History.parse(final.facts["history"], "history")
-    entry.seconds += done.seconds
+    fit.seconds += done.seconds
     if done.cut:
-        entry.status, entry.reason = "cut", "the budget ended before it had learned all events"
+        fit.status, fit.reason = "cut", "the budget ended before it had learned all events"
         return
-    entry.recommender = final
-    entry.trainable = sum(p.numel() for p in final.towers.parameters())
-    entry.notes = list(final.facts.get("notes", ()))
+    fit.recommender = final
+    fit.trainable = sum(p.numel() for p in final.towers.parameters())
+    fit.notes = list(final.facts.get("notes", ()))
 
 
 def _given(task: ContestTask) -> dict[str, Any]:
@@ -462,11 +333,8 @@ def _given(task: ContestTask) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _searched(
-    entry: Entry, settings: TwoTower, task: ContestTask, seconds: float | None
-) -> dict[str, Any]:
+def _searched(run: Run, settings: TwoTower, task: ContestTask) -> dict[str, Any]:
     """Record and validation of the fit on training events; a repeated comparison reads it back."""
-    run = _run(entry, task, "search", seconds)
     kept = run.folder / "found.json"
     if not kept.is_file():
         first = settings.fit(task.split.train, run, validation=task.validation_task, **_given(task))
@@ -477,19 +345,3 @@ def _searched(
         write_json(kept, values)
     found: dict[str, Any] = read_json(kept)
     return found
-
-
-def _judge(entry: Entry, task: ContestTask) -> None:
-    """Ranks and scores on the test questions."""
-    assert entry.recommender is not None
-    for kind, questions, slices in (
-        ("next_item", task.next_item, task.slices),
-        ("all_future", task.all_future, None),
-    ):
-        ranks = rank_targets(entry.recommender, questions, task.n_items, block=task.block, ks=KS)
-        entry.ranks[kind] = ranks
-        entry.scores[kind] = score_ranking(
-            ranks, questions,
-            primary=task.primary if kind == "next_item" else None,
-            slices=slices, seed=task.seed,
-        )  # fmt: skip

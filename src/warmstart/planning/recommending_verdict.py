@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from warmstart.evaluation import RankedPair
+from warmstart.evaluation import RankedPair, compare_recommenders
 
-from .recommending import Contest, ContestTask, Entry
+from .recommending_task import Contest, ContestTask, Entry
 from .verdict import Verdict, points
 
-__all__ = ["judge_contest"]
+__all__ = ["judge_contest", "metric_in_words"]
 
 
 def judge_contest(contest: Contest, task: ContestTask) -> Verdict:
@@ -45,19 +45,21 @@ def judge_contest(contest: Contest, task: ContestTask) -> Verdict:
 
 
 def _headline(best: Entry, task: ContestTask) -> str:
-    score = best.scores["next_item"].metrics[task.primary]
+    scores = best.scores["next_item"]
+    score = scores.metrics[task.primary]
+    seeds = f", the mean of {scores.seeds} seeds," if scores.seeds > 1 else ""
     within = ""
     if score.low is not None and score.high is not None:
-        low, high = (_shown(task.primary, value) for value in (score.low, score.high))
+        low, high = (metric_in_words(task.primary, value) for value in (score.low, score.high))
         within = f" (95 % interval {low} to {high})"
     return (
         f"{best.contender.title} is best on the validation events and reaches {task.primary} "
-        f"{_shown(task.primary, score.value)} on the test questions{within}."
+        f"{metric_in_words(task.primary, score.value)} on the test questions{seeds}{within}."
     )
 
 
-def _shown(metric: str, value: float) -> str:
-    """A metric in words: shares in per cent, MRR as it is."""
+def metric_in_words(metric: str, value: float) -> str:
+    """A ranking metric in a sentence: shares in per cent, MRR as it is."""
     return f"{value:.3f}" if metric == "MRR" else f"{points(value)} %"
 
 
@@ -115,18 +117,39 @@ def _cold(contest: Contest) -> list[str]:
         return []
     text = (
         f"Of {ours[1]:,} questions whose answer is an item that training never saw, "
-        f"{kept.contender.title} reaches {_shown(scores_of, ours[0])}"
+        f"{kept.contender.title} reaches {metric_in_words(scores_of, ours[0])}"
     )
     theirs = None if baseline is None else rate(baseline)
     if theirs is not None and baseline is not None:
-        text += f", {baseline.contender.title} {_shown(scores_of, theirs[0])}"
-    return [f"{text}."]
+        text += f", {baseline.contender.title} {metric_in_words(scores_of, theirs[0])}"
+    return [f"{text}.", *_cold_lift(contest, kept)]
+
+
+def _cold_lift(contest: Contest, kept: Entry) -> list[str]:
+    """The track that reads texts beside the best that ranks by content or popularity alone."""
+    readers = {a for a, _, _ in contest.cold_lifts}
+    by_name = {entry.name: entry for entry in contest.entries}
+    if not readers:
+        return []
+    metric = contest.cold_lifts[0][2].metric
+    track = kept
+    if kept.name not in readers:
+        track = max((by_name[a] for a in readers), key=lambda one: one.validation[metric])
+    other, pair = min(
+        ((by_name[b], pair) for a, b, pair in contest.cold_lifts if a == track.name),
+        key=lambda row: row[1].difference,
+    )
+    told = {"a": "clearly above", "b": "clearly below", None: "not to be told apart from"}
+    return [
+        f"There {track.contender.title} is {told[pair.winner]} {other.contender.title}, the best "
+        f"of those that rank by content or popularity alone: a difference of "
+        f"{_gap(metric, pair.difference)} ({_bare(metric, pair.low)} to "
+        f"{_bare(metric, pair.high)})."
+    ]
 
 
 def _below_scratch(contest: Contest, task: ContestTask) -> tuple[str, ...]:
     """Arms with pretrained text that are significantly below ids alone."""
-    from warmstart.evaluation import compare_recommenders
-
     scratch = next(
         (one for one in contest.entries if one.judged and one.name.split(":")[0] == "scratch"), None
     )

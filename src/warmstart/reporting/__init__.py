@@ -9,7 +9,7 @@ from .card import model_card
 from .curves import interpolation_curve, rate_sweeps
 from .drift import drift_view, render_drift_report, write_drift_report
 from .html import render_report, write_report
-from .index import index_view
+from .index import index_view, render_index_report, trade_off_plot, write_index_report
 from .plots import forest, learning_curves, reliability, shot_curve
 from .ranking import ranking_markdown, ranking_rows, ranking_view
 from .ranking_html import render_ranking_report, write_ranking_report
@@ -49,6 +49,7 @@ __all__ = [
     "rates_view",
     "reliability",
     "render_drift_report",
+    "render_index_report",
     "render_ranking_report",
     "render_report",
     "render_shift_report",
@@ -58,9 +59,11 @@ __all__ = [
     "shot_curve",
     "shots_markdown",
     "shots_view",
+    "trade_off_plot",
     "transfer_view",
     "verdict_view",
     "write_drift_report",
+    "write_index_report",
     "write_ranking_report",
     "write_report",
     "write_shift_report",

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Literal
 
 from rich import box
 from rich.console import Group, RenderableType
@@ -93,7 +93,7 @@ def ranking_rows(
                 "name": arm.get("name"),
                 "role": arm.get("role"),
                 "best": arm.get("name") == best,
-                "words": view.status_words(arm, best=best),
+                "words": view.status_words(arm, best=best) + _seed_words(arm),
                 "cells": cells,
                 "seconds": fmt.seconds(arm.get("seconds")),
                 "trainable": fmt.count(arm.get("trainable_parameters")),
@@ -101,6 +101,12 @@ def ranking_rows(
             }
         )
     return found
+
+
+def _seed_words(arm: Json) -> list[str]:
+    """How many training seeds a mean is of."""
+    seeds = ((arm.get("next_item") or {}).get("test") or {}).get("seeds") or 1
+    return [f"mean of {seeds} seeds"] if seeds > 1 else []
 
 
 def slice_rows(results: Json, metric: str | None = None, dash: str = "–") -> dict[str, Any] | None:
@@ -130,10 +136,19 @@ def slice_rows(results: Json, metric: str | None = None, dash: str = "–") -> d
     return {"heads": heads, "rows": rows, "metric": metric_title(name)}
 
 
-def lift_rows(results: Json, dash: str = " to ") -> list[dict[str, Any]]:
-    """Each arm against the best tuned baseline on the same queries."""
+def lift_rows(
+    results: Json, dash: str = " to ", kind: Literal["lifts", "cold_lifts"] = "lifts"
+) -> list[dict[str, Any]]:
+    """Each arm against the best tuned baseline on the same queries, or what is told of new items.
+
+    Args:
+        results: The content of results.json.
+        dash: Between the bounds of an interval.
+        kind: `lifts`, or `cold_lifts`: trained tracks that read the items against arms that rank
+            by content or popularity alone, on items that training never saw.
+    """
     found = []
-    for lift in results.get("lifts") or []:
+    for lift in results.get(kind) or []:
         name = str(lift.get("metric"))
         found.append(
             {
@@ -145,6 +160,7 @@ def lift_rows(results: Json, dash: str = " to ") -> list[dict[str, Any]]:
                     fmt.difference(name, lift.get(key)) for key in ("low", "high")
                 ),
                 "significant": bool(lift.get("significant")),
+                "n": lift.get("n"),
                 "words": _words(lift),
             }
         )
@@ -219,23 +235,42 @@ def ranking_view(results: Json) -> RenderableType:
     ]
     parts += _lifts(results)
     parts += _slices(results)
+    parts += _cold_lifts(results)
     parts += _fairness(results)
     return Group(*parts, Text(), verdict_view(results))
 
 
 def _lifts(results: Json) -> list[RenderableType]:
     rows = lift_rows(results)
+    what = "" if "run" in results else ", the best baseline"  # one on later events: no choice made
+    found: list[RenderableType] = []
+    for other in dict.fromkeys(row["b"] for row in rows):
+        head = f"{rows[0]['metric']} against {other}{what} (95 % by users):"
+        found += [Text(), Text(head), _differences([row for row in rows if row["b"] == other])]
+    return found
+
+
+def _cold_lifts(results: Json) -> list[RenderableType]:
+    rows = lift_rows(results, kind="cold_lifts")
     if not rows:
         return []
+    head = (
+        f"{rows[0]['metric']} on the {rows[0]['n'] or 0:,} questions about new items, against what "
+        "ranks by content or popularity alone (95 % by users):"
+    )
+    return [Text(), Text(head), _differences(rows, both=True)]
+
+
+def _differences(rows: Sequence[Mapping[str, Any]], both: bool = False) -> Table:
     table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0), show_header=False)
     for row in rows:
         style = "bold" if row["significant"] else ""
+        names = f"{row['a']} - {row['b']}" if both else row["a"]
         table.add_row(
-            Text(row["a"]), Text(row["difference"]), Text(row["interval"]), Text(row["words"]),
+            Text(names), Text(row["difference"]), Text(row["interval"]), Text(row["words"]),
             style=style,
         )  # fmt: skip
-    head = f"{rows[0]['metric']} against {rows[0]['b']}, the best baseline (95 % by users):"
-    return [Text(), Text(head), table]
+    return table
 
 
 def _slices(results: Json) -> list[RenderableType]:

@@ -60,6 +60,7 @@ def _context(results: Json) -> dict[str, Any]:
             plots.forest(_forest(results, primary), primary, best=verdict.get("best"))
         ),
         "lifts": ranking.lift_rows(results),
+        "cold_lifts": ranking.lift_rows(results, kind="cold_lifts"),
         "slices": ranking.slice_rows(results),
         "future": [row for row in future if any(c["value"] != fmt.MISSING for c in row["cells"])],
         "future_heads": [ranking.metric_title(name) for name in _FUTURE],
@@ -134,8 +135,8 @@ def _glossary() -> list[tuple[str, str]]:
         *words,
         (
             "95 % interval",
-            "From a bootstrap over users: whole users are drawn again with replacement; the middle "
-            "95 % of the results is shown.",
+            "From a bootstrap over users: whole users are drawn again with replacement, and so are "
+            "training seeds where an arm has several; the middle 95 % of the results is shown.",
         ),
         (
             "Baseline",

@@ -21,6 +21,7 @@ from .fit import fit
 from .folders import refuse_own_input
 from .indexing import IndexReport, RunService, build_run_index, refresh, run_service, serve_run
 from .info import info
+from .later import RankedArm, RetrievalEvaluation
 from .plan import plan
 from .rank import RankedBackbones, check_rank_path, rank, write_rank
 from .rates import check_plot_path, rates, write_rates
@@ -40,8 +41,10 @@ __all__ = [
     "FinishedRun",
     "IndexReport",
     "Predictions",
+    "RankedArm",
     "RankedBackbones",
     "Recommendation",
+    "RetrievalEvaluation",
     "RetrievalRun",
     "RunService",
     "Shift",

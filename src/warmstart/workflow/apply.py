@@ -13,8 +13,10 @@ from warmstart.evaluation import FamiliarityMethod, Scores, primary_metric, scor
 from warmstart.models import Prediction
 
 from .familiar import Unfamiliar, flag
+from .later import RetrievalEvaluation, evaluate_later
 from .prepare import as_dataset, refuse_reading
-from .recommending import open_run
+from .recommending import RetrievalRun, open_run
+from .retrieval import COLUMNS_READ
 from .runs import FinishedRun
 from .seen import count_seen
 
@@ -169,26 +171,36 @@ def evaluate(
     group: str | None = None,
     device: str = "auto",
     **reading: Any,
-) -> Evaluation:
+) -> Evaluation | RetrievalEvaluation:
     """Score a finished run on labelled rows that it has not seen.
 
     Args:
         run: A finished run or its folder.
-        data: A path or a Dataset with labels that the model knows.
+        data: A path or a Dataset with labels that the model knows; for a retrieval run a folder or
+            file of later interactions.
         metric: Primary metric; chosen by the rows' balance otherwise.
         group: Column by which accuracy is shown.
         device: Where the model is put: `auto`, `cpu`, `cuda`, `mps`.
-        **reading: Passed to `read`; of these a Dataset takes limit= alone.
+        **reading: Passed to `read`; of these a Dataset takes limit= alone. For a retrieval run
+            user=, item=, time=, event=, positive= and skip_bad=.
 
     Returns:
         The scores, with the counts of rows that the run was trained or chosen on: rows are the
-        same when their content is, whatever their ids and files.
+        same when their content is, whatever their ids and files. For a retrieval run its model
+        beside popularity on later events.
 
     Raises:
         DataError: For a label that the model does not know.
         UsageError: For an option that cannot apply to such data, or an unknown device.
     """
     opened = as_run(run, device)
+    own = {name: reading.pop(name) for name in COLUMNS_READ if name in reading}
+    own = {name: value for name, value in own.items() if value is not None}
+    if isinstance(opened, RetrievalRun):
+        own["skip_bad"] = bool(reading.pop("skip_bad", False))
+        refuse_reading({**reading, "group": group}, "a run on interactions", " Leave it out.")
+        return evaluate_later(opened, data, metric=metric, **own)
+    refuse_reading(own, "a run that classifies", " Leave it out.")
     dataset = as_dataset(data, need_classes=False, **reading)
     check_modality(opened, dataset)
     dataset = dataset.relabel(opened.model.label_names)

@@ -36,7 +36,7 @@ def compare(
     *,
     backbone: Backbone | str | Path | None = None,
     strategies: Sequence[str | Strategy] | None = None,
-    seeds: int = 3,
+    seeds: int | None = None,
     budget: str | float = "15m",
     limit: int | None = None,
     image_size: int | None = None,
@@ -64,6 +64,7 @@ def compare(
         strategies: Arms such as `probe` or `probe:depth=auto`, or `all` for every strategy that
             reads this kind of row; the four ways and the controls otherwise.
         seeds: Training seeds for each seeded arm, as far as the budget allows; the split stays.
+            3 otherwise, 1 on interactions.
         budget: Time for everything: `15m`, `90s`, seconds, or `none`.
         limit: At most so many rows, drawn by class.
         image_size: Pixels on a side; None lets the budget decide.
@@ -97,13 +98,13 @@ def compare(
     own = interaction_options(
         data, reading, limit=limit, image_size=image_size, max_length=max_length, group=group,
         shots=shots, keep_models=keep_models, prices=prices if prices != Prices() else None,
-        seeds=seeds if seeds != 3 else None, draws=draws if draws != 5 else None,
+        draws=draws if draws != 5 else None,
     )  # fmt: skip
     if own is not None:
         return compare_interactions(
             data, strategies=named_contenders(strategies), backbone=backbone, budget=budget,
             metric=metric, out=out, replace=replace, device=device, trackers=trackers,
-            allow_bin=allow_bin, command=command, **own,
+            allow_bin=allow_bin, command=command, seeds=1 if seeds is None else seeds, **own,
         )  # fmt: skip
     if strategies is not None and not strategies:
         raise UsageError("strategies names no arm. Leave it out for the usual ones, or say all.")
@@ -117,6 +118,7 @@ def compare(
             trackers=trackers, allow_bin=allow_bin, command=command, show_audit=show_audit,
             **reading,
         )  # fmt: skip
+    seeds = 3 if seeds is None else seeds
     if seeds < 1:
         raise UsageError(f"seeds must be at least 1, got {seeds}. Typical values: 1 to 5.")
     started = time.monotonic()

@@ -30,6 +30,7 @@ from warmstart.core import (
 )
 from warmstart.data import from_inputs, read_items
 from warmstart.evaluation import Queries
+from warmstart.reporting import write_index_report
 from warmstart.retrieval import TwoTowerModel
 from warmstart.retrieval.index import FaissIndex, ItemId, Target, build_index
 from warmstart.serving import ItemCard, Settings, point, pointed
@@ -42,7 +43,7 @@ from .runs import FinishedRun
 __all__ = ["IndexReport", "RunService", "build_run_index", "refresh", "run_service", "serve_run"]
 
 POINTER = "current"
-_VECTORS, _ITEMS, _FACTS = "vectors", "items.parquet", "index.json"
+_VECTORS, _ITEMS, _FACTS, _REPORT = "vectors", "items.parquet", "index.json", "report.html"
 _QUERIES = 500
 
 
@@ -64,6 +65,11 @@ class IndexReport:
     settings: Mapping[str, Any]
     choice: Mapping[str, Any] | None
 
+    @property
+    def report(self) -> Path:
+        """The page with the trade-off."""
+        return self.folder / _REPORT
+
     def to_json(self) -> dict[str, Any]:
         """As JSON has it."""
         return {
@@ -79,8 +85,11 @@ def build_run_index(
     p99_ms: float = 5.0,
     engine: str = "auto",
     device: str = "auto",
+    thorough: bool = True,
 ) -> IndexReport:
     """Index the item vectors of a run, and let the pointer name that index.
+
+    Its `report.html` draws recall against latency for all that was measured.
 
     Args:
         run: A retrieval run or its folder.
@@ -88,6 +97,8 @@ def build_run_index(
         p99_ms: Time that 99 of 100 searches may take, in milliseconds on one thread.
         engine: `auto` for what measurement finds, or flat, hnsw, ivf-flat, ivf-pq.
         device: Where the towers are put.
+        thorough: Whether `auto` measures every engine at every effort, so that the report shows
+            the whole trade-off; else it stops at the first that suffices.
 
     Raises:
         RunError: When the run kept no towers.
@@ -98,7 +109,7 @@ def build_run_index(
     if current is not None:  # with the items that were added since
         service = run_service(opened, current)
         towers, items = service.towers, service.items
-    return _publish(opened, towers, items, recall, p99_ms, engine)
+    return _publish(opened, towers, items, recall, p99_ms, engine, thorough=thorough)
 
 
 def refresh(
@@ -181,7 +192,7 @@ def serve_run(
     opened = open_retrieval(run, device=device)
     if _current(opened) is None:
         progress.note("This run has no index yet: one is built.")
-        build_run_index(opened)
+        build_run_index(opened, thorough=False)
     torch.set_num_threads(
         1
     )  # requests are many and small: they share cores by threads of their own
@@ -320,7 +331,7 @@ def _shared(known: pl.DataFrame, fresh: pl.DataFrame) -> list[str]:
 
 def _publish(
     run: RetrievalRun, towers: TwoTowerModel, items: pl.DataFrame, recall: float, p99_ms: float,
-    engine: str,
+    engine: str, *, thorough: bool = False,
 ) -> IndexReport:  # fmt: skip
     """A numbered folder with the index and its items; the pointer names it at the end."""
     if towers.popularity:
@@ -345,13 +356,14 @@ def _publish(
     with publishing(folder, task_type="retrieve", run=run.folder.name, tower=tower) as part:
         index = build_index(
             part / _VECTORS, blocks, tower=tower, engine=engine, target=target,
-            queries_QD=queries_QD, total=len(names),
+            queries_QD=queries_QD, total=len(names), thorough=thorough,
         )  # fmt: skip
         items.write_parquet(part / _ITEMS)
         report = IndexReport(
             folder, len(names), index.engine.kind, index.engine.model_dump(), index.choice
         )
         write_json(part / _FACTS, report.to_json())
+        write_index_report(report.to_json(), part / _REPORT)
     point(home / POINTER, folder)
     return report
 

@@ -2,31 +2,21 @@
 
 from __future__ import annotations
 
-import datetime
-import shutil
 import time
-from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import polars as pl
 
-from warmstart._version import __version__
 from warmstart.backbones import Backbone
 from warmstart.core import (
-    FORMAT_VERSION,
-    DataError,
     NotApplicable,
     UsageError,
-    describe_machine,
     fingerprint,
     nearest,
     pick_device,
     progress,
-    write_json,
 )
 from warmstart.data import (
     Interactions,
@@ -37,37 +27,29 @@ from warmstart.data import (
     read_interactions,
     time_split,
 )
-from warmstart.evaluation import (
-    FairnessGap,
-    RankingTask,
-    fairness,
-    item_labels,
-    user_labels,
-)
 from warmstart.planning import (
     Contender,
-    Contest,
     ContestTask,
-    Entry,
     Plan,
     check_deciding,
     elapsed_clock,
-    judge_contest,
     parse_contenders,
     parse_duration,
     plan_interactions,
     run_contest,
     usual_metric,
 )
-from warmstart.reporting import ranking_markdown, write_ranking_report
 from warmstart.retrieval import TRACKS, Content, HistoryMean, make_track
 from warmstart.training import check_trackers
 
 from .folders import default_folder, run_folder
 from .prepare import as_backbone, refuse_reading
 from .recommending import RetrievalRun, open_retrieval
+from .retrieval_groups import group_gaps
+from .retrieval_results import contest_json, write_contest
 
 __all__ = [
+    "COLUMNS_READ",
     "RETRIEVAL_ARMS",
     "compare_interactions",
     "fit_interactions",
@@ -81,10 +63,8 @@ RETRIEVAL_ARMS = (
     "random", "popularity", "recent-popularity", "item-knn", "ease", "als",
 )  # fmt: skip
 _CONTROLS = ("popularity", "recent-popularity", "item-knn", "ease")
-_READING = ("user", "item", "time", "event", "positive", "limit_users")
-_OWN = (*_READING, "test_from", "validation_from", "image_backbone")
-_GROUPS = 12
-_ATTRIBUTES = 6
+COLUMNS_READ = ("user", "item", "time", "event", "positive")
+_OWN = (*COLUMNS_READ, "limit_users", "test_from", "validation_from", "image_backbone")
 
 
 def interaction_options(
@@ -115,17 +95,6 @@ def interaction_options(
     return given | skip_bad
 
 
-@dataclass(frozen=True)
-class _Material:
-    """What a run is made of."""
-
-    data: Interactions
-    split: TimeSplit
-    content: Content
-    backbone: Backbone | None
-    images: Backbone | None
-
-
 def compare_interactions(
     data: str | Path,
     *,
@@ -135,6 +104,7 @@ def compare_interactions(
     budget: str | float = "15m",
     metric: str | None = None,
     seed: int = 0,
+    seeds: int = 1,
     fractions: tuple[float, float, float] = (0.8, 0.1, 0.1),
     test_from: str | int | None = None,
     validation_from: str | int | None = None,
@@ -156,7 +126,8 @@ def compare_interactions(
         image_backbone: Image encoder for items with a picture; without, pictures are not read.
         budget: Time for everything: 15m, 1h, none.
         metric: What decides; HR@100 otherwise, at a shorter list where there are few items.
-        seed: Root of every draw.
+        seed: Root of every draw, and the first training seed.
+        seeds: Training seeds of each trained track, as far as the budget allows; the cut stays.
         fractions: Shares of training, validation and test events.
         test_from: First moment of the test instead of its share.
         validation_from: The same for validation.
@@ -178,6 +149,8 @@ def compare_interactions(
         UsageError: For settings that make no sense.
     """
     check_trackers(trackers)
+    if seeds < 1:
+        raise UsageError(f"seeds must be at least 1, got {seeds}. Typical values: 1 to 5.")
     if device != "auto":
         pick_device(device)
     named = list(strategies or RETRIEVAL_ARMS)
@@ -199,7 +172,9 @@ def compare_interactions(
     images = None
     if image_backbone is not None:
         images = as_backbone(image_backbone, "image", {"device": device}, allow_bin=allow_bin)
-    settings = _settings(interactions, split, contenders, text, images, seconds, primary, seed)
+    settings = _settings(
+        interactions, split, contenders, text, images, seconds, primary, seed, seeds
+    )
     final = Path(out) if out else default_folder(verb, data, settings)
     progress.note(
         f"{len(split.train):,} training, {len(split.validation):,} validation and "
@@ -214,17 +189,25 @@ def compare_interactions(
         elapsed_clock(folder, started) as begun,
     ):
         content = read_content(interactions, text, images)
-        material = _Material(interactions, split, content, text, images)
         task = ContestTask(
             split=split, test=held_out_events(interactions, split), content=content, folder=folder,
             primary=primary, budget=seconds, started=begun, seed=seed, device=device,
-            trackers=tuple(trackers),
+            trackers=tuple(trackers), seeds=seeds,
         )  # fmt: skip
         contest = run_contest(contenders, task)
-        gaps = _fairness(contest, task, material)
-        results = _results(contest, task, material, settings, gaps)
+        told = contest.kept or contest.best
+        fit = None if told is None else told.kept
+        gaps = [] if fit is None else group_gaps(
+            fit.ranks["next_item"], task.next_item, primary,
+            users=interactions.users, tags=content.tags,
+        )  # fmt: skip
+        kept = {name: reading[name] for name in COLUMNS_READ if reading.get(name) is not None}
+        results = contest_json(
+            contest, task, interactions,
+            backbone=text, settings=settings, reading=kept, gaps=gaps,
+        )  # fmt: skip
         results["command"] = command or f"warmstart {verb} {data}"
-        _write(folder, results, contest, interactions, final.name)
+        write_contest(folder, results, contest, interactions, final.name)
     return open_retrieval(final)
 
 
@@ -373,7 +356,7 @@ def _tags(data: Interactions) -> list[list[str]] | None:
 
 def _settings(
     data: Interactions, split: TimeSplit, contenders: Sequence[Contender], text: Backbone | None,
-    images: Backbone | None, seconds: float, primary: str, seed: int,
+    images: Backbone | None, seconds: float, primary: str, seed: int, seeds: int,
 ) -> dict[str, Any]:  # fmt: skip
     """What decides the result; a partial run is continued only under the same settings."""
     values = {
@@ -385,178 +368,6 @@ def _settings(
         "backbone": None if text is None else text.fingerprint,
         "image_backbone": None if images is None else images.fingerprint,
         "data": data.fingerprint,
+        **({"seeds": seeds} if seeds > 1 else {}),
     }
     return values | {"fingerprint": fingerprint(values)}
-
-
-def _fairness(
-    contest: Contest, task: ContestTask, material: _Material
-) -> list[tuple[str, FairnessGap]]:
-    """Gaps of the kept model by attributes of users and by tags of items.
-
-    What has too few users to be judged is left out, and that is said.
-    """
-    entry = contest.kept or contest.best
-    if entry is None:
-        return []
-    ranks, questions = entry.ranks["next_item"], task.next_item
-    labelled = [
-        (name, user_labels(questions, values)) for name, values in _attributes(material.data)
-    ]
-    if material.content.tags is not None:
-        labelled.append(("tag", _tag_labels(material.content.tags, questions)))
-    found = []
-    for name, labels in labelled:
-        try:
-            found.append((name, fairness(ranks, questions, labels, task.primary)))
-        except DataError as error:
-            progress.note(f"Whether groups by {name} are served alike is not told: {error}")
-    return found
-
-
-def _tag_labels(tags: Sequence[Sequence[str]], questions: RankingTask) -> list[object]:
-    """The commonest tags of each target's item."""
-    counts = Counter(tag for item in questions.targets.items for tag in tags[item])
-    common = {tag for tag, _ in counts.most_common(_GROUPS)}
-    return item_labels(
-        questions, [tuple(tag for tag in row if tag in common) or None for row in tags]
-    )
-
-
-def _attributes(data: Interactions) -> list[tuple[str, list[object]]]:
-    """User attributes with few values; numbers are cut into quarters."""
-    if data.users is None:
-        return []
-    found: list[tuple[str, list[object]]] = []
-    for name in data.users.columns:
-        if name == "user_id":
-            continue
-        column = data.users[name]
-        if column.dtype.is_numeric() and column.n_unique() > _GROUPS:
-            edges = np.unique(np.nanquantile(column.drop_nulls().to_numpy(), [0.25, 0.5, 0.75]))
-            values = [None if v is None else _quarter(float(v), edges) for v in column.to_list()]
-        elif column.n_unique() <= 2 * _GROUPS:
-            values = [None if v is None else str(v) for v in column.to_list()]
-        else:
-            continue
-        found.append((name, list(values)))
-        if len(found) == _ATTRIBUTES:
-            break
-    return found
-
-
-def _quarter(value: float, edges: np.ndarray) -> str:
-    place = int(np.searchsorted(edges, value, side="right"))
-    if place == 0:
-        return f"under {edges[0]:g}"
-    if place == len(edges):
-        return f"{edges[-1]:g} and over"
-    return f"{edges[place - 1]:g} to {edges[place]:g}"
-
-
-def _results(
-    contest: Contest, task: ContestTask, material: _Material, settings: Mapping[str, Any],
-    gaps: Sequence[tuple[str, FairnessGap]],
-) -> dict[str, Any]:  # fmt: skip
-    """The whole run as JSON values; reports and tables are drawn from this alone."""
-    data, split = material.data, task.split
-    card = None if material.backbone is None else material.backbone.card.model_dump(mode="json")
-    return {
-        "format_version": FORMAT_VERSION,
-        "task_type": "retrieve",
-        "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "warmstart": __version__,
-        "machine": describe_machine(),
-        "data": {
-            "source": data.source,
-            "name": Path(data.source).name or data.source,
-            "events": len(data),
-            "users": data.n_users,
-            "items": data.n_items,
-            "skipped": data.n_skipped,
-            "notes": [*data.notes, *split.notes],
-            "split": {
-                "training events": len(split.train),
-                "validation events": len(split.validation),
-                "test events": len(task.test),
-                "test questions": len(task.next_item),
-                "left out": dict(task.next_item.left_out),
-                **{f"cold {what}": _cold(split.audit, what) for what in ("users", "items")},
-            },
-            "audit": dict(split.audit),
-            "fingerprint": data.fingerprint,
-            "images": _pictures(data),
-        },
-        "backbone": card,
-        "settings": dict(settings) | {"primary": task.primary},
-        "arms": [_arm(entry) for entry in contest.entries],
-        "lifts": [
-            {"a": a, "b": b, "significant": pair.significant, **pair.model_dump(mode="json")}
-            for a, b, pair in contest.lifts
-        ],
-        "fairness": [{"by": name, **gap.model_dump(mode="json")} for name, gap in gaps],
-        "verdict": judge_contest(contest, task).model_dump(mode="json"),
-        "kept": contest.kept.name if contest.kept else None,
-    }
-
-
-def _pictures(data: Interactions) -> str | None:
-    """The folder that pictures of items lie in; None where no item has one."""
-    if data.folder is None or data.items["image"].null_count() == data.n_items:
-        return None
-    return str(data.folder.resolve())
-
-
-def _cold(audit: Mapping[str, Any], what: str) -> Any:
-    return (audit.get("test") or {}).get(f"cold_{what}")
-
-
-def _arm(entry: Entry) -> dict[str, Any]:
-    values: dict[str, Any] = {
-        "name": entry.name,
-        "label": entry.contender.title,
-        "role": entry.contender.role,
-        "status": entry.status,
-        "reason": entry.reason,
-        "settings": entry.settings,
-        "tried": entry.tried,
-        "seconds": entry.seconds,
-        "trainable_parameters": entry.trainable,
-        "history": [entry.history] if entry.history else [],
-        "notes": entry.notes,
-    }
-    for kind, scores in entry.scores.items():
-        values[kind] = {"test": scores.model_dump(mode="json")}
-    if entry.validation:
-        values.setdefault("next_item", {})["validation"] = entry.validation
-    return values
-
-
-def _write(
-    folder: Path, results: Mapping[str, Any], contest: Contest, data: Interactions, name: str
-) -> None:
-    """Everything that a finished folder holds."""
-    for kind in ("next_item", "all_future"):
-        tables = []
-        for entry in contest.entries:
-            if kind in entry.ranks:
-                columns = entry.ranks[kind].columns()
-                tables.append(pl.DataFrame(columns).with_columns(pl.lit(entry.name).alias("arm")))
-        if tables:
-            pl.concat(tables).write_parquet(folder / f"ranks_{kind}.parquet")
-    data.items.write_parquet(folder / "items.parquet")
-    positive_N = data.positive_N
-    pl.DataFrame(
-        {
-            "user": data.user_N[positive_N], "item": data.item_N[positive_N],
-            "time": data.time_N[positive_N],
-        }
-    ).write_parquet(folder / "events.parquet")  # fmt: skip
-    pl.DataFrame({"user_id": list(data.user_ids)}).write_parquet(folder / "users.parquet")
-    if contest.kept is not None:
-        contest.kept.recommender.save(folder / "model", replace=True)  # type: ignore[union-attr]
-    write_json(folder / "results.json", results)
-    write_ranking_report(results, folder / "report.html")
-    (folder / "README.md").write_text(ranking_markdown(results, name=name), encoding="utf-8")
-    for spent in (folder / "arms").glob("*/*/checkpoints"):
-        shutil.rmtree(spent, ignore_errors=True)

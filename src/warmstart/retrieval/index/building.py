@@ -50,6 +50,7 @@ def build_index(
     shard_rows: int = SHARD_ROWS,
     seed: int = 0,
     threads: int = 1,
+    thorough: bool = False,
     replace: bool = False,
 ) -> FaissIndex:
     """Build and publish an index over blocks of item vectors.
@@ -69,6 +70,7 @@ def build_index(
         shard_rows: Rows a shard; what a stop can lose.
         seed: Root of what the engine draws.
         threads: OpenMP threads of a search.
+        thorough: Whether `auto` tries every engine at every effort, for a plot of the trade-off.
         replace: Whether an existing index may be replaced.
 
     Returns:
@@ -95,6 +97,7 @@ def build_index(
         queries_QD=queries_QD,
         seed=seed,
         threads=threads,
+        thorough=thorough,
     )
     index.save(folder, replace=replace)
     shutil.rmtree(shards.folder, ignore_errors=True)

@@ -123,12 +123,13 @@ class FaissIndex:
         queries_QD: np.ndarray | None = None,
         seed: int = 0,
         threads: int = 1,
+        thorough: bool = False,
     ) -> FaissIndex:
-        """An index over checked vectors, which may lie on disk; see `build`."""
+        """An index over checked vectors, which may lie on disk; see `build`, and `choose`."""
         if (twice := first_repeated(ids)) is not None:
             raise DataError(f"The item id {twice!r} comes twice. Ids must differ.")
         if engine == "auto":
-            choice = choose(vectors, target, queries_QD=queries_QD, seed=seed)
+            choice = choose(vectors, target, queries_QD=queries_QD, seed=seed, thorough=thorough)
             state = _built(ids, vectors, choice.engine, choice.searcher)
             return cls(state, tower, seed=seed, threads=threads, choice=choice.to_json())
         settings = engine_from(engine) if isinstance(engine, str) else engine
