@@ -458,7 +458,7 @@ def _given(task: ContestTask) -> dict[str, Any]:
     content = task.content
     return {
         "text_IE": content.text_IE, "image_IE": content.image_IE, "tags": content.tags,
-        "profile_UP": content.profile_UP, "item_ids": content.item_ids,
+        "users": content.users, "item_ids": content.item_ids,
     }  # fmt: skip
 
 

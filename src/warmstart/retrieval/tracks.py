@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
+import polars as pl
 from pydantic import Field, PositiveInt
 
 from warmstart.core import Config, NotApplicable, UsageError, nearest
@@ -29,14 +30,14 @@ class Content:
         text_IE: Vectors of their texts; None where they have none.
         image_IE: Vectors of their images; None where they have none.
         tags: Tags of each item; None where no item has any.
-        profile_UP: Attributes of the users as numbers; None without.
+        users: The users table, a row for each code; None without.
     """
 
     item_ids: Sequence[str]
     text_IE: np.ndarray | None = None
     image_IE: np.ndarray | None = None
     tags: Sequence[Sequence[str]] | None = None
-    profile_UP: np.ndarray | None = None
+    users: pl.DataFrame | None = None
 
 
 @dataclass(frozen=True)

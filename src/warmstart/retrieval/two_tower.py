@@ -7,6 +7,8 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 import numpy as np
+import polars as pl
+import torch
 from pydantic import BeforeValidator, ConfigDict, Field, PositiveFloat, PositiveInt, model_validator
 from torch import nn
 
@@ -71,6 +73,9 @@ class TwoTower(Config):
         use_ids: Whether items have an id embedding.
         use_text: Whether text vectors are read, where given.
         use_images: Whether image vectors are read, where given.
+        use_profiles: Whether users' attributes are read, where given.
+        profile_dropout: Share of windows whose attributes are taken away in each step; what lets
+            users of whom nothing is known be served.
         temperature: What cosines are divided by, 0.01 to 1; the start where it is learned.
         learn_temperature: Whether it is learned, within these bounds.
         temperature_power: Temperature by item frequency: 0 for none, above 0 for a lower
@@ -129,6 +134,8 @@ class TwoTower(Config):
     use_ids: bool = True
     use_text: bool = True
     use_images: bool = True
+    use_profiles: bool = True
+    profile_dropout: float = Field(0.1, ge=0, lt=1)
     temperature: float = Field(0.07, ge=0.01, le=1)
     learn_temperature: bool = False
     temperature_power: float = Field(0.0, ge=-1, le=1)
@@ -208,6 +215,7 @@ class TwoTower(Config):
         validation: RankingTask | None = None,
         item_ids: Sequence[str] | None = None,
         tags: Sequence[Sequence[str]] | None = None,
+        users: pl.DataFrame | None = None,
         checkpoints: Checkpoints | None = None,
     ) -> TwoTowerModel:
         """Learn from the events up to the cut.
@@ -218,10 +226,12 @@ class TwoTower(Config):
                 where its newest checkpoint stands.
             text_IE: Text vectors of all items, those without events too.
             image_IE: Image vectors of all items; zeros where there is no image.
-            profile_UP: Attributes of all users as numbers.
+            profile_UP: Attributes of all users as numbers; zeros stand for nobody known.
             validation: Queries of the time after `train`, to keep the best epoch by.
             item_ids: Names of the items; their codes when None.
             tags: Tags of all items, for negatives by tags.
+            users: The users table with a row for each code, in place of `profile_UP`; how it is
+                coded is learned from the users with learned events.
             checkpoints: When to write them; every two minutes when None.
 
         Returns:
@@ -235,12 +245,12 @@ class TwoTower(Config):
         checkpoints = checkpoints or Checkpoints()
         work = prepare(
             self, train, run, text_IE=text_IE, image_IE=image_IE, profile_UP=profile_UP,
-            watches_loss=validation is None,
+            watches_loss=validation is None, users=users,
         )  # fmt: skip
         comparison = compare(self, train, work, run.streams, tags)
         towers = Towers(
             work.shape, temperature=self.temperature, learn_temperature=self.learn_temperature,
-            streams=run.streams.child("towers"),
+            streams=run.streams.child("towers"), absent_P=_absent(work),
         )  # fmt: skip
         names = item_ids or [str(code) for code in range(train.n_items)]
 
@@ -347,4 +357,10 @@ def _model(towers: Towers, work: Work, item_ids: Sequence[str], popularity: floa
     return TwoTowerModel(
         towers, item_table(towers, here), here.known_I, (counts_I / counts_I.sum()).float(),
         tuple(item_ids), work.text, work.image, popularity, here.profile_UP,
+        profiles=work.profiles,
     )  # fmt: skip
+
+
+def _absent(work: Work) -> torch.Tensor | None:
+    """What stands for a user of whom nothing is known."""
+    return None if work.profiles is None else torch.from_numpy(work.profiles.of())

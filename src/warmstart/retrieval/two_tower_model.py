@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,8 @@ from warmstart.core import (
 )
 from warmstart.objectives import calibrate_popularity
 
-from .sequences import QueryRows, query_batch
+from .profiles import ProfileCode
+from .sequences import Histories, QueryRows, query_batch
 from .towers import Towers, TowerShape
 
 __all__ = ["TwoTowerModel", "join_features"]
@@ -48,6 +49,8 @@ class TwoTowerModel:
         image: Length of its image vectors, 0 without.
         popularity: Strength of the popularity calibration, 0 for none.
         profile_UP: Attributes of the users; None without.
+        profiles: How attributes are coded, for users that are not among them; None where they were
+            given as numbers, or without.
         facts: What is worth keeping of the fit: settings, epochs, notes.
         name: What tables call it.
     """
@@ -63,6 +66,7 @@ class TwoTowerModel:
     profile_UP: Tensor | None = None
     facts: dict[str, Any] = field(default_factory=dict)
     name: str = "two-tower"
+    profiles: ProfileCode | None = None
 
     @property
     def device(self) -> torch.device:
@@ -88,21 +92,31 @@ class TwoTowerModel:
         found: np.ndarray = self.items_ID.cpu().numpy()
         return found
 
-    def user_vectors(self, queries: QueryRows) -> np.ndarray:
+    def user_vectors(
+        self, queries: QueryRows, attributes: Mapping[str, Any] | None = None
+    ) -> np.ndarray:
         """Unit vectors (Q, D), float32; of a long history the newest events count.
 
         Args:
             queries: Users and their histories; a history may be empty, a user unknown.
+            attributes: What is known of the users, in place of what the model knows of them.
+
+        Raises:
+            UsageError: For attributes that the towers do not read.
         """
-        found: np.ndarray = self._users(queries).cpu().numpy()
+        found: np.ndarray = self._users(queries, attributes).cpu().numpy()
         return found
 
-    def scores(self, queries: QueryRows) -> Tensor:
+    def scores(self, queries: QueryRows, attributes: Mapping[str, Any] | None = None) -> Tensor:
         """Scores (Q, I), higher is better, on the model's device.
 
         Cosines; with a popularity calibration, those divided by the temperature plus what it adds.
+
+        Args:
+            queries: As for `user_vectors`.
+            attributes: As for `user_vectors`.
         """
-        scores_QI = self._users(queries) @ self.items_ID.T
+        scores_QI = self._users(queries, attributes) @ self.items_ID.T
         if not self.popularity:
             return scores_QI
         return calibrate_popularity(
@@ -206,6 +220,7 @@ class TwoTowerModel:
             "popularity": self.popularity, "name": self.name, "facts": self.facts,
             "learned_temperature": self.towers.temperature.raw is not None,
             "item_tower": self.fingerprint, "item_ids": list(self.item_ids),
+            "profiles": None if self.profiles is None else self.profiles.model_dump(mode="json"),
         }  # fmt: skip
         with publishing(Path(folder), replace=replace, kind=_KIND) as temporary:
             save_file(_plain(self.towers.state_dict()), temporary / _WEIGHTS)
@@ -234,22 +249,42 @@ class TwoTowerModel:
         )
         towers.load_state_dict(load_file(path / _WEIGHTS))
         tensors = {key: value.to(where) for key, value in load_file(path / _ITEMS).items()}
+        coded = facts.get("profiles")
+        profiles = None if coded is None else ProfileCode.parse(coded, f"{path / _FACTS}")
         return cls(
             towers.to(where).eval(), tensors["vectors"], tensors["known"], tensors["share"],
             tuple(facts["item_ids"]), facts["text"], facts["image"], facts["popularity"],
-            tensors.get("profile"), facts["facts"], facts["name"],
+            tensors.get("profile"), facts["facts"], facts["name"], profiles,
         )  # fmt: skip
 
     @torch.inference_mode()
-    def _users(self, queries: QueryRows, block: int = 1024) -> Tensor:
+    def _users(
+        self, queries: QueryRows, attributes: Mapping[str, Any] | None = None, block: int = 1024
+    ) -> Tensor:
         """User vectors (Q, D) on the model's device."""
+        profile_UP = self.profile_UP
+        if attributes is not None:
+            queries, profile_UP = self._described(queries, attributes)
         found = [torch.zeros(0, self.dimension, device=self.device)]
         for start in range(0, len(queries), block):
             stop = min(start + block, len(queries))
             windows = query_batch(queries, start, stop, self.towers.shape.history)
             here = windows.to(self.device)
-            found.append(self.towers.user_vectors(here, self.items_ID, self.profile_UP))
+            found.append(self.towers.user_vectors(here, self.items_ID, profile_UP))
         return torch.cat(found)
+
+    def _described(
+        self, queries: QueryRows, attributes: Mapping[str, Any]
+    ) -> tuple[QueryRows, Tensor]:
+        """The same questions by somebody with these attributes."""
+        if self.profiles is None:
+            raise UsageError(
+                "this model reads no attributes of users. Leave them out, or fit with a users "
+                "table and use_profiles."
+            )
+        told_1P = torch.from_numpy(self.profiles.of(attributes))[None].to(self.device)
+        somebody = np.zeros(len(queries), dtype=np.int64)
+        return Histories(somebody, queries.offsets_Q1, queries.items_H), told_1P
 
     def _temperature(self) -> Tensor:
         found: Tensor = self.towers.temperature().detach()

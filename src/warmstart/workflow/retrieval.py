@@ -327,6 +327,7 @@ def read_content(data: Interactions, text: Backbone | None, images: Backbone | N
         text_IE=_text_vectors(data, text) if text is not None else None,
         image_IE=_image_vectors(data, images) if images is not None else None,
         tags=_tags(data),
+        users=data.users,
     )
 
 
