@@ -123,7 +123,7 @@ def compare(
         data,
         backbone=backbone,
         allow_bin=allow_bin,
-        strategies=None if strategies is None else [s for s in strategies.split(",") if s.strip()],
+        strategies=None if strategies is None else o.parse_arms(strategies),
         seeds=seeds,
         budget=budget,
         limit=limit,

@@ -280,13 +280,27 @@ class Towers(nn.Module):
         items_KD = self.items(ids_K, features_KF, known_K)
         return self.user_vectors(windows, items_KD, profile_UP), items_KD, self.temperature()
 
-    def parameter_groups(self) -> dict[str, list[tuple[str, nn.Parameter]]]:
-        """Names and parameters by part: item tower, user tower, temperature."""
-        parts = {"items": self.items, "users": self.users, "temperature": self.temperature}
-        groups = {
-            name: [(f"{name}.{key}", value) for key, value in part.named_parameters()]
-            for name, part in parts.items()
-        }
+    def parameter_groups(
+        self, *, blocks: bool = False
+    ) -> dict[str, list[tuple[str, nn.Parameter]]]:
+        """Names and parameters by part: item tower, user tower, temperature.
+
+        Args:
+            blocks: Whether the user tower comes in parts too: what is before its blocks
+                (`users.stem`), each block (`users.block.0`), what is after them (`users.head`).
+        """
+        groups: dict[str, list[tuple[str, nn.Parameter]]] = {"items": []}
+        inner = [f"users.block.{place}" for place in range(len(self.users.blocks))]
+        for name in ["users.stem", *inner, "users.head"] if blocks else ["users"]:
+            groups[name] = []
+        groups["temperature"] = []
+        for key, value in self.named_parameters():
+            name = key.partition(".")[0]
+            if blocks and name == "users":
+                part = key.split(".")
+                name = "users.head" if part[1] in ("norm", "output") else "users.stem"
+                name = f"users.block.{part[2]}" if part[1] == "blocks" else name
+            groups[name].append((key, value))
         return {name: members for name, members in groups.items() if members}
 
     def user_vectors(

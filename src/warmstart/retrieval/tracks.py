@@ -16,7 +16,7 @@ from pydantic import Field, PositiveInt
 from warmstart.core import Config, NotApplicable, UsageError, nearest
 from warmstart.evaluation import Queries
 
-from .two_tower import TwoTower
+from .two_tower import Negatives, Shares, TwoTower
 
 __all__ = ["TRACKS", "Content", "HistoryMean", "MeanRecommender", "make_track"]
 
@@ -110,11 +110,19 @@ class FrozenTrack(TwoTower):
 
 
 class UserTowerTrack(TwoTower):
-    """Track B: a user tower is learned over frozen text vectors, without ids."""
+    """Track B: a user tower is learned over frozen text vectors, without ids.
+
+    Half of the negatives are those of the batch, half are hard ones; earlier blocks of the user
+    tower learn more slowly.
+    """
 
     name: ClassVar[str] = "user-tower"
     title: ClassVar[str] = "Tuned user tower"
     use_ids: bool = False
+    negatives: Negatives = "mixed"
+    shares: Shares = Field(default_factory=lambda: {"in-batch": 0.5, "hard": 0.5})
+    draws: PositiveInt = 256
+    factor: float = Field(2.6, ge=1, le=100)
 
 
 class ScratchTrack(TwoTower):

@@ -18,8 +18,10 @@ from warmstart.training import (
     EarlyStopping,
     EvaluateFunction,
     History,
+    RateTable,
     RowLoader,
     announce,
+    discriminative_rates,
     fit_loop,
     make_optimizer,
     make_schedule,
@@ -38,9 +40,11 @@ from .two_tower_work import Work, prepare
 if TYPE_CHECKING:
     from warmstart.evaluation import RankingTask
 
-__all__ = ["TwoTower"]
+__all__ = ["Negatives", "Shares", "TwoTower"]
 
-Negatives = Literal["auto", "full", "in-batch", "uniform", "viewed", "tags", "mined", "mixed"]
+Negatives = Literal[
+    "auto", "full", "in-batch", "uniform", "viewed", "tags", "mined", "hard", "mixed"
+]
 
 
 def _parse_shares(value: Any) -> Any:
@@ -52,6 +56,9 @@ def _parse_shares(value: Any) -> Any:
         return {name.strip(): float(share) for name, _, share in parts}
     except ValueError:
         raise ValueError("must be shares such as in-batch=0.5, mined=0.5") from None
+
+
+Shares = Annotated[dict[str, float], BeforeValidator(_parse_shares)]
 
 
 class TwoTower(Config):
@@ -82,9 +89,10 @@ class TwoTower(Config):
             temperature where the item is rare.
         negatives: What an item is told apart from. `full`: every item that training has seen.
             Otherwise `draws` items a position: of the same batch, `uniform`, passed over by the
-            user (`viewed`), of the same `tags`, `mined` by the current model, or `mixed` by
-            `shares`. `auto`: `full` up to `full_limit` items, then mixed.
-        shares: Of the mixture: `in-batch=0.5, mined=0.5`.
+            user (`viewed`), of the same `tags`, `mined` by the current model, all of these that
+            the data have (`hard`), or `mixed` by `shares`. `auto`: `full` up to `full_limit`
+            items, then mixed.
+        shares: Of the mixture: `in-batch=0.5, hard=0.5`.
         draws: Negatives of each position.
         logq: Whether draws are weighed by how often they are drawn: counted exactly, estimated in
             a `stream`, or not (`off`).
@@ -104,6 +112,8 @@ class TwoTower(Config):
             epoch.
         cache_chunk: Windows encoded at once with gradient caching; None without.
         rate: Learning rate.
+        factor: By how much each earlier block of the user tower learns more slowly; 1 for one rate.
+            Projections and ids learn at `rate`.
         schedule: After the warm-up.
         warmup: Share of the steps that the rate rises.
         weight_decay: Decoupled, on matrices only.
@@ -140,7 +150,7 @@ class TwoTower(Config):
     learn_temperature: bool = False
     temperature_power: float = Field(0.0, ge=-1, le=1)
     negatives: Negatives = "auto"
-    shares: Annotated[dict[str, float], BeforeValidator(_parse_shares)] = Field(
+    shares: Shares = Field(
         default_factory=lambda: {"in-batch": 0.5, "uniform": 0.5}
     )
     draws: PositiveInt = 1024
@@ -160,6 +170,7 @@ class TwoTower(Config):
     shuffle_ties: bool = False
     cache_chunk: PositiveInt | None = None
     rate: PositiveFloat = 1e-3
+    factor: float = Field(1.0, ge=1, le=100)
     schedule: Literal["constant", "cosine", "linear"] = "linear"
     warmup: float = Field(0.05, ge=0, lt=1)
     weight_decay: float = Field(0.01, ge=0)
@@ -294,8 +305,7 @@ class TwoTower(Config):
         )
         towers = modules["towers"]
         assert isinstance(towers, Towers)
-        groups = towers.parameter_groups()
-        table = rate_table(groups, self.rate, rates=dict.fromkeys(groups, self.rate))
+        table = self._rates(towers)
         announce(table, transformer=False)
         evaluate: EvaluateFunction | None = None
         watched, mode = f"validation_{self.metric}", "max"
@@ -330,6 +340,17 @@ class TwoTower(Config):
             checkpoints=checkpoints,
             name=self.name,
         )
+
+    def _rates(self, towers: Towers) -> RateTable:
+        """Who learns how fast: blocks of the user tower the slower the further from its end."""
+        if self.factor == 1.0:
+            groups = towers.parameter_groups()
+            return rate_table(groups, self.rate, rates=dict.fromkeys(groups, self.rate))
+        groups = towers.parameter_groups(blocks=True)
+        inner = [name for name in groups if name.startswith(("users.stem", "users.block"))]
+        rates = dict.fromkeys(groups, self.rate)
+        rates |= discriminative_rates(inner, self.rate, self.factor)
+        return rate_table(groups, self.rate, rates=rates)
 
     def _popularity(
         self,
