@@ -82,7 +82,14 @@ def fit(folder: Path, data: ToyEvents, **changes: Any) -> TwoTowerModel:
     named = {
         key: changes.pop(key)
         for key in (
-            "text_IE", "image_IE", "profile_UP", "validation", "item_ids", "tags", "users", "texts"
+            "text_IE",
+            "image_IE",
+            "profile_UP",
+            "validation",
+            "item_ids",
+            "tags",
+            "users",
+            "texts",
         )
         if key in changes
     }

@@ -281,7 +281,7 @@ def parse_arms(text: str) -> list[str]:
     return [one.strip() for one in found if one.strip()]
 
 
-def parse_settings(items: Sequence[str] | None) -> dict[str, Any]:
+def parse_settings(items: Sequence[str] | None, flag: str = "--set") -> dict[str, Any]:
     """`--set key=value` options; a value that begins with `[` or `{` is JSON.
 
     Raises:

@@ -35,7 +35,9 @@ __all__ = [
     "RowTemperature",
     "SampledSoftmax",
     "item_table",
+    "learned_values",
     "training_step",
+    "zero_loss",
 ]
 
 
@@ -297,7 +299,7 @@ def training_step(
 
     def step(batch: WindowBatch, state: LoopState) -> StepOutput:
         if not len(batch.targets_N):  # windows that this epoch's cuts left empty
-            return StepOutput(_nothing(state), _learned(state))
+            return StepOutput(zero_loss(state), learned_values(state))
         generator = state.streams.torch("negatives", state.epoch, int(batch.rows_B[0]))
         plan = objective.plan(batch, generator)
         here = moved.setdefault(state.device, catalogue.to(state.device))
@@ -314,7 +316,7 @@ def training_step(
             here.profile_UP,
         )  # fmt: skip
         loss, values = objective.loss(plan, users_ND, items_KD, temperature)
-        return StepOutput(loss, {**values, **_learned(state)})
+        return StepOutput(loss, {**values, **learned_values(state)})
 
     return step
 
@@ -345,16 +347,17 @@ def _cached_step(
     codes = torch.split(plan.codes_K, 4096)
     parts = [Part(users, plan.windows.chunks(chunk)), Part(items, codes)]
     total = cached_gradients(parts, loss, state.backward)
-    return StepOutput(total, {**values, **_learned(state)}, manual=True)
+    return StepOutput(total, {**values, **learned_values(state)}, manual=True)
 
 
-def _nothing(state: LoopState) -> Tensor:
+def zero_loss(state: LoopState) -> Tensor:
     """A loss of 0 whose gradient is 0 for every weight."""
     parts = [parameter.sum() for parameter in state.plain["towers"].parameters()]
     return 0.0 * torch.stack(parts).sum()
 
 
-def _learned(state: LoopState) -> dict[str, Tensor | float]:
+def learned_values(state: LoopState) -> dict[str, Tensor | float]:
+    """The temperature where it is learned, to be recorded."""
     towers = state.plain["towers"]
     assert isinstance(towers, Towers)
     if towers.temperature.raw is None:

@@ -121,9 +121,7 @@ class UserTower(nn.Module):
 
     absent_P: Tensor
 
-    def __init__(
-        self, shape: TowerShape, streams: Streams, absent_P: Tensor | None = None
-    ) -> None:
+    def __init__(self, shape: TowerShape, streams: Streams, absent_P: Tensor | None = None) -> None:
         super().__init__()
         if shape.width % shape.heads:
             raise UsageError(

@@ -1,6 +1,7 @@
 """The tracks: how much of the towers is learned, from nothing at all to all of it without text.
 
-Each track is a value; `zero-shot` learns nothing, the others are settings of the two-tower model.
+Each track is a value; `zero-shot` learns nothing, the others are settings of the two-tower model,
+and `both-towers` (in a module of its own) tunes the text encoder as well.
 """
 
 from __future__ import annotations
@@ -16,6 +17,8 @@ from pydantic import Field, PositiveInt
 from warmstart.core import Config, NotApplicable, UsageError, nearest
 from warmstart.evaluation import Queries
 
+from .both_towers import BothTowers
+from .item_texts import ItemTexts
 from .two_tower import Negatives, Shares, TwoTower
 
 __all__ = ["TRACKS", "Content", "HistoryMean", "MeanRecommender", "make_track"]
@@ -31,6 +34,7 @@ class Content:
         image_IE: Vectors of their images; None where they have none.
         tags: Tags of each item; None where no item has any.
         users: The users table, a row for each code; None without.
+        texts: The items' texts and their encoder, for what tunes it; None without.
     """
 
     item_ids: Sequence[str]
@@ -38,6 +42,7 @@ class Content:
     image_IE: np.ndarray | None = None
     tags: Sequence[Sequence[str]] | None = None
     users: pl.DataFrame | None = None
+    texts: ItemTexts | None = None
 
 
 @dataclass(frozen=True)
@@ -140,6 +145,7 @@ TRACKS: Mapping[str, type[HistoryMean] | type[TwoTower]] = {
     "frozen": FrozenTrack,
     "user-tower": UserTowerTrack,
     "two-tower": TwoTower,
+    "both-towers": BothTowers,
     "scratch": ScratchTrack,
 }
 

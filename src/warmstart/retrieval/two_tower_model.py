@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from warmstart.backbones import Backbone, embed_inputs
 from warmstart.core import (
     DataError,
     RunError,
@@ -23,8 +24,10 @@ from warmstart.core import (
     verify_manifest,
     write_json,
 )
+from warmstart.data import from_inputs
 from warmstart.objectives import calibrate_popularity
 
+from .item_texts import apply_text_weights, load_text_encoder
 from .profiles import ProfileCode
 from .sequences import Histories, QueryRows, query_batch
 from .towers import Towers, TowerShape
@@ -32,6 +35,7 @@ from .towers import Towers, TowerShape
 __all__ = ["TwoTowerModel", "join_features"]
 
 _WEIGHTS, _ITEMS, _FACTS = "towers.safetensors", "items.safetensors", "model.json"
+_TEXTS = "texts.safetensors"
 _KIND = "two-tower"
 
 
@@ -51,6 +55,8 @@ class TwoTowerModel:
         profile_UP: Attributes of the users; None without.
         profiles: How attributes are coded, for users that are not among them; None where they were
             given as numbers, or without.
+        text_weights: Weights of the text encoder that were tuned, by name; None where it is the
+            pretrained one.
         facts: What is worth keeping of the fit: settings, epochs, notes.
         name: What tables call it.
     """
@@ -67,6 +73,7 @@ class TwoTowerModel:
     facts: dict[str, Any] = field(default_factory=dict)
     name: str = "two-tower"
     profiles: ProfileCode | None = None
+    text_weights: dict[str, Tensor] | None = None
 
     @property
     def device(self) -> torch.device:
@@ -85,7 +92,10 @@ class TwoTowerModel:
             key: value.detach().cpu().numpy()
             for key, value in self.towers.items.state_dict().items()
         }
-        return fingerprint("item tower", self.text, self.image, weights)
+        tuned = {key: value.cpu().numpy() for key, value in (self.text_weights or {}).items()}
+        return fingerprint(
+            "item tower", self.text, self.image, weights, *([tuned] if tuned else ())
+        )
 
     def item_vectors(self) -> np.ndarray:
         """Unit vectors (I, D) of all items, float32."""
@@ -129,7 +139,8 @@ class TwoTowerModel:
         """Unit vectors (N, D) of items that training has not seen, from what is given of them.
 
         Args:
-            text_NT: Their text vectors, from the encoder that the model was trained with.
+            text_NT: Their text vectors, from the encoder that the model was trained with: see
+                `encode_texts`.
             image_NG: Their image vectors, alike.
 
         Raises:
@@ -152,6 +163,34 @@ class TwoTowerModel:
                 found.append(self.towers.items(None, part, unknown).cpu())
         vectors: np.ndarray = torch.cat(found).numpy() if found else np.zeros((0, self.dimension))
         return vectors.astype(np.float32)
+
+    def encode_texts(self, backbone: Backbone, texts: Sequence[str]) -> np.ndarray:
+        """Text vectors (N, E) as the towers read them: tuned weights are put into the encoder.
+
+        Args:
+            backbone: That the model was trained with.
+            texts: Blank ones become zeros.
+
+        Raises:
+            BackboneError: When the tuned weights do not fit it.
+        """
+        found_NE = np.zeros((len(texts), self.text), dtype=np.float32)
+        told = [place for place, text in enumerate(texts) if text and text.strip()]
+        if not told:
+            return found_NE
+        chosen = [texts[place] for place in told]
+        if self.text_weights is None:
+            vectors_NE = backbone.features(from_inputs(chosen, "text")).vectors_ND
+        else:
+            encoder = load_text_encoder(backbone)
+            vectors_NE = embed_inputs(apply_text_weights(encoder, self.text_weights), chosen)
+        if vectors_NE.shape[1] != self.text:
+            raise DataError(
+                f"this model reads text vectors of length {self.text}, and {backbone.name} gives "
+                f"{vectors_NE.shape[1]}. Use the encoder that it was trained with."
+            )
+        found_NE[told] = vectors_NE
+        return found_NE
 
     def with_items(
         self,
@@ -225,6 +264,8 @@ class TwoTowerModel:
         with publishing(Path(folder), replace=replace, kind=_KIND) as temporary:
             save_file(_plain(self.towers.state_dict()), temporary / _WEIGHTS)
             save_file(_plain(tensors), temporary / _ITEMS)
+            if self.text_weights is not None:
+                save_file(_plain(self.text_weights), temporary / _TEXTS)
             write_json(temporary / _FACTS, facts)
 
     @classmethod
@@ -251,10 +292,11 @@ class TwoTowerModel:
         tensors = {key: value.to(where) for key, value in load_file(path / _ITEMS).items()}
         coded = facts.get("profiles")
         profiles = None if coded is None else ProfileCode.parse(coded, f"{path / _FACTS}")
+        tuned = load_file(path / _TEXTS) if (path / _TEXTS).is_file() else None
         return cls(
             towers.to(where).eval(), tensors["vectors"], tensors["known"], tensors["share"],
             tuple(facts["item_ids"]), facts["text"], facts["image"], facts["popularity"],
-            tensors.get("profile"), facts["facts"], facts["name"], profiles,
+            tensors.get("profile"), facts["facts"], facts["name"], profiles, tuned,
         )  # fmt: skip
 
     @torch.inference_mode()

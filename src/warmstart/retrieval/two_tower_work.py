@@ -13,6 +13,7 @@ from warmstart.core import DataError, Run, UsageError, fingerprint, pick_device
 
 from .fitting import Catalogue
 from .frequency import item_counts
+from .item_texts import ItemTexts
 from .negatives import Known
 from .profiles import ProfileCode, learn_profiles
 from .sequences import Events, Sequences, group_events
@@ -40,6 +41,7 @@ class Work:
         image: Length of the image vectors that are read.
         fingerprint: Of the given vectors: a fit that resumes must meet the same.
         profiles: How users' attributes are coded, by the users with learned events.
+        texts: The items' texts and their encoder, for what tunes it.
     """
 
     sequences: Sequences
@@ -52,6 +54,7 @@ class Work:
     image: int
     fingerprint: str
     profiles: ProfileCode | None = None
+    texts: ItemTexts | None = None
 
 
 def prepare(
@@ -64,6 +67,7 @@ def prepare(
     profile_UP: np.ndarray | None,
     watches_loss: bool,
     users: pl.DataFrame | None = None,
+    texts: ItemTexts | None = None,
 ) -> Work:
     """Bring events and vectors into the form that training reads.
 
@@ -76,6 +80,7 @@ def prepare(
         profile_UP: Attributes of all users as numbers.
         watches_loss: Whether the newest events may be held out.
         users: The users table, in place of these numbers.
+        texts: The items' texts and their encoder.
 
     Raises:
         UsageError: When vectors do not fit the catalogue, or the items would have none.
@@ -116,7 +121,7 @@ def prepare(
         _shape(settings, train.n_items, features, profile_UP),
         0 if text is None else text.shape[1],
         0 if image is None else image.shape[1],
-        fingerprint(features, profile_UP, known_I), profiles,
+        fingerprint(features, profile_UP, known_I), profiles, texts,
     )  # fmt: skip
 
 

@@ -139,7 +139,9 @@ class RetrievalRun(FinishedRun):
         codes = [self._code(name) for name in past]
         known = self.user_codes[user] if user is not None else -1
         queries = Queries.of([codes], users=[known])
-        scores_I = np.asarray(self.towers.scores(queries, attributes).cpu(), dtype=np.float64)[0].copy()
+        scores_I = np.asarray(self.towers.scores(queries, attributes).cpu(), dtype=np.float64)[
+            0
+        ].copy()
         scores_I[[*codes, *(self._code(name) for name in exclude)]] = -np.inf
         if tag is not None:
             scores_I[~self._tagged(tag)] = -np.inf

@@ -60,7 +60,7 @@ from warmstart.planning import (
     usual_metric,
 )
 from warmstart.reporting import ranking_markdown, write_ranking_report
-from warmstart.retrieval import TRACKS, Content, HistoryMean, make_track
+from warmstart.retrieval import TRACKS, Content, HistoryMean, ItemTexts, make_track
 from warmstart.training import check_trackers
 
 from .folders import default_folder, run_folder
@@ -77,7 +77,7 @@ __all__ = [
 ]
 
 RETRIEVAL_ARMS = (
-    "zero-shot", "frozen", "user-tower", "two-tower", "scratch",
+    "zero-shot", "frozen", "user-tower", "two-tower", "both-towers", "scratch",
     "random", "popularity", "recent-popularity", "item-knn", "ease", "als",
 )  # fmt: skip
 _CONTROLS = ("popularity", "recent-popularity", "item-knn", "ease")
@@ -328,6 +328,7 @@ def read_content(data: Interactions, text: Backbone | None, images: Backbone | N
         image_IE=_image_vectors(data, images) if images is not None else None,
         tags=_tags(data),
         users=data.users,
+        texts=None if text is None else ItemTexts(text, data.items["text"].fill_null("").to_list()),
     )
 
 
