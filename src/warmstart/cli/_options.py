@@ -273,7 +273,7 @@ def parse_arms(text: str) -> list[str]:
     names = {"all", *STRATEGIES.split(", "), *ARMS.split(", ")}
     found: list[str] = []
     for part in text.split(","):
-        begins = part.split(":")[0].strip() in names
+        begins = part.split(":")[0].strip() in {*names, ""}
         if found and not begins and ":" in found[-1]:
             found[-1] += f",{part}"
         else:
