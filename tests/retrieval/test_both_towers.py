@@ -183,6 +183,10 @@ def test_what_cannot_work_is_said(tmp_path: Path, tiny_text: Path) -> None:
     data = chains(n_items=ITEMS)
     with pytest.raises(NotApplicable, match="needs texts of the items"):
         fit(tmp_path, data, None)
+    short = ItemTexts(texts(tiny_text).backbone, ["a plum"])
+    settings = BothTowers.parse({**SMALL}, "both-towers")
+    with pytest.raises(UsageError, match="one for each of the 30 items, got 1"):
+        settings.fit(data, Run(tmp_path), text_IE=vectors(texts(tiny_text)), texts=short)
     with pytest.raises(UsageError, match="text_groups must be 1 to 3"):
         fit(tmp_path, data, texts(tiny_text), text_groups=4)
     for values, message in (

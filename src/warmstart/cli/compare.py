@@ -37,7 +37,7 @@ def compare(
         typer.Option(
             "--strategies",
             help="Arms, by comma; settings by colon: probe,knn:k=5; `all` for every strategy: "
-            f"{o.STRATEGIES}.",
+            f"{o.STRATEGIES}. On interactions: {o.ARMS}.",
         ),
     ] = None,
     seeds: Annotated[

@@ -24,9 +24,10 @@ from warmstart.training import (
 )
 
 from .fitting_texts import RefreshTexts, text_step
-from .item_texts import TextTable, TextTower
+from .item_texts import ItemTexts, TextTable, TextTower
 from .two_tower import Negatives, Shares, TwoTower
 from .two_tower_training import Fit, Stage, Trained, train_stage
+from .two_tower_work import Work
 
 __all__ = ["BothTowers"]
 
@@ -93,6 +94,7 @@ class BothTowers(TwoTower):
         given, features_IF = fit.work.texts, fit.work.catalogue.features_IF
         if given is None or not fit.work.text or features_IF is None:
             raise NotApplicable(f"{self.title} needs texts of the items, and there are none")
+        _check(given, fit.work)
         texts = TextTower(given, features_IF)
         learned = self._learned(texts)
         _announce(learned)
@@ -120,7 +122,8 @@ class BothTowers(TwoTower):
             stages.append(_told(name, names, history))
             tuned = names if stages[-1]["best_epoch"] else tuned
             total = total.then(history)
-        texts.finish()
+        if any(stage["epochs"] for stage in stages[1:]):
+            texts.finish()
         return Trained(total, stages, texts.weights(tuned) if tuned else None)
 
     def _learned(self, texts: TextTower) -> list[tuple[str, ...]]:
@@ -165,6 +168,15 @@ class BothTowers(TwoTower):
         }
         own = rate_table(groups, self.text_rate, rates=rates)
         return RateTable(own.rows + towers.rows)
+
+
+def _check(given: ItemTexts, work: Work) -> None:
+    """Texts must be those of the items, and their vectors those of the encoder."""
+    items = len(work.catalogue.known_I)
+    if len(given.texts) != items:
+        raise UsageError(
+            f"texts must be one for each of the {items} items, got {len(given.texts)}."
+        )
 
 
 def _announce(learned: Sequence[Sequence[str]]) -> None:

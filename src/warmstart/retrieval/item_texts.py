@@ -27,7 +27,7 @@ from warmstart.backbones.prefix import (
 )
 from warmstart.backbones.prefix_record import Part, record
 from warmstart.backbones.prefix_store import KeptRows, PrefixSpace
-from warmstart.core import BackboneError, NotApplicable, fingerprint, progress
+from warmstart.core import BackboneError, NotApplicable, UsageError, fingerprint, progress
 from warmstart.data import Dataset, from_inputs
 from warmstart.training import pick_precision
 
@@ -90,6 +90,7 @@ class TextTower:
 
         Raises:
             NotApplicable: When no item has a text, or the encoder's layers cannot be told apart.
+            UsageError: When the given vectors are too short to be the encoder's.
         """
         codes = texts.told
         if not codes:
@@ -101,6 +102,12 @@ class TextTower:
             raise NotApplicable(
                 f"{texts.backbone.name} cannot be tuned group by group: "
                 f"{self.encoder.groups.shared_note}"
+            )
+        if self.encoder.dimension > features_IF.shape[1]:
+            raise UsageError(
+                f"the items' vectors have {features_IF.shape[1]} numbers, but "
+                f"{texts.backbone.name} gives {self.encoder.dimension} for a text alone. Give the "
+                "vectors of that encoder."
             )
         self.told_I = torch.zeros(len(texts.texts), dtype=torch.bool)
         self.told_I[codes] = True
