@@ -259,7 +259,7 @@ class SampledSoftmax:
         positive_N = (scaled_ND * target_ND).sum(dim=1)
         scores = [scaled_ND @ items_KD[plan.shared_K].T]
         if plan.own_NM.shape[1]:
-            scores.append(torch.einsum("nd,nmd->nm", scaled_ND, items_KD[plan.own_NM]))
+            scores.append(_own_scores(scaled_ND, items_KD, plan.own_NM))
         losses_N = sampled_softmax(
             positive_N, torch.cat(scores, dim=1),
             masked_BK=drawn.masked_NC, log_weight_BK=drawn.log_weight_NC,
@@ -278,6 +278,20 @@ class SampledSoftmax:
         if self._known is not None:
             hidden_NN |= self._known.has(rows.users_N, rows.targets_N).T
         return sampled_softmax(positive_N, target_ND @ scaled_ND.T, masked_BK=hidden_NN)
+
+
+_DENSE = 16
+
+
+def _own_scores(users_ND: Tensor, items_KD: Tensor, own_NM: Tensor) -> Tensor:
+    """Scores (N, M) of each row's own items.
+
+    Where there are not many more items than draws, all are scored in one product: that is faster
+    than a copy of `N × M` vectors, whose gradient has to be added up item by item.
+    """
+    if len(items_KD) <= _DENSE * own_NM.shape[1]:
+        return (users_ND @ items_KD.T).gather(1, own_NM)
+    return torch.einsum("nd,nmd->nm", users_ND, items_KD[own_NM])
 
 
 def training_step(
