@@ -276,7 +276,7 @@ def test_own_scores_by_hand(items: int) -> None:
     found = _own_scores(users, table, own)
     for row in range(6):
         for place in range(3):
-            wanted = float(users[row] @ table[own[row, place]])
+            wanted = float(users[row].detach() @ table[own[row, place]].detach())
             assert found[row, place].item() == pytest.approx(wanted, abs=1e-5)
     weight = torch.randn(6, 3, generator=generator)
     (found * weight).sum().backward()
