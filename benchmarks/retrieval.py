@@ -21,6 +21,7 @@ from typing import Any
 
 from rich.console import Console
 
+from warmstart.cli._options import parse_arms
 from warmstart.core import FORMAT_VERSION, describe_machine, write_json
 from warmstart.data import held_out_events, read_interactions, sample, time_split
 from warmstart.evaluation import measure_ranking, next_item_task, rank_targets
@@ -125,7 +126,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 print(f"{name}: skipped, {LATEST} is not here.")
                 continue
             beside = {"reported": reported(folder)} if name == "ml100k" else {}
-            found = measure(folder, options.arms.split(","), Path(place), options.seeds) | beside
+            found = measure(folder, parse_arms(options.arms), Path(place), options.seeds) | beside
         kept = {"format_version": FORMAT_VERSION, "benchmark": "retrieval", "set": name,
                 "machine": describe_machine(), **found}  # fmt: skip
         path = options.out / f"retrieval-{name}.json"

@@ -38,6 +38,38 @@ def test_help_lists_every_strategy(call: Any) -> None:
         assert ", ".join(SPECTRUM) in told
 
 
+def test_the_names_of_arms_are_those_of_the_library() -> None:
+    from warmstart.cli._options import ARMS
+    from warmstart.workflow import RETRIEVAL_ARMS
+
+    assert ", ".join(RETRIEVAL_ARMS) == ARMS
+
+
+@pytest.mark.parametrize(
+    ("text", "arms"),
+    [
+        ("probe,finetune", ["probe", "finetune"]),
+        ("probe, knn:k=5,", ["probe", "knn:k=5"]),
+        ("two-tower:shares=a=.5,b=.5", ["two-tower:shares=a=.5,b=.5"]),
+        (
+            "two-tower:shares=in-batch=0.5,mined=0.5:width=64,ease,item-knn:last=5",
+            ["two-tower:shares=in-batch=0.5,mined=0.5:width=64", "ease", "item-knn:last=5"],
+        ),
+        (
+            "finetune:augment=crop,flip,rotate=15,probe:l2=1",
+            ["finetune:augment=crop,flip,rotate=15", "probe:l2=1"],
+        ),
+        ("finetune:rules=stem=frozen,head=x3,all", ["finetune:rules=stem=frozen,head=x3", "all"]),
+        ("probe,fintune", ["probe", "fintune"]),  # no setting is open: a name that nobody knows
+        (" , ", []),
+    ],
+)
+def test_arms_are_cut_where_one_begins(text: str, arms: list[str]) -> None:
+    from warmstart.cli._options import parse_arms
+
+    assert parse_arms(text) == arms
+
+
 def test_the_root_tells_commands_and_exit_codes(call: Any) -> None:
     found = call("--help")
     for command in COMMANDS:

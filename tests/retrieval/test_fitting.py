@@ -19,6 +19,7 @@ from warmstart.retrieval.fitting import (
     Objective,
     RowTemperature,
     SampledSoftmax,
+    _own_scores,
     item_table,
     training_step,
 )
@@ -263,3 +264,24 @@ def test_a_batch_of_empty_windows_teaches_nothing() -> None:
     assert float(found.loss.detach()) == 0.0
     found.loss.backward()
     assert all(p.grad is not None and not p.grad.any() for p in towers.parameters())
+
+
+@pytest.mark.parametrize("items", [5, 200])
+def test_own_scores_by_hand(items: int) -> None:
+    """With few items in one product, with many one by one: the same scores and gradients."""
+    generator = torch.Generator().manual_seed(0)
+    users = torch.randn(6, 4, generator=generator, requires_grad=True)
+    table = torch.randn(items, 4, generator=generator, requires_grad=True)
+    own = torch.randint(items, (6, 3), generator=generator)
+    found = _own_scores(users, table, own)
+    for row in range(6):
+        for place in range(3):
+            wanted = float(users[row].detach() @ table[own[row, place]].detach())
+            assert found[row, place].item() == pytest.approx(wanted, abs=1e-5)
+    weight = torch.randn(6, 3, generator=generator)
+    (found * weight).sum().backward()
+    by_hand = torch.zeros(items, 4)
+    for row in range(6):
+        for place in range(3):
+            by_hand[own[row, place]] += weight[row, place] * users[row].detach()
+    torch.testing.assert_close(table.grad, by_hand, rtol=1e-4, atol=1e-5)

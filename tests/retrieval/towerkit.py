@@ -81,7 +81,16 @@ def fit(folder: Path, data: ToyEvents, **changes: Any) -> TwoTowerModel:
     """A small model on the CPU: arguments of `fit` by their names, the rest are settings."""
     named = {
         key: changes.pop(key)
-        for key in ("text_IE", "image_IE", "profile_UP", "validation", "item_ids", "tags")
+        for key in (
+            "text_IE",
+            "image_IE",
+            "profile_UP",
+            "validation",
+            "item_ids",
+            "tags",
+            "users",
+            "texts",
+        )
         if key in changes
     }
     named["checkpoints"] = changes.pop("checkpoints", None)

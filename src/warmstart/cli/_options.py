@@ -56,6 +56,10 @@ STRATEGIES = (
     "zero-shot, prototypes, knn, maml, probe, prompt, ptuning, prefix, ia3, lora, qlora, adapter, "
     "partial, setfit, lp-ft, unfreeze, finetune, scratch, tfidf, cnn"
 )  # strategies.SPECTRUM, which is not imported before a command runs; a test holds them equal
+ARMS = (
+    "zero-shot, frozen, user-tower, two-tower, both-towers, scratch, random, popularity, "
+    "recent-popularity, item-knn, ease, als"
+)  # workflow.RETRIEVAL_ARMS, likewise
 
 _READ, _SIZE, _RUN = "Reading the data", "Backbone and input size", "The run"
 _EVENTS = "Interactions (users, items, times)"
@@ -259,7 +263,25 @@ def reading(
     }
 
 
-def parse_settings(items: Sequence[str] | None) -> dict[str, Any]:
+def parse_arms(text: str) -> list[str]:
+    """Arms by comma, as they were named.
+
+    A comma within a setting stays there (`two-tower:shares=in-batch=0.5,mined=0.5,ease`): what
+    follows one begins an arm where it is an arm's name, or where no setting is open that it could
+    belong to.
+    """
+    names = {"all", *STRATEGIES.split(", "), *ARMS.split(", ")}
+    found: list[str] = []
+    for part in text.split(","):
+        begins = part.split(":")[0].strip() in {*names, ""}
+        if found and not begins and ":" in found[-1]:
+            found[-1] += f",{part}"
+        else:
+            found.append(part)
+    return [one.strip() for one in found if one.strip()]
+
+
+def parse_settings(items: Sequence[str] | None, flag: str = "--set") -> dict[str, Any]:
     """`--set key=value` options; a value that begins with `[` or `{` is JSON.
 
     Raises:
@@ -271,13 +293,13 @@ def parse_settings(items: Sequence[str] | None) -> dict[str, Any]:
     for item in items or ():
         key, sign, value = item.partition("=")
         if not sign or not key:
-            raise UsageError(f"--set takes key=value, got {item!r}.")
+            raise UsageError(f"{flag} takes key=value, got {item!r}.")
         value = value.strip()
         try:
             values[key.strip()] = json.loads(value) if value[:1] in ("[", "{") else value
         except json.JSONDecodeError as error:
             raise UsageError(
-                f"--set {key.strip()} is no JSON: {error}. Write a list as "
+                f"{flag} {key.strip()} is no JSON: {error}. Write a list as "
                 f'\'{key.strip()}=["a", "b"]\', in single quotes.'
             ) from None
     return values

@@ -37,7 +37,7 @@ def compare(
         typer.Option(
             "--strategies",
             help="Arms, by comma; settings by colon: probe,knn:k=5; `all` for every strategy: "
-            f"{o.STRATEGIES}.",
+            f"{o.STRATEGIES}. On interactions: {o.ARMS}.",
         ),
     ] = None,
     seeds: Annotated[
@@ -128,7 +128,7 @@ def compare(
         data,
         backbone=backbone,
         allow_bin=allow_bin,
-        strategies=None if strategies is None else [s for s in strategies.split(",") if s.strip()],
+        strategies=None if strategies is None else o.parse_arms(strategies),
         seeds=seeds,
         budget=budget,
         limit=limit,

@@ -16,7 +16,11 @@ def fit(
     data: o.Data,
     strategy: Annotated[
         str | None,
-        typer.Option("--strategy", help=f"{o.STRATEGIES}; the plan's recommendation otherwise."),
+        typer.Option(
+            "--strategy",
+            help=f"{o.STRATEGIES}; the plan's recommendation otherwise. On interactions: frozen, "
+            "user-tower, two-tower (otherwise), both-towers, scratch, zero-shot.",
+        ),
     ] = None,
     set_: Annotated[
         list[str] | None,

@@ -24,6 +24,10 @@ def recommend(
         str | None, typer.Option("--exclude", help="Item ids to leave out, by comma.")
     ] = None,
     tag: Annotated[str | None, typer.Option("--tag", help="Only items with this tag.")] = None,
+    about: Annotated[
+        list[str] | None,
+        typer.Option("--about", metavar="KEY=VALUE", help="An attribute of whoever asks: age=30"),
+    ] = None,
     device: o.Device = "auto",
     json: o.Json = False,
 ) -> None:
@@ -33,6 +37,8 @@ def recommend(
       warmstart recommend runs/fit-ml-100k --user 196
 
       warmstart recommend runs/fit-ml-100k --history 50,172,181 --k 5 --json
+
+      warmstart recommend runs/fit-ml-100k --history 50 --about age=30 --about gender=F
     """
     from rich.markup import escape
     from rich.table import Table
@@ -41,7 +47,7 @@ def recommend(
 
     found = verb(
         run, user=user, history=_ids(history), k=k, exclude=_ids(exclude) or (), tag=tag,
-        device=device,
+        attributes=o.parse_settings(about, "--about") or None, device=device,
     )  # fmt: skip
     if json:
         print_json([one.model_dump(mode="json") for one in found])

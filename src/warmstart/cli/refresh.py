@@ -21,12 +21,13 @@ def refresh(
     p99: o.IndexTime = "5ms",
     engine: o.IndexEngine = "auto",
     backbone: o.Backbone = None,
+    image_backbone: o.ImageBackbone = None,
     allow_bin: o.AllowBin = False,
     skip_bad: o.SkipBad = False,
     device: o.Device = "auto",
     json: o.Json = False,
 ) -> None:
-    """Add new items to a retrieval run's index by their texts.
+    """Add new items to a retrieval run's index by their texts and pictures.
 
     Nothing is trained. A server that runs takes the new index up whole, without a failed request.
 
@@ -38,7 +39,7 @@ def refresh(
 
     found = verb(
         run, items, recall=recall, p99_ms=o.milliseconds(p99), engine=engine, backbone=backbone,
-        skip_bad=skip_bad, device=device, allow_bin=allow_bin,
+        image_backbone=image_backbone, skip_bad=skip_bad, device=device, allow_bin=allow_bin,
     ).to_json()  # fmt: skip
     if json:
         print_json(found)

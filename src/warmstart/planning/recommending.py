@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -313,7 +313,9 @@ def _tower(fit: SeedFit, entry: Entry, task: ContestTask, seconds: float | None)
         fit.status = "shortened"
         fit.reason = f"the budget ended the search for its number of epochs after {chosen}"
     left = None if end is None else max(1.0, end - time.monotonic())
-    last = settings.refit(history).model_copy(update={"popularity": found["popularity"]})
+    stages = found.get("stages") or []
+    fit.notes = [_stage_note(stage) for stage in stages]
+    last = settings.refit(history, stages).model_copy(update={"popularity": found["popularity"]})
     final = last.fit(task.split.fitted, _run(entry, task, "final", left, fit.seed), **_given(task))
     done = History.parse(final.facts["history"], "history")
     fit.seconds += done.seconds
@@ -322,14 +324,24 @@ def _tower(fit: SeedFit, entry: Entry, task: ContestTask, seconds: float | None)
         return
     fit.recommender = final
     fit.trainable = sum(p.numel() for p in final.towers.parameters())
-    fit.notes = list(final.facts.get("notes", ()))
+    if final.text_weights is not None:
+        fit.trainable += sum(value.numel() for value in final.text_weights.values())
+    fit.notes += final.facts.get("notes", ())
+
+
+def _stage_note(stage: Mapping[str, Any]) -> str:
+    """What a stage of a track did, in a sentence."""
+    what = ", ".join(stage["learns"]) or "what is above the text encoder"
+    done, best = stage["epochs"], stage["best_epoch"]
+    found = f"best after {best}" if best else "none was better than the start, which is kept"
+    return f"Stage {stage['stage']} ({what}): {done} epochs, {found}."
 
 
 def _given(task: ContestTask) -> dict[str, Any]:
     content = task.content
     return {
         "text_IE": content.text_IE, "image_IE": content.image_IE, "tags": content.tags,
-        "profile_UP": content.profile_UP, "item_ids": content.item_ids,
+        "users": content.users, "item_ids": content.item_ids, "texts": content.texts,
     }  # fmt: skip
 
 
@@ -339,8 +351,8 @@ def _searched(run: Run, settings: TwoTower, task: ContestTask) -> dict[str, Any]
     if not kept.is_file():
         first = settings.fit(task.split.train, run, validation=task.validation_task, **_given(task))
         values = {
-            "history": first.facts["history"], "validation": _measured(task, first),
-            "popularity": first.popularity,
+            "history": first.facts["history"], "stages": first.facts.get("stages", []),
+            "validation": _measured(task, first), "popularity": first.popularity,
         }  # fmt: skip
         write_json(kept, values)
     found: dict[str, Any] = read_json(kept)

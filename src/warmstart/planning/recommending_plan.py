@@ -84,10 +84,10 @@ def _rule(
         return (
             "user-tower",
             f"over {MANY_NEW:.0%} of what comes next is new: texts without ids",
-            ("two-tower", "frozen"),
+            ("both-towers", "two-tower", "frozen"),
         )
     return (
         "two-tower",
         "enough events, and most of what comes next is known: ids beside texts",
-        ("ease", "user-tower"),
+        ("ease", "user-tower", "both-towers"),
     )

@@ -2,11 +2,14 @@
 
 from .als import Als
 from .baselines import BASELINES, Baseline, make_baseline
+from .both_towers import BothTowers
 from .ease import Ease
 from .frequency import StreamingFrequency
 from .index import FaissIndex, ItemIndex, build_index
+from .item_texts import ItemTexts
 from .knn import ItemKnn
 from .popularity import Popularity, Random, RecentPopularity
+from .profiles import ProfileCode, learn_profiles
 from .tracks import TRACKS, Content, HistoryMean, MeanRecommender, make_track
 from .tuning import tune
 from .two_tower import TwoTower
@@ -17,20 +20,24 @@ __all__ = [
     "TRACKS",
     "Als",
     "Baseline",
+    "BothTowers",
     "Content",
     "Ease",
     "FaissIndex",
     "HistoryMean",
     "ItemIndex",
     "ItemKnn",
+    "ItemTexts",
     "MeanRecommender",
     "Popularity",
+    "ProfileCode",
     "Random",
     "RecentPopularity",
     "StreamingFrequency",
     "TwoTower",
     "TwoTowerModel",
     "build_index",
+    "learn_profiles",
     "make_baseline",
     "make_track",
     "tune",

@@ -35,7 +35,9 @@ __all__ = [
     "RowTemperature",
     "SampledSoftmax",
     "item_table",
+    "learned_values",
     "training_step",
+    "zero_loss",
 ]
 
 
@@ -257,7 +259,7 @@ class SampledSoftmax:
         positive_N = (scaled_ND * target_ND).sum(dim=1)
         scores = [scaled_ND @ items_KD[plan.shared_K].T]
         if plan.own_NM.shape[1]:
-            scores.append(torch.einsum("nd,nmd->nm", scaled_ND, items_KD[plan.own_NM]))
+            scores.append(_own_scores(scaled_ND, items_KD, plan.own_NM))
         losses_N = sampled_softmax(
             positive_N, torch.cat(scores, dim=1),
             masked_BK=drawn.masked_NC, log_weight_BK=drawn.log_weight_NC,
@@ -276,6 +278,20 @@ class SampledSoftmax:
         if self._known is not None:
             hidden_NN |= self._known.has(rows.users_N, rows.targets_N).T
         return sampled_softmax(positive_N, target_ND @ scaled_ND.T, masked_BK=hidden_NN)
+
+
+_DENSE = 16
+
+
+def _own_scores(users_ND: Tensor, items_KD: Tensor, own_NM: Tensor) -> Tensor:
+    """Scores (N, M) of each row's own items.
+
+    Where there are not many more items than draws, all are scored in one product: that is faster
+    than a copy of `N × M` vectors, whose gradient has to be added up item by item.
+    """
+    if len(items_KD) <= _DENSE * own_NM.shape[1]:
+        return (users_ND @ items_KD.T).gather(1, own_NM)
+    return torch.einsum("nd,nmd->nm", users_ND, items_KD[own_NM])
 
 
 def training_step(
@@ -297,7 +313,7 @@ def training_step(
 
     def step(batch: WindowBatch, state: LoopState) -> StepOutput:
         if not len(batch.targets_N):  # windows that this epoch's cuts left empty
-            return StepOutput(_nothing(state), _learned(state))
+            return StepOutput(zero_loss(state), learned_values(state))
         generator = state.streams.torch("negatives", state.epoch, int(batch.rows_B[0]))
         plan = objective.plan(batch, generator)
         here = moved.setdefault(state.device, catalogue.to(state.device))
@@ -314,7 +330,7 @@ def training_step(
             here.profile_UP,
         )  # fmt: skip
         loss, values = objective.loss(plan, users_ND, items_KD, temperature)
-        return StepOutput(loss, {**values, **_learned(state)})
+        return StepOutput(loss, {**values, **learned_values(state)})
 
     return step
 
@@ -345,16 +361,17 @@ def _cached_step(
     codes = torch.split(plan.codes_K, 4096)
     parts = [Part(users, plan.windows.chunks(chunk)), Part(items, codes)]
     total = cached_gradients(parts, loss, state.backward)
-    return StepOutput(total, {**values, **_learned(state)}, manual=True)
+    return StepOutput(total, {**values, **learned_values(state)}, manual=True)
 
 
-def _nothing(state: LoopState) -> Tensor:
+def zero_loss(state: LoopState) -> Tensor:
     """A loss of 0 whose gradient is 0 for every weight."""
     parts = [parameter.sum() for parameter in state.plain["towers"].parameters()]
     return 0.0 * torch.stack(parts).sum()
 
 
-def _learned(state: LoopState) -> dict[str, Tensor | float]:
+def learned_values(state: LoopState) -> dict[str, Tensor | float]:
+    """The temperature where it is learned, to be recorded."""
     towers = state.plain["towers"]
     assert isinstance(towers, Towers)
     if towers.temperature.raw is None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -25,8 +25,10 @@ if TYPE_CHECKING:
 
 __all__ = ["MIXABLE", "Comparison", "compare"]
 
-MIXABLE = ("in-batch", "mined", "tags", "uniform", "viewed")
-"""Samplers that a mixture may name."""
+MIXABLE = ("hard", "in-batch", "mined", "tags", "uniform", "viewed")
+"""Samplers that a mixture may name; `hard` stands for those of `HARD` that the data have."""
+HARD = ("viewed", "tags", "mined")
+"""Hard negatives; `mined` needs nothing of the data, so there is always one."""
 
 
 @dataclass(frozen=True)
@@ -83,16 +85,24 @@ def compare(
     if settings.logq == "stream" and "in-batch" in shares:
         stream = StreamingFrequency(streams=streams)
         modules["frequency"] = stream
-    samplers: dict[str, Sampler] = {}
-    for name in shares:
-        samplers[name] = _sampler(name, settings, train, work, stream, tags)
+    notes: list[str] = []
+
+    def sampler(name: str) -> Sampler:
+        return _sampler(name, settings, train, work, stream, tags)
+
+    samplers = {name: sampler(name) for name in shares if name != "hard"}
+    if "hard" in shares:
+        hard, told = _hard(sampler, samplers)
+        shares = _shared_out(shares, list(hard))
+        samplers = {name: hard[name] if name in hard else samplers[name] for name in shares}
+        notes += told
     mined = samplers.get("mined")
     if isinstance(mined, Mined):
         modules["mined"] = mined
         callbacks.append(
             MineNegatives(
-                mined, catalogue, work.sequences, work.known, every=settings.mine_every,
-                margin=settings.mine_margin, history=settings.history,
+                mined, catalogue, work.sequences.select(work.learned_P), work.known,
+                every=settings.mine_every, margin=settings.mine_margin, history=settings.history,
             )
         )  # fmt: skip
     objective = SampledSoftmax(
@@ -101,13 +111,13 @@ def compare(
         power=settings.temperature_power, stream=stream,
     )  # fmt: skip
     name = ", ".join(f"{name}={share:g}" for name, share in shares.items())
-    notes = []
     if settings.negatives == "auto":
         notes.append(
             f"{seen:,} items are more than full_limit ({settings.full_limit:,}): each position is "
             f"compared with {settings.draws:,} sampled items ({name})."
         )
-        progress.note(notes[0])
+    for line in notes:
+        progress.note(line)
     return Comparison(name, objective, modules, callbacks, notes)
 
 
@@ -120,6 +130,28 @@ def _shares(settings: TwoTower, seen: int) -> dict[str, float] | None:
     if settings.negatives == "mixed":
         return dict(settings.shares)
     return {settings.negatives: 1.0}
+
+
+def _hard(
+    make: Callable[[str], Sampler], others: Mapping[str, Sampler]
+) -> tuple[dict[str, Sampler], list[str]]:
+    """The hard negatives that these data have, and what is said of the others."""
+    found: dict[str, Sampler] = {}
+    notes = []
+    for name in HARD:
+        try:
+            found[name] = others[name] if name in others else make(name)
+        except NotApplicable as reason:
+            notes.append(f"Hard negatives go without {name!r}: {reason}")
+    return found, notes
+
+
+def _shared_out(shares: Mapping[str, float], hard: Sequence[str]) -> dict[str, float]:
+    """The shares with that of `hard` divided evenly among what stands for it."""
+    found = {name: share for name, share in shares.items() if name != "hard"}
+    for name in hard:
+        found[name] = found.get(name, 0.0) + shares["hard"] / len(hard)
+    return found
 
 
 def _sampler(

@@ -99,6 +99,11 @@ class Sequences:
         """User of each event."""
         return np.repeat(np.arange(len(self.offsets_U1) - 1), np.diff(self.offsets_U1))
 
+    def select(self, kept_P: np.ndarray) -> Sequences:
+        """The same users with some of their events."""
+        before_P1 = np.concatenate([[0], np.cumsum(kept_P)]).astype(np.int64)
+        return Sequences(before_P1[self.offsets_U1], self.items_P[kept_P], self.times_P[kept_P])
+
 
 def group_events(events: Events) -> Sequences:
     """Sort positive events by user; within a user they stay in the order in which they come."""

@@ -23,6 +23,7 @@ class TowerShape(Config):
         items: Items with an id of their own, I; 0 without id embeddings.
         features: Length F of the given item vectors (text and image side by side); 0 without.
         profile: Length P of a user's attributes; 0 without.
+        profile_dropout: Share of windows whose attributes are taken away in a training step.
         width: Length D of item and user vectors.
         layers: Blocks of the user tower; 0 for the mean of the history under a projection.
         heads: Attention heads of a block.
@@ -36,6 +37,7 @@ class TowerShape(Config):
     items: int
     features: int
     profile: int = 0
+    profile_dropout: float = 0.0
     width: int = 128
     layers: int = 2
     heads: int = 2
@@ -114,10 +116,12 @@ class UserTower(nn.Module):
     """A user's vector after each of the last events, by a causal transformer over item vectors.
 
     Every sequence begins with a learned start vector, to which the user's attributes are added: a
-    user without any history has a vector too.
+    user without any history has a vector too. Without blocks they are added to the mean as well.
     """
 
-    def __init__(self, shape: TowerShape, streams: Streams) -> None:
+    absent_P: Tensor
+
+    def __init__(self, shape: TowerShape, streams: Streams, absent_P: Tensor | None = None) -> None:
         super().__init__()
         if shape.width % shape.heads:
             raise UsageError(
@@ -130,6 +134,9 @@ class UserTower(nn.Module):
         self.places = nn.Parameter(_normal((shape.history + 1, shape.width), 0.02, generator))
         self.input = _linear(shape.width, shape.width, generator)
         self.profile = _linear(shape.profile, shape.width, generator) if shape.profile else None
+        if shape.profile:  # what stands for a user of whom nothing is known
+            absent_P = torch.zeros(shape.profile) if absent_P is None else absent_P.clone()
+            self.register_buffer("absent_P", absent_P)
         self.blocks = nn.ModuleList(_Block(shape, generator) for _ in range(shape.layers))
         self.norm = nn.LayerNorm(shape.width)
         self.output = _linear(shape.width, shape.width, generator)
@@ -145,14 +152,18 @@ class UserTower(nn.Module):
                 row does not matter.
             row_N: Row of each asked place.
             place_N: Events before it in its row, 0 to T.
-            profile_BP: Attributes of each row's user.
+            profile_BP: Attributes of each row's user; None where nothing is known of any.
         """
         count = len(vectors_BTD)
-        start_BD = self.start.expand(count, -1)
-        if self.profile is not None and profile_BP is not None:
-            start_BD = start_BD + self.profile(profile_BP)
+        start_BD, told_BD = self.start.expand(count, -1), None
+        if self.profile is not None:
+            told_BD = self.profile(self._told(profile_BP, count))
+            start_BD = start_BD + told_BD
         if not self.shape.layers:
-            states_BSD = torch.cat([start_BD[:, None], _running_mean(vectors_BTD)], dim=1)
+            mean_BTD = _running_mean(vectors_BTD)
+            if told_BD is not None:
+                mean_BTD = mean_BTD + told_BD[:, None]
+            states_BSD = torch.cat([start_BD[:, None], mean_BTD], dim=1)
         else:
             scaled_BTD = self.input(vectors_BTD) * math.sqrt(self.shape.width)
             states_BSD = torch.cat([start_BD[:, None], scaled_BTD], dim=1)
@@ -161,6 +172,15 @@ class UserTower(nn.Module):
             states_BSD = block(states_BSD)
         asked_ND = self.norm(states_BSD[row_N, place_N])
         return functional.normalize(self.output(asked_ND).float(), dim=-1)
+
+    def _told(self, profile_BP: Tensor | None, count: int) -> Tensor:
+        """Attributes of each row; in training a random share of the rows goes without."""
+        if profile_BP is None:
+            return self.absent_P.expand(count, -1)
+        if self.training and self.shape.profile_dropout:
+            kept_B = torch.rand(count, device=profile_BP.device) >= self.shape.profile_dropout
+            profile_BP = torch.where(kept_B[:, None], profile_BP, self.absent_P)
+        return profile_BP
 
 
 def _running_mean(vectors_BTD: Tensor) -> Tensor:
@@ -229,12 +249,13 @@ class Towers(nn.Module):
         temperature: float = 0.07,
         learn_temperature: bool = False,
         streams: Streams | None = None,
+        absent_P: Tensor | None = None,
     ) -> None:
         super().__init__()
         named = streams or Streams(0)
         self.shape = shape
         self.items = ItemTower(shape, named)
-        self.users = UserTower(shape, named)
+        self.users = UserTower(shape, named, absent_P)
         self.temperature = Temperature(temperature, learned=learn_temperature)
 
     def forward(
@@ -257,13 +278,27 @@ class Towers(nn.Module):
         items_KD = self.items(ids_K, features_KF, known_K)
         return self.user_vectors(windows, items_KD, profile_UP), items_KD, self.temperature()
 
-    def parameter_groups(self) -> dict[str, list[tuple[str, nn.Parameter]]]:
-        """Names and parameters by part: item tower, user tower, temperature."""
-        parts = {"items": self.items, "users": self.users, "temperature": self.temperature}
-        groups = {
-            name: [(f"{name}.{key}", value) for key, value in part.named_parameters()]
-            for name, part in parts.items()
-        }
+    def parameter_groups(
+        self, *, blocks: bool = False
+    ) -> dict[str, list[tuple[str, nn.Parameter]]]:
+        """Names and parameters by part: item tower, user tower, temperature.
+
+        Args:
+            blocks: Whether the user tower comes in parts too: what is before its blocks
+                (`users.stem`), each block (`users.block.0`), what is after them (`users.head`).
+        """
+        groups: dict[str, list[tuple[str, nn.Parameter]]] = {"items": []}
+        inner = [f"users.block.{place}" for place in range(len(self.users.blocks))]
+        for name in ["users.stem", *inner, "users.head"] if blocks else ["users"]:
+            groups[name] = []
+        groups["temperature"] = []
+        for key, value in self.named_parameters():
+            name = key.partition(".")[0]
+            if blocks and name == "users":
+                part = key.split(".")
+                name = "users.head" if part[1] in ("norm", "output") else "users.stem"
+                name = f"users.block.{part[2]}" if part[1] == "blocks" else name
+            groups[name].append((key, value))
         return {name: members for name, members in groups.items() if members}
 
     def user_vectors(
@@ -274,13 +309,15 @@ class Towers(nn.Module):
         Args:
             windows: With items given by their row in `items_KD`.
             items_KD: Item vectors.
-            profile_UP: Attributes of all users; zeros stand for a user who has none.
+            profile_UP: Attributes of all users. For a user without a row there, and for all where
+                it is None, stands what the tower was given for nobody known.
         """
         vectors_BTD = functional.embedding(windows.items_BT.clamp(min=0), items_KD)
         profile_BP = None
-        if profile_UP is not None:
+        if profile_UP is not None and len(profile_UP) and self.users.profile is not None:
             known_B = (windows.users_B >= 0) & (windows.users_B < len(profile_UP))
-            profile_BP = profile_UP[torch.where(known_B, windows.users_B, 0)] * known_B[:, None]
+            own_BP = profile_UP[torch.where(known_B, windows.users_B, 0)]
+            profile_BP = torch.where(known_B[:, None], own_BP, self.users.absent_P)
         found_ND: Tensor = self.users(vectors_BTD, windows.row_N, windows.place_N, profile_BP)
         return found_ND
 

@@ -1,6 +1,7 @@
 """The tracks: how much of the towers is learned, from nothing at all to all of it without text.
 
-Each track is a value; `zero-shot` learns nothing, the others are settings of the two-tower model.
+Each track is a value; `zero-shot` learns nothing, the others are settings of the two-tower model,
+and `both-towers` (in a module of its own) tunes the text encoder as well.
 """
 
 from __future__ import annotations
@@ -10,12 +11,15 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
+import polars as pl
 from pydantic import Field, PositiveInt
 
 from warmstart.core import Config, NotApplicable, UsageError, nearest
 from warmstart.evaluation import Queries
 
-from .two_tower import TwoTower
+from .both_towers import BothTowers
+from .item_texts import ItemTexts
+from .two_tower import Negatives, Shares, TwoTower
 
 __all__ = ["TRACKS", "Content", "HistoryMean", "MeanRecommender", "make_track"]
 
@@ -29,14 +33,16 @@ class Content:
         text_IE: Vectors of their texts; None where they have none.
         image_IE: Vectors of their images; None where they have none.
         tags: Tags of each item; None where no item has any.
-        profile_UP: Attributes of the users as numbers; None without.
+        users: The users table, a row for each code; None without.
+        texts: The items' texts and their encoder, for what tunes it; None without.
     """
 
     item_ids: Sequence[str]
     text_IE: np.ndarray | None = None
     image_IE: np.ndarray | None = None
     tags: Sequence[Sequence[str]] | None = None
-    profile_UP: np.ndarray | None = None
+    users: pl.DataFrame | None = None
+    texts: ItemTexts | None = None
 
 
 @dataclass(frozen=True)
@@ -109,11 +115,19 @@ class FrozenTrack(TwoTower):
 
 
 class UserTowerTrack(TwoTower):
-    """Track B: a user tower is learned over frozen text vectors, without ids."""
+    """Track B: a user tower is learned over frozen text vectors, without ids.
+
+    Half of the negatives are those of the batch, half are hard ones; earlier blocks of the user
+    tower learn more slowly.
+    """
 
     name: ClassVar[str] = "user-tower"
     title: ClassVar[str] = "Tuned user tower"
     use_ids: bool = False
+    negatives: Negatives = "mixed"
+    shares: Shares = Field(default_factory=lambda: {"in-batch": 0.5, "hard": 0.5})
+    draws: PositiveInt = 256
+    factor: float = Field(1.5, ge=1, le=100)  # nothing in it is pretrained: 2.6 held it back
 
 
 class ScratchTrack(TwoTower):
@@ -131,6 +145,7 @@ TRACKS: Mapping[str, type[HistoryMean] | type[TwoTower]] = {
     "frozen": FrozenTrack,
     "user-tower": UserTowerTrack,
     "two-tower": TwoTower,
+    "both-towers": BothTowers,
     "scratch": ScratchTrack,
 }
 

@@ -2,43 +2,38 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 import numpy as np
+import polars as pl
+import torch
 from pydantic import BeforeValidator, ConfigDict, Field, PositiveFloat, PositiveInt, model_validator
 from torch import nn
 
-from warmstart.core import Config, Run, UsageError, fingerprint, nearest
-from warmstart.training import (
-    Checkpoints,
-    EarlyStopping,
-    EvaluateFunction,
-    History,
-    RowLoader,
-    announce,
-    fit_loop,
-    make_optimizer,
-    make_schedule,
-    rate_table,
-)
+from warmstart.core import Config, Run, UsageError, nearest
+from warmstart.training import Checkpoints, History, RateTable, discriminative_rates, rate_table
 
 from .fitting import item_table, training_step
-from .fitting_average import Averaging, averaged
-from .fitting_validation import best_popularity, held_out_loss, task_metrics
-from .negatives_plan import MIXABLE, Comparison, compare
-from .sequences import Events, WindowRows
+from .fitting_average import averaged
+from .fitting_validation import best_popularity
+from .item_texts import ItemTexts
+from .negatives_plan import MIXABLE, compare
+from .sequences import Events
 from .towers import Towers
 from .two_tower_model import TwoTowerModel
+from .two_tower_training import Fit, Stage, Trained, train_stage
 from .two_tower_work import Work, prepare
 
 if TYPE_CHECKING:
     from warmstart.evaluation import RankingTask
 
-__all__ = ["TwoTower"]
+__all__ = ["Negatives", "Shares", "TwoTower"]
 
-Negatives = Literal["auto", "full", "in-batch", "uniform", "viewed", "tags", "mined", "mixed"]
+Negatives = Literal[
+    "auto", "full", "in-batch", "uniform", "viewed", "tags", "mined", "hard", "mixed"
+]
 
 
 def _parse_shares(value: Any) -> Any:
@@ -50,6 +45,9 @@ def _parse_shares(value: Any) -> Any:
         return {name.strip(): float(share) for name, _, share in parts}
     except ValueError:
         raise ValueError("must be shares such as in-batch=0.5, mined=0.5") from None
+
+
+Shares = Annotated[dict[str, float], BeforeValidator(_parse_shares)]
 
 
 class TwoTower(Config):
@@ -71,15 +69,19 @@ class TwoTower(Config):
         use_ids: Whether items have an id embedding.
         use_text: Whether text vectors are read, where given.
         use_images: Whether image vectors are read, where given.
+        use_profiles: Whether users' attributes are read, where given.
+        profile_dropout: Share of windows whose attributes are taken away in each step; what lets
+            users of whom nothing is known be served.
         temperature: What cosines are divided by, 0.01 to 1; the start where it is learned.
         learn_temperature: Whether it is learned, within these bounds.
         temperature_power: Temperature by item frequency: 0 for none, above 0 for a lower
             temperature where the item is rare.
         negatives: What an item is told apart from. `full`: every item that training has seen.
             Otherwise `draws` items a position: of the same batch, `uniform`, passed over by the
-            user (`viewed`), of the same `tags`, `mined` by the current model, or `mixed` by
-            `shares`. `auto`: `full` up to `full_limit` items, then mixed.
-        shares: Of the mixture: `in-batch=0.5, mined=0.5`.
+            user (`viewed`), of the same `tags`, `mined` by the current model, all of these that
+            the data have (`hard`), or `mixed` by `shares`. `auto`: `full` up to `full_limit`
+            items, then mixed.
+        shares: Of the mixture: `in-batch=0.5, hard=0.5`.
         draws: Negatives of each position.
         logq: Whether draws are weighed by how often they are drawn: counted exactly, estimated in
             a `stream`, or not (`off`).
@@ -99,6 +101,8 @@ class TwoTower(Config):
             epoch.
         cache_chunk: Windows encoded at once with gradient caching; None without.
         rate: Learning rate.
+        factor: By how much each earlier block of the user tower learns more slowly; 1 for one rate.
+            Projections and ids learn at `rate`.
         schedule: After the warm-up.
         warmup: Share of the steps that the rate rises.
         weight_decay: Decoupled, on matrices only.
@@ -129,13 +133,13 @@ class TwoTower(Config):
     use_ids: bool = True
     use_text: bool = True
     use_images: bool = True
+    use_profiles: bool = True
+    profile_dropout: float = Field(0.1, ge=0, lt=1)
     temperature: float = Field(0.07, ge=0.01, le=1)
     learn_temperature: bool = False
     temperature_power: float = Field(0.0, ge=-1, le=1)
     negatives: Negatives = "auto"
-    shares: Annotated[dict[str, float], BeforeValidator(_parse_shares)] = Field(
-        default_factory=lambda: {"in-batch": 0.5, "uniform": 0.5}
-    )
+    shares: Shares = Field(default_factory=lambda: {"in-batch": 0.5, "uniform": 0.5})
     draws: PositiveInt = 1024
     logq: Literal["exact", "stream", "off"] = "exact"
     mask_known: bool = True
@@ -153,6 +157,7 @@ class TwoTower(Config):
     shuffle_ties: bool = False
     cache_chunk: PositiveInt | None = None
     rate: PositiveFloat = 1e-3
+    factor: float = Field(1.0, ge=1, le=100)
     schedule: Literal["constant", "cosine", "linear"] = "linear"
     warmup: float = Field(0.05, ge=0, lt=1)
     weight_decay: float = Field(0.01, ge=0)
@@ -187,12 +192,13 @@ class TwoTower(Config):
             raise ValueError("shares must be above 0, such as in-batch=0.5, mined=0.5")
         return self
 
-    def refit(self, history: History) -> TwoTower:
+    def refit(self, history: History, stages: Sequence[Mapping[str, Any]] = ()) -> TwoTower:
         """These settings for a fit on more data, as long as an earlier one was at its best.
 
         Args:
             history: Of the fit whose best epoch was found on validation rows that the new fit
                 trains on.
+            stages: What its stages did, for tracks that have several.
         """
         best = history.best_epoch or len(history.epochs)
         return self.model_copy(update={"stop_after": max(1, int(best)), "keep": "last"})
@@ -208,6 +214,8 @@ class TwoTower(Config):
         validation: RankingTask | None = None,
         item_ids: Sequence[str] | None = None,
         tags: Sequence[Sequence[str]] | None = None,
+        users: pl.DataFrame | None = None,
+        texts: ItemTexts | None = None,
         checkpoints: Checkpoints | None = None,
     ) -> TwoTowerModel:
         """Learn from the events up to the cut.
@@ -218,10 +226,13 @@ class TwoTower(Config):
                 where its newest checkpoint stands.
             text_IE: Text vectors of all items, those without events too.
             image_IE: Image vectors of all items; zeros where there is no image.
-            profile_UP: Attributes of all users as numbers.
+            profile_UP: Attributes of all users as numbers; zeros stand for nobody known.
             validation: Queries of the time after `train`, to keep the best epoch by.
             item_ids: Names of the items; their codes when None.
             tags: Tags of all items, for negatives by tags.
+            users: The users table with a row for each code, in place of `profile_UP`; how it is
+                coded is learned from the users with learned events.
+            texts: The items' texts and their encoder, for tracks that tune it.
             checkpoints: When to write them; every two minutes when None.
 
         Returns:
@@ -232,94 +243,60 @@ class TwoTower(Config):
             DataError: For vectors that are not finite.
             NotApplicable: For negatives that these events do not have.
         """
-        checkpoints = checkpoints or Checkpoints()
         work = prepare(
             self, train, run, text_IE=text_IE, image_IE=image_IE, profile_UP=profile_UP,
-            watches_loss=validation is None,
+            watches_loss=validation is None, users=users, texts=texts,
         )  # fmt: skip
         comparison = compare(self, train, work, run.streams, tags)
         towers = Towers(
             work.shape, temperature=self.temperature, learn_temperature=self.learn_temperature,
-            streams=run.streams.child("towers"),
+            streams=run.streams.child("towers"), absent_P=_absent(work),
         )  # fmt: skip
         names = item_ids or [str(code) for code in range(train.n_items)]
 
-        def model(trained: Towers, popularity: float = 0.0) -> TwoTowerModel:
-            return _model(trained, work, names, popularity)
+        def model(made: Towers, popularity: float = 0.0) -> TwoTowerModel:
+            return _model(made, work, names, popularity)
 
         kept = averaged(towers) if self.average else towers
         modules: dict[str, nn.Module] = {"towers": towers, **comparison.modules}
         if self.average:
             modules["average"] = kept
-        history = self._train(work, comparison, modules, run, validation, model, checkpoints)
+        trained = self._train(
+            Fit(work, comparison, modules, run, validation, model, checkpoints or Checkpoints())
+        )
         strength = self._popularity(kept, model, validation)
         facts = {
-            "settings": self.model_dump(), "history": history.model_dump(),
+            "settings": self.model_dump(), "history": trained.history.model_dump(),
             "notes": list(comparison.notes), "negatives": comparison.name,
+            "stages": trained.stages,
         }  # fmt: skip
-        return replace(model(kept, strength), facts=facts)
+        made = model(kept, strength)
+        return replace(made, facts=facts, text_weights=trained.text_weights)
 
-    def _train(
-        self,
-        work: Work,
-        comparison: Comparison,
-        modules: dict[str, nn.Module],
-        run: Run,
-        validation: RankingTask | None,
-        model: Callable[[Towers], TwoTowerModel],
-        checkpoints: Checkpoints,
-    ) -> History:
-        """Train the modules in place; what is best on validation where that is to be kept."""
-        streams = run.streams.child("two-tower")
-        rows = WindowRows(
-            work.sequences, history=self.history, stride=self.stride, shift=self.shift,
-            shuffle_ties=self.shuffle_ties, streams=streams, learned_P=work.learned_P,
+    def _train(self, fit: Fit) -> Trained:
+        """Train the modules in place, in one stage; others have several."""
+        return Trained(train_stage(self, fit, self._first_stage(fit)))
+
+    def _first_stage(self, fit: Fit) -> Stage:
+        """Both towers over the given vectors."""
+        return Stage(
+            self.name,
+            training_step(fit.comparison.objective, fit.work.catalogue, chunk=self.cache_chunk),
+            self._rates(fit.towers),
+            epochs=self.stop_after or self.epochs, planned=self.epochs,
+            judge_every=self.judge_every, averages=self.average > 0,
         )  # fmt: skip
-        loader = RowLoader(rows, self.batch_size, streams=streams)
-        loader.fingerprint = fingerprint(
-            loader.fingerprint,
-            rows.fingerprint,
-            work.fingerprint,
-            self.model_dump_json(exclude={"popularity"}),
-        )
-        towers = modules["towers"]
-        assert isinstance(towers, Towers)
-        groups = towers.parameter_groups()
-        table = rate_table(groups, self.rate, rates=dict.fromkeys(groups, self.rate))
-        announce(table, transformer=False)
-        evaluate: EvaluateFunction | None = None
-        watched, mode = f"validation_{self.metric}", "max"
-        if validation is not None:
-            evaluate = task_metrics(validation, model, every=self.judge_every)
-        elif self.keep == "best":
-            watched, mode = "validation_loss", "min"
-            held = WindowRows(
-                work.sequences, history=self.history, stride=self.stride, learned_P=work.held_P
-            )
-            evaluate = held_out_loss(held, work.catalogue)
-        callbacks = list(comparison.callbacks)
-        if self.average:
-            callbacks.append(Averaging(self.average))
-        if self.keep == "best":
-            callbacks.append(
-                EarlyStopping(
-                    watched, mode="max" if mode == "max" else "min", patience=self.patience
-                )
-            )
-        return fit_loop(
-            step=training_step(comparison.objective, work.catalogue, chunk=self.cache_chunk),
-            modules=modules,
-            optimizers=make_optimizer(table, weight_decay=self.weight_decay),
-            loaders=loader,
-            run=run,
-            epochs=self.stop_after or self.epochs,
-            schedules=make_schedule(self.schedule, self.epochs * len(loader), self.warmup),
-            evaluate=evaluate,
-            callbacks=callbacks,
-            clip=self.clip,
-            checkpoints=checkpoints,
-            name=self.name,
-        )
+
+    def _rates(self, towers: Towers) -> RateTable:
+        """Who learns how fast: blocks of the user tower the slower the further from its end."""
+        if self.factor == 1.0:
+            groups = towers.parameter_groups()
+            return rate_table(groups, self.rate, rates=dict.fromkeys(groups, self.rate))
+        groups = towers.parameter_groups(blocks=True)
+        inner = [name for name in groups if name.startswith(("users.stem", "users.block"))]
+        rates = dict.fromkeys(groups, self.rate)
+        rates |= discriminative_rates(inner, self.rate, self.factor)
+        return rate_table(groups, self.rate, rates=rates)
 
     def _popularity(
         self,
@@ -347,4 +324,10 @@ def _model(towers: Towers, work: Work, item_ids: Sequence[str], popularity: floa
     return TwoTowerModel(
         towers, item_table(towers, here), here.known_I, (counts_I / counts_I.sum()).float(),
         tuple(item_ids), work.text, work.image, popularity, here.profile_UP,
+        profiles=work.profiles,
     )  # fmt: skip
+
+
+def _absent(work: Work) -> torch.Tensor | None:
+    """What stands for a user of whom nothing is known."""
+    return None if work.profiles is None else torch.from_numpy(work.profiles.of())

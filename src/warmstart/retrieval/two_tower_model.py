@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from warmstart.backbones import Backbone, embed_inputs
 from warmstart.core import (
     DataError,
     RunError,
@@ -23,14 +24,18 @@ from warmstart.core import (
     verify_manifest,
     write_json,
 )
+from warmstart.data import from_inputs
 from warmstart.objectives import calibrate_popularity
 
-from .sequences import QueryRows, query_batch
+from .item_texts import apply_text_weights, load_text_encoder
+from .profiles import ProfileCode
+from .sequences import Histories, QueryRows, query_batch
 from .towers import Towers, TowerShape
 
 __all__ = ["TwoTowerModel", "join_features"]
 
 _WEIGHTS, _ITEMS, _FACTS = "towers.safetensors", "items.safetensors", "model.json"
+_TEXTS = "texts.safetensors"
 _KIND = "two-tower"
 
 
@@ -48,6 +53,10 @@ class TwoTowerModel:
         image: Length of its image vectors, 0 without.
         popularity: Strength of the popularity calibration, 0 for none.
         profile_UP: Attributes of the users; None without.
+        profiles: How attributes are coded, for users that are not among them; None where they were
+            given as numbers, or without.
+        text_weights: Weights of the text encoder that were tuned, by name; None where it is the
+            pretrained one.
         facts: What is worth keeping of the fit: settings, epochs, notes.
         name: What tables call it.
     """
@@ -63,6 +72,8 @@ class TwoTowerModel:
     profile_UP: Tensor | None = None
     facts: dict[str, Any] = field(default_factory=dict)
     name: str = "two-tower"
+    profiles: ProfileCode | None = None
+    text_weights: dict[str, Tensor] | None = None
 
     @property
     def device(self) -> torch.device:
@@ -81,28 +92,41 @@ class TwoTowerModel:
             key: value.detach().cpu().numpy()
             for key, value in self.towers.items.state_dict().items()
         }
-        return fingerprint("item tower", self.text, self.image, weights)
+        tuned = {key: value.cpu().numpy() for key, value in (self.text_weights or {}).items()}
+        return fingerprint(
+            "item tower", self.text, self.image, weights, *([tuned] if tuned else ())
+        )
 
     def item_vectors(self) -> np.ndarray:
         """Unit vectors (I, D) of all items, float32."""
         found: np.ndarray = self.items_ID.cpu().numpy()
         return found
 
-    def user_vectors(self, queries: QueryRows) -> np.ndarray:
+    def user_vectors(
+        self, queries: QueryRows, attributes: Mapping[str, Any] | None = None
+    ) -> np.ndarray:
         """Unit vectors (Q, D), float32; of a long history the newest events count.
 
         Args:
             queries: Users and their histories; a history may be empty, a user unknown.
+            attributes: What is known of the users, in place of what the model knows of them.
+
+        Raises:
+            UsageError: For attributes that the towers do not read.
         """
-        found: np.ndarray = self._users(queries).cpu().numpy()
+        found: np.ndarray = self._users(queries, attributes).cpu().numpy()
         return found
 
-    def scores(self, queries: QueryRows) -> Tensor:
+    def scores(self, queries: QueryRows, attributes: Mapping[str, Any] | None = None) -> Tensor:
         """Scores (Q, I), higher is better, on the model's device.
 
         Cosines; with a popularity calibration, those divided by the temperature plus what it adds.
+
+        Args:
+            queries: As for `user_vectors`.
+            attributes: As for `user_vectors`.
         """
-        scores_QI = self._users(queries) @ self.items_ID.T
+        scores_QI = self._users(queries, attributes) @ self.items_ID.T
         if not self.popularity:
             return scores_QI
         return calibrate_popularity(
@@ -115,7 +139,8 @@ class TwoTowerModel:
         """Unit vectors (N, D) of items that training has not seen, from what is given of them.
 
         Args:
-            text_NT: Their text vectors, from the encoder that the model was trained with.
+            text_NT: Their text vectors, from the encoder that the model was trained with: see
+                `encode_texts`.
             image_NG: Their image vectors, alike.
 
         Raises:
@@ -138,6 +163,34 @@ class TwoTowerModel:
                 found.append(self.towers.items(None, part, unknown).cpu())
         vectors: np.ndarray = torch.cat(found).numpy() if found else np.zeros((0, self.dimension))
         return vectors.astype(np.float32)
+
+    def encode_texts(self, backbone: Backbone, texts: Sequence[str]) -> np.ndarray:
+        """Text vectors (N, E) as the towers read them: tuned weights are put into the encoder.
+
+        Args:
+            backbone: That the model was trained with.
+            texts: Blank ones become zeros.
+
+        Raises:
+            BackboneError: When the tuned weights do not fit it.
+        """
+        found_NE = np.zeros((len(texts), self.text), dtype=np.float32)
+        told = [place for place, text in enumerate(texts) if text and text.strip()]
+        if not told:
+            return found_NE
+        chosen = [texts[place] for place in told]
+        if self.text_weights is None:
+            vectors_NE = backbone.features(from_inputs(chosen, "text")).vectors_ND
+        else:
+            encoder = load_text_encoder(backbone)
+            vectors_NE = embed_inputs(apply_text_weights(encoder, self.text_weights), chosen)
+        if vectors_NE.shape[1] != self.text:
+            raise DataError(
+                f"this model reads text vectors of length {self.text}, and {backbone.name} gives "
+                f"{vectors_NE.shape[1]}. Use the encoder that it was trained with."
+            )
+        found_NE[told] = vectors_NE
+        return found_NE
 
     def with_items(
         self,
@@ -206,10 +259,13 @@ class TwoTowerModel:
             "popularity": self.popularity, "name": self.name, "facts": self.facts,
             "learned_temperature": self.towers.temperature.raw is not None,
             "item_tower": self.fingerprint, "item_ids": list(self.item_ids),
+            "profiles": None if self.profiles is None else self.profiles.model_dump(mode="json"),
         }  # fmt: skip
         with publishing(Path(folder), replace=replace, kind=_KIND) as temporary:
             save_file(_plain(self.towers.state_dict()), temporary / _WEIGHTS)
             save_file(_plain(tensors), temporary / _ITEMS)
+            if self.text_weights is not None:
+                save_file(_plain(self.text_weights), temporary / _TEXTS)
             write_json(temporary / _FACTS, facts)
 
     @classmethod
@@ -234,22 +290,43 @@ class TwoTowerModel:
         )
         towers.load_state_dict(load_file(path / _WEIGHTS))
         tensors = {key: value.to(where) for key, value in load_file(path / _ITEMS).items()}
+        coded = facts.get("profiles")
+        profiles = None if coded is None else ProfileCode.parse(coded, f"{path / _FACTS}")
+        tuned = load_file(path / _TEXTS) if (path / _TEXTS).is_file() else None
         return cls(
             towers.to(where).eval(), tensors["vectors"], tensors["known"], tensors["share"],
             tuple(facts["item_ids"]), facts["text"], facts["image"], facts["popularity"],
-            tensors.get("profile"), facts["facts"], facts["name"],
+            tensors.get("profile"), facts["facts"], facts["name"], profiles, tuned,
         )  # fmt: skip
 
     @torch.inference_mode()
-    def _users(self, queries: QueryRows, block: int = 1024) -> Tensor:
+    def _users(
+        self, queries: QueryRows, attributes: Mapping[str, Any] | None = None, block: int = 1024
+    ) -> Tensor:
         """User vectors (Q, D) on the model's device."""
+        profile_UP = self.profile_UP
+        if attributes is not None:
+            queries, profile_UP = self._described(queries, attributes)
         found = [torch.zeros(0, self.dimension, device=self.device)]
         for start in range(0, len(queries), block):
             stop = min(start + block, len(queries))
             windows = query_batch(queries, start, stop, self.towers.shape.history)
             here = windows.to(self.device)
-            found.append(self.towers.user_vectors(here, self.items_ID, self.profile_UP))
+            found.append(self.towers.user_vectors(here, self.items_ID, profile_UP))
         return torch.cat(found)
+
+    def _described(
+        self, queries: QueryRows, attributes: Mapping[str, Any]
+    ) -> tuple[QueryRows, Tensor]:
+        """The same questions by somebody with these attributes."""
+        if self.profiles is None:
+            raise UsageError(
+                "this model reads no attributes of users. Leave them out, or fit with a users "
+                "table and use_profiles."
+            )
+        told_1P = torch.from_numpy(self.profiles.of(attributes))[None].to(self.device)
+        somebody = np.zeros(len(queries), dtype=np.int64)
+        return Histories(somebody, queries.offsets_Q1, queries.items_H), told_1P
 
     def _temperature(self) -> Tensor:
         found: Tensor = self.towers.temperature().detach()

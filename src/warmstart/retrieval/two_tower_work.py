@@ -6,13 +6,16 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
+import polars as pl
 import torch
 
 from warmstart.core import DataError, Run, UsageError, fingerprint, pick_device
 
 from .fitting import Catalogue
 from .frequency import item_counts
+from .item_texts import ItemTexts
 from .negatives import Known
+from .profiles import ProfileCode, learn_profiles
 from .sequences import Events, Sequences, group_events
 from .towers import TowerShape
 from .two_tower_model import join_features
@@ -37,6 +40,8 @@ class Work:
         text: Length of the text vectors that are read.
         image: Length of the image vectors that are read.
         fingerprint: Of the given vectors: a fit that resumes must meet the same.
+        profiles: How users' attributes are coded, by the users with learned events.
+        texts: The items' texts and their encoder, for what tunes it.
     """
 
     sequences: Sequences
@@ -48,6 +53,8 @@ class Work:
     text: int
     image: int
     fingerprint: str
+    profiles: ProfileCode | None = None
+    texts: ItemTexts | None = None
 
 
 def prepare(
@@ -59,6 +66,8 @@ def prepare(
     image_IE: np.ndarray | None,
     profile_UP: np.ndarray | None,
     watches_loss: bool,
+    users: pl.DataFrame | None = None,
+    texts: ItemTexts | None = None,
 ) -> Work:
     """Bring events and vectors into the form that training reads.
 
@@ -68,8 +77,10 @@ def prepare(
         run: Names the device.
         text_IE: Text vectors of all items.
         image_IE: Image vectors of all items.
-        profile_UP: Attributes of all users.
+        profile_UP: Attributes of all users as numbers.
         watches_loss: Whether the newest events may be held out.
+        users: The users table, in place of these numbers.
+        texts: The items' texts and their encoder.
 
     Raises:
         UsageError: When vectors do not fit the catalogue, or the items would have none.
@@ -79,9 +90,6 @@ def prepare(
     image = image_IE if settings.use_images else None
     features = join_features(text, image)
     _check_rows("text and image vectors", features, "items", train.n_items)
-    _check_rows("profile", profile_UP, "users", train.n_users)
-    if profile_UP is not None and not np.isfinite(profile_UP).all():
-        raise DataError("profile values must be finite; some are not. Fill the gaps with 0.")
     if features is None and not settings.use_ids:
         raise UsageError(
             "two-tower items need ids, text vectors or image vectors, got none. Set use_ids, or "
@@ -92,6 +100,9 @@ def prepare(
     seen_N = np.asarray(train.time_N) < cut if cut is not None else slice(None)
     known_I = np.zeros(train.n_items, dtype=bool)
     known_I[np.asarray(train.item_N)[seen_N]] = True
+    profiles, profile_UP = _profiles(
+        settings, train, sequences.users_P[learned_P], profile_UP, users
+    )
     held_P = ~learned_P & known_I[sequences.items_P]
     counts_I = item_counts(sequences.items_P[learned_P], train.n_items)
     catalogue = Catalogue(
@@ -110,8 +121,32 @@ def prepare(
         _shape(settings, train.n_items, features, profile_UP),
         0 if text is None else text.shape[1],
         0 if image is None else image.shape[1],
-        fingerprint(features, profile_UP, known_I),
+        fingerprint(features, profile_UP, known_I), profiles, texts,
     )  # fmt: skip
+
+
+def _profiles(
+    settings: TwoTower, train: Events, learned_P: np.ndarray, given_UP: np.ndarray | None,
+    users: pl.DataFrame | None,
+) -> tuple[ProfileCode | None, np.ndarray | None]:  # fmt: skip
+    """How attributes are coded and what they come to, from the table or as they were given."""
+    if not settings.use_profiles:
+        return None, None
+    if given_UP is not None and users is not None:
+        raise UsageError("attributes come as profile_UP or as a users table, not both. Give one.")
+    profiles = None
+    if users is not None:
+        if users.height != train.n_users:
+            raise UsageError(
+                f"the users table must have one row for each of the {train.n_users} users, got "
+                f"{users.height}."
+            )
+        profiles = learn_profiles(users, learned_P)
+        given_UP = None if profiles is None else profiles.encode(users)
+    _check_rows("profile", given_UP, "users", train.n_users)
+    if given_UP is not None and not np.isfinite(given_UP).all():
+        raise DataError("profile values must be finite; some are not. Fill the gaps with 0.")
+    return profiles, given_UP
 
 
 def _learned(
@@ -139,6 +174,7 @@ def _shape(
         items=n_items if settings.use_ids else 0,
         features=0 if features is None else features.shape[1],
         profile=0 if profile is None else profile.shape[1],
+        profile_dropout=0.0 if profile is None else settings.profile_dropout,
         width=settings.width, layers=settings.layers, heads=settings.heads,
         history=settings.history, dropout=settings.dropout,
         feature_dropout=settings.feature_dropout, id_dropout=settings.id_dropout,

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import polars as pl
@@ -28,7 +28,7 @@ from warmstart.core import (
     verify_manifest,
     write_json,
 )
-from warmstart.data import from_inputs, read_items
+from warmstart.data import Modality, read_items
 from warmstart.evaluation import Queries
 from warmstart.reporting import write_index_report
 from warmstart.retrieval import TwoTowerModel
@@ -36,6 +36,7 @@ from warmstart.retrieval.index import FaissIndex, ItemId, Target, build_index
 from warmstart.serving import ItemCard, Settings, point, pointed
 from warmstart.serving import serve as serve_http
 
+from .content import image_vectors
 from .prepare import as_backbone
 from .recommending import RetrievalRun, open_retrieval
 from .runs import FinishedRun
@@ -120,11 +121,14 @@ def refresh(
     p99_ms: float = 5.0,
     engine: str = "auto",
     backbone: Backbone | str | Path | None = None,
+    image_backbone: Backbone | str | Path | None = None,
     device: str = "auto",
     skip_bad: bool = False,
     allow_bin: bool = False,
 ) -> IndexReport:
-    """Add items that the run has not seen, by their texts; a running server takes them up.
+    """Add items that the run has not seen, by texts and pictures; a running server takes them up.
+
+    Texts are read by the encoder as it was tuned, where it was.
 
     Args:
         run: A retrieval run or its folder.
@@ -134,7 +138,8 @@ def refresh(
         p99_ms: See `build_run_index`.
         engine: See `build_run_index`.
         backbone: The text encoder of the run, where its own name no longer finds it.
-        device: Where towers and encoder are put.
+        image_backbone: Its image encoder, alike.
+        device: Where towers and encoders are put.
         skip_bad: Leave bad rows of the table out, counted.
         allow_bin: Whether the encoder may have pickled weights.
 
@@ -154,21 +159,25 @@ def refresh(
         progress.note(f"{found.height - fresh.height:,} items are known and keep their vectors.")
     if not fresh.height:
         raise DataError(f"{items} holds no item that {opened.folder} does not know.")
-    if not towers.text:
+    if not towers.text and not towers.image:
         raise UsageError(
             f"{opened.folder} knows items by their ids alone, so a new item has no vector. Fit a "
             "track that reads texts: two-tower or user-tower."
         )
     every = pl.concat([known, fresh.select(_shared(known, fresh))], how="diagonal_relaxed")
     added = every.slice(known.height)
-    encoder = _encoder(opened, backbone, device, allow_bin)
-    told = [place for place, text in enumerate(added["text"]) if text and text.strip()]
-    vectors_NT = np.zeros((added.height, towers.text), dtype=np.float32)
-    if told:
-        texts = from_inputs([added["text"][place] for place in told], "text")
-        vectors_NT[told] = encoder.features(texts).vectors_ND
-    none_NG = np.zeros((added.height, towers.image), dtype=np.float32) if towers.image else None
-    grown = towers.with_items(added["item_id"].to_list(), vectors_NT, none_NG)
+    vectors_NT = vectors_NG = None
+    if towers.text:
+        encoder = _encoder(opened, "backbone", backbone, device, allow_bin)
+        vectors_NT = towers.encode_texts(encoder, added["text"].fill_null("").to_list())
+    if towers.image:
+        vectors_NG = np.zeros((added.height, towers.image), dtype=np.float32)
+        paths = added["image"].to_list()
+        if any(paths):
+            encoder = _encoder(opened, "image_backbone", image_backbone, device, allow_bin)
+            found_NG = image_vectors(paths, Path(items).expanduser().parent, encoder)
+            vectors_NG = vectors_NG if found_NG is None else found_NG
+    grown = towers.with_items(added["item_id"].to_list(), vectors_NT, vectors_NG)
     return _publish(opened, grown, every, recall, p99_ms, engine)
 
 
@@ -303,24 +312,29 @@ def _current(run: RetrievalRun) -> Path | None:
 
 
 def _encoder(
-    run: RetrievalRun, given: Backbone | str | Path | None, device: str, allow_bin: bool
+    run: RetrievalRun,
+    kind: Literal["backbone", "image_backbone"],
+    given: Backbone | str | Path | None,
+    device: str,
+    allow_bin: bool,
 ) -> Backbone:
-    """The text encoder that the run was made with.
+    """The text or image encoder that the run was made with.
 
     Raises:
         RunError: When another one is found.
     """
-    wanted = run.results["settings"]["backbone"]
-    card = run.results.get("backbone") or {}
+    wanted = run.results["settings"][kind]
+    card = run.results.get(kind) or {}
     source = given
     if source is None:
-        kind, _, named = str(card.get("source") or "").partition(":")
-        source = {"package": card.get("name"), "hub": named}.get(kind, card.get("source"))
-    found = as_backbone(source, "text", {"device": device}, allow_bin=allow_bin)
+        origin, _, named = str(card.get("source") or "").partition(":")
+        source = {"package": card.get("name"), "hub": named}.get(origin, card.get("source"))
+    reads: Modality = "text" if kind == "backbone" else "image"
+    found = as_backbone(source, reads, {"device": device}, allow_bin=allow_bin)
     if found.fingerprint != wanted:
         raise RunError(
             f"{found.name} is not the encoder that {run.folder} was made with "
-            f"({card.get('name')}): its weights differ. Name it with --backbone."
+            f"({card.get('name')}): its weights differ. Name it with --{kind.replace('_', '-')}."
         )
     return found
 

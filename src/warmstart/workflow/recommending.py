@@ -111,6 +111,7 @@ class RetrievalRun(FinishedRun):
         k: int = 10,
         exclude: Sequence[str] = (),
         tag: str | None = None,
+        attributes: Mapping[str, Any] | None = None,
     ) -> list[Recommendation]:
         """What a known user, or anybody with this history, should see next.
 
@@ -122,9 +123,12 @@ class RetrievalRun(FinishedRun):
             k: How many, 1 to 1,000.
             exclude: Further items to leave out.
             tag: Only items with this tag.
+            attributes: What is known of whoever asks, as the users table has it; what is not told
+                counts as missing. For a user of the data in place of what the table says.
 
         Raises:
-            UsageError: For both or neither of user and history, or a k outside its range.
+            UsageError: For both or neither of user and history, a k outside its range, or an
+                attribute that the towers do not read.
             DataError: For an unknown user or item.
         """
         if (user is None) == (history is None):
@@ -135,7 +139,9 @@ class RetrievalRun(FinishedRun):
         codes = [self._code(name) for name in past]
         known = self.user_codes[user] if user is not None else -1
         queries = Queries.of([codes], users=[known])
-        scores_I = np.asarray(self.towers.scores(queries).cpu(), dtype=np.float64)[0].copy()
+        scores_I = np.asarray(self.towers.scores(queries, attributes).cpu(), dtype=np.float64)[
+            0
+        ].copy()
         scores_I[[*codes, *(self._code(name) for name in exclude)]] = -np.inf
         if tag is not None:
             scores_I[~self._tagged(tag)] = -np.inf
@@ -218,6 +224,7 @@ def recommend(
     k: int = 10,
     exclude: Sequence[str] = (),
     tag: str | None = None,
+    attributes: Mapping[str, Any] | None = None,
     device: str = "auto",
 ) -> list[Recommendation]:
     """What a known user, or anybody with this history, should see next.
@@ -229,7 +236,10 @@ def recommend(
         k: See `RetrievalRun.recommend`.
         exclude: See `RetrievalRun.recommend`.
         tag: See `RetrievalRun.recommend`.
+        attributes: See `RetrievalRun.recommend`.
         device: Where the model is put.
     """
     opened = open_retrieval(run, device=device)
-    return opened.recommend(user=user, history=history, k=k, exclude=exclude, tag=tag)
+    return opened.recommend(
+        user=user, history=history, k=k, exclude=exclude, tag=tag, attributes=attributes
+    )

@@ -7,8 +7,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from warmstart.backbones import Backbone
 from warmstart.core import (
     NotApplicable,
@@ -21,7 +19,6 @@ from warmstart.core import (
 from warmstart.data import (
     Interactions,
     TimeSplit,
-    from_inputs,
     held_out_events,
     is_interactions,
     read_interactions,
@@ -39,14 +36,15 @@ from warmstart.planning import (
     run_contest,
     usual_metric,
 )
-from warmstart.retrieval import TRACKS, Content, HistoryMean, make_track
+from warmstart.retrieval import TRACKS, HistoryMean, make_track
 from warmstart.training import check_trackers
 
+from .content import read_content
 from .folders import default_folder, run_folder
 from .prepare import as_backbone, refuse_reading
 from .recommending import RetrievalRun, open_retrieval
 from .retrieval_groups import group_gaps
-from .retrieval_results import contest_json, write_contest
+from .retrieval_results import contest_json, pictures_folder, write_contest
 
 __all__ = [
     "COLUMNS_READ",
@@ -59,7 +57,7 @@ __all__ = [
 ]
 
 RETRIEVAL_ARMS = (
-    "zero-shot", "frozen", "user-tower", "two-tower", "scratch",
+    "zero-shot", "frozen", "user-tower", "two-tower", "both-towers", "scratch",
     "random", "popularity", "recent-popularity", "item-knn", "ease", "als",
 )  # fmt: skip
 _CONTROLS = ("popularity", "recent-popularity", "item-knn", "ease")
@@ -123,7 +121,8 @@ def compare_interactions(
         data: Folder or file of interactions; see `data.read_interactions`.
         strategies: Arms such as `two-tower`, `ease` or `item-knn:last=20`; all of them otherwise.
         backbone: Text encoder for the items; the default for text otherwise.
-        image_backbone: Image encoder for items with a picture; without, pictures are not read.
+        image_backbone: Image encoder for items with a picture; without, pictures are read only
+            where the text encoder is CLIP.
         budget: Time for everything: 15m, 1h, none.
         metric: What decides; HR@100 otherwise, at a shorter list where there are few items.
         seed: Root of every draw, and the first training seed.
@@ -172,6 +171,9 @@ def compare_interactions(
     images = None
     if image_backbone is not None:
         images = as_backbone(image_backbone, "image", {"device": device}, allow_bin=allow_bin)
+    elif text is not None and text.modality == "image-text" and pictures_folder(interactions):
+        images = text
+        progress.note(f"Pictures of items are read by {text.name} too.")
     settings = _settings(
         interactions, split, contenders, text, images, seconds, primary, seed, seeds
     )
@@ -204,7 +206,7 @@ def compare_interactions(
         kept = {name: reading[name] for name in COLUMNS_READ if reading.get(name) is not None}
         results = contest_json(
             contest, task, interactions,
-            backbone=text, settings=settings, reading=kept, gaps=gaps,
+            backbone=text, images=images, settings=settings, reading=kept, gaps=gaps,
         )  # fmt: skip
         results["command"] = command or f"warmstart {verb} {data}"
         write_contest(folder, results, contest, interactions, final.name)
@@ -303,55 +305,9 @@ def _option(name: str, value: Any) -> list[str]:
     return [flag, str(value)]
 
 
-def read_content(data: Interactions, text: Backbone | None, images: Backbone | None) -> Content:
-    """Vectors of the items' texts and pictures, through the feature cache, and their tags."""
-    return Content(
-        item_ids=data.item_ids,
-        text_IE=_text_vectors(data, text) if text is not None else None,
-        image_IE=_image_vectors(data, images) if images is not None else None,
-        tags=_tags(data),
-    )
-
-
 def _reads_text(one: Contender) -> bool:
     """Whether an arm reads the items' texts."""
     return isinstance(one.settings, HistoryMean) or getattr(one.settings, "use_text", False)
-
-
-def _text_vectors(data: Interactions, backbone: Backbone) -> np.ndarray | None:
-    """Vectors (I, E); None where no item has a text, zeros for those without."""
-    texts = data.items["text"].to_list()
-    told = [place for place, text in enumerate(texts) if text and text.strip()]
-    if not told:
-        progress.note("No item has a title or any other text: tracks that read texts are left out.")
-        return None
-    rows = from_inputs([texts[place] for place in told], "text")
-    found = backbone.features(rows).vectors_ND
-    vectors_IE = np.zeros((data.n_items, found.shape[1]), dtype=np.float32)
-    vectors_IE[told] = found
-    if len(told) < len(texts):
-        progress.note(f"{len(texts) - len(told):,} of {len(texts):,} items have no text.")
-    return vectors_IE
-
-
-def _image_vectors(data: Interactions, backbone: Backbone) -> np.ndarray | None:
-    """Vectors (I, G); None where no item has a picture, zeros for those without."""
-    paths = data.items["image"].to_list()
-    folder = data.folder or Path()
-    told = [place for place, path in enumerate(paths) if path]
-    if not told:
-        progress.note("No item has a picture: image_backbone is not used.")
-        return None
-    rows = from_inputs([str(folder / paths[place]) for place in told], "image")
-    found = backbone.features(rows).vectors_ND
-    vectors_IG = np.zeros((data.n_items, found.shape[1]), dtype=np.float32)
-    vectors_IG[told] = found
-    return vectors_IG
-
-
-def _tags(data: Interactions) -> list[list[str]] | None:
-    tags = [list(found or ()) for found in data.items["tags"].to_list()]
-    return tags if any(tags) else None
 
 
 def _settings(

@@ -18,7 +18,7 @@ from warmstart.evaluation import FairnessGap, RankedPair
 from warmstart.planning import Contest, ContestTask, Entry, SeedFit, judge_contest
 from warmstart.reporting import ranking_markdown, write_ranking_report
 
-__all__ = ["contest_json", "pair_json", "write_contest"]
+__all__ = ["contest_json", "pair_json", "pictures_folder", "write_contest"]
 
 
 def contest_json(
@@ -27,6 +27,7 @@ def contest_json(
     data: Interactions,
     *,
     backbone: Backbone | None,
+    images: Backbone | None,
     settings: Mapping[str, Any],
     reading: Mapping[str, Any],
     gaps: Sequence[tuple[str, FairnessGap]],
@@ -38,12 +39,12 @@ def contest_json(
         task: What was asked.
         data: All events.
         backbone: The text encoder; None where no arm reads texts.
+        images: The image encoder; None where no pictures are read.
         settings: What decides the result.
         reading: How the events were read: names of columns and which count as positive.
         gaps: Between groups of users or items, as `group_gaps` finds them.
     """
     split = task.split
-    card = None if backbone is None else backbone.card.model_dump(mode="json")
     return {
         "format_version": FORMAT_VERSION,
         "task_type": "retrieve",
@@ -68,10 +69,11 @@ def contest_json(
             },
             "audit": dict(split.audit),
             "fingerprint": data.fingerprint,
-            "images": _pictures(data),
+            "images": pictures_folder(data),
             "reading": dict(reading),
         },
-        "backbone": card,
+        "backbone": _card(backbone),
+        "image_backbone": _card(images),
         "settings": dict(settings) | {"primary": task.primary},
         "arms": [_arm(entry) for entry in contest.entries],
         "lifts": [pair_json(*lift) for lift in contest.lifts],
@@ -87,11 +89,15 @@ def pair_json(a: str, b: str, pair: RankedPair) -> dict[str, Any]:
     return {"a": a, "b": b, "significant": pair.significant, **pair.model_dump(mode="json")}
 
 
-def _pictures(data: Interactions) -> str | None:
+def pictures_folder(data: Interactions) -> str | None:
     """The folder that pictures of items lie in; None where no item has one."""
     if data.folder is None or data.items["image"].null_count() == data.n_items:
         return None
     return str(data.folder.resolve())
+
+
+def _card(backbone: Backbone | None) -> dict[str, Any] | None:
+    return None if backbone is None else backbone.card.model_dump(mode="json")
 
 
 def _cold(audit: Mapping[str, Any], what: str) -> Any:
