@@ -10,6 +10,7 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
+from warmstart.backbones import count_weights
 from warmstart.core import UsageError, nearest, progress
 
 from .rules import FROZEN, Rule
@@ -285,7 +286,7 @@ def _row(
 ) -> RateRow:
     has_norm = any(id(parameter) in norms for _, parameter in part)
     mode = ("eval" if rate is None else "train") if has_norm else "-"
-    count = sum(parameter.numel() for _, parameter in part)
+    count = sum(count_weights(parameter) for _, parameter in part)
     return RateRow(group, count, rate or 0.0, rate is None, mode, tuple(part))
 
 

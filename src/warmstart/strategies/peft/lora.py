@@ -161,11 +161,13 @@ class Lora(_LowRank):
 
 @register
 class Qlora(_LowRank):
-    """LoRA on a base of four bits a weight (NF4, double quantisation), by bitsandbytes on CUDA.
+    """LoRA on a base of four bits a weight (NF4, double quantisation), by bitsandbytes.
 
-    Dettmers et al. 2023, QLoRA. Settings that are not named here are those of LoRA.
+    Dettmers et al. 2023, QLoRA. Runs on CUDA, and on a CPU, where it saves memory and no time.
+    Settings that are not named here are those of LoRA.
 
-    Needs: a CUDA device and bitsandbytes. Pick when: the base in 16 or 32 bits does not fit.
+    Needs: bitsandbytes, and a device that it computes on. Pick when: the base in 16 or 32 bits does
+    not fit.
 
     Attributes:
         rate: Rate of the adapter.
