@@ -22,7 +22,7 @@ from warmstart.training import (
 )
 
 from .base import Cost, Fitted
-from .recipe import ScheduleName
+from .recipe import Epochs, ScheduleName
 from .registry import register
 from .supervised import Job, groups_of, pull
 from .trained import Replaying, fitted
@@ -72,7 +72,7 @@ class Unfreeze(Replaying):
     title: ClassVar[str] = "Progressive unfreezing"
     rate: PositiveFloat = 5e-4
     schedule: ScheduleName = "slanted-triangular"
-    stage_epochs: PositiveInt | Literal["auto"] = "auto"
+    stage_epochs: Epochs | Literal["auto"] = "auto"
     by: Literal["epochs", "plateau"] = "epochs"
     groups_per_stage: PositiveInt = 1
     until: PositiveInt | Literal["all"] = "all"

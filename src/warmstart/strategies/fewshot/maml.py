@@ -32,6 +32,7 @@ from warmstart.training import (
 )
 
 from ..base import Cost, Fitted, Strategy
+from ..recipe import Epochs
 from ..registry import register
 from .episodes import eligible
 from .meta import EpisodeBatch, EpisodeLoader, MetaHead, Start
@@ -68,8 +69,8 @@ class Maml(Strategy):
         start: Where the output layer starts in each task: `prototypes` or `zero`.
         way: Classes an episode, 2 or more, or `auto`: five, or as many as there are.
         shots: Support rows a class, or `auto`: half of a class's rows, five at most.
-        queries: Query rows a class at most.
-        tasks: Episodes an outer step.
+        queries: Query rows a class at most, 1 to 1,000.
+        tasks: Episodes an outer step, 1 to 1,000.
         inner_steps: Gradient steps on the support, 1 to 50.
         inner_rate: Their rate at first.
         learn_rates: Whether a rate for each tensor is learned (Meta-SGD, Li et al., 2017).
@@ -86,13 +87,13 @@ class Maml(Strategy):
     start: Start = "prototypes"
     way: Annotated[int, Field(ge=2)] | Literal["auto"] = "auto"
     shots: PositiveInt | Literal["auto"] = "auto"
-    queries: PositiveInt = 10
-    tasks: PositiveInt = 4
+    queries: int = Field(10, ge=1, le=1_000)
+    tasks: int = Field(4, ge=1, le=1_000)
     inner_steps: int = Field(3, ge=1, le=50)
     inner_rate: PositiveFloat = 0.1
     learn_rates: bool = True
     rate: PositiveFloat = 1e-3
-    epochs: PositiveInt | Literal["auto"] = "auto"
+    epochs: Epochs | Literal["auto"] = "auto"
     patience: PositiveInt = 4
 
     def check(self, backbone: Backbone, view: View) -> None:

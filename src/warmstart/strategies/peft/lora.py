@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BeforeValidator, Field, PositiveFloat, PositiveInt
+from pydantic import BeforeValidator, Field, PositiveFloat
 
 from warmstart.backbones import Backbone, Encoder
 from warmstart.core import NotApplicable, Run, Streams, pick_device, split_text
@@ -54,7 +54,7 @@ class _LowRank(Adapting):
         plus_ratio: How many times faster B learns than A (LoRA+, Hayou et al. 2024); at least 1.
     """
 
-    rank: PositiveInt | Literal["auto"] = 8
+    rank: Annotated[int, Field(ge=1, le=65_536)] | Literal["auto"] = 8
     alpha: PositiveFloat | None = None
     targets: Annotated[
         Literal["auto", "all"] | Annotated[tuple[str, ...], Field(min_length=1)],
