@@ -36,11 +36,16 @@ SHORT: dict[str, dict[str, Any]] = {
     "setfit": {"epochs": 1},
     "maml": {"epochs": 1, "tasks": 2},
 }
-VARIANTS = [("probe", {"head": "mlp", "hidden": 8}), ("probe", {"depth": "auto"})]
+OVER_ADAPTER: tuple[str, dict[str, Any]] = (
+    "maml",
+    {"over": "adapter", "epochs": 1, "tasks": 1, "queries": 2, "width": 2, "inner_steps": 1},
+)
+VARIANTS = [("probe", {"head": "mlp", "hidden": 8}), ("probe", {"depth": "auto"}), OVER_ADAPTER]
 # what this machine cannot run, and what a family lacks: a ResNet has no linear layers to quantise
 ABSENT = {"qlora"} if missing_for_4bit(torch.device("cpu")) else set()
 UNSUITED = {("qlora", "image")}
 PLAIN = [(name, SHORT.get(name, {})) for name in names() if name not in ABSENT]
+STEPPING = [*PLAIN, OVER_ADAPTER]
 CASES = [
     pytest.param(name, settings, modality, id="-".join([name, *map(str, settings), modality]))
     for name, settings in PLAIN + VARIANTS
@@ -110,7 +115,7 @@ def test_fit_keeps_the_contract(
     assert not list(folder.rglob("*.pt"))
 
 
-@pytest.mark.parametrize(("name", "settings"), PLAIN)
+@pytest.mark.parametrize(("name", "settings"), STEPPING)
 def test_fit_touches_rows_of_the_view_alone(
     name: str,
     settings: dict[str, Any],
@@ -134,7 +139,7 @@ def test_fit_touches_rows_of_the_view_alone(
     assert not touched & set(test.ids)
 
 
-@pytest.mark.parametrize(("name", "settings"), PLAIN)
+@pytest.mark.parametrize(("name", "settings"), STEPPING)
 def test_measure_promises_steps_or_nothing(
     name: str, settings: dict[str, Any], case: Any, make_run: Any
 ) -> None:
@@ -151,7 +156,7 @@ def test_measure_promises_steps_or_nothing(
         assert len(fitted.history) <= cost.epochs
 
 
-@pytest.mark.parametrize(("name", "settings"), PLAIN)
+@pytest.mark.parametrize(("name", "settings"), STEPPING)
 def test_frozen_groups_are_bit_identical(
     name: str, settings: dict[str, Any], case: Any, make_run: Any
 ) -> None:
@@ -179,7 +184,7 @@ class Killed(BaseException):
     """Stands for a process that ends at once: nothing of the library catches it."""
 
 
-@pytest.mark.parametrize(("name", "settings"), PLAIN)
+@pytest.mark.parametrize(("name", "settings"), STEPPING)
 def test_a_killed_fit_resumes_exactly(
     name: str,
     settings: dict[str, Any],
