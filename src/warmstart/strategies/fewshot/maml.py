@@ -10,10 +10,10 @@ from typing import Annotated, Any, ClassVar, Literal
 import numpy as np
 import torch
 from pydantic import Field, PositiveFloat, PositiveInt
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
-from warmstart.backbones import Backbone
+from warmstart.backbones import Backbone, Encoder
 from warmstart.core import NotApplicable, Run
 from warmstart.data import View
 from warmstart.models import EncoderModel, Head, HeadShape
@@ -32,6 +32,7 @@ from warmstart.training import (
 )
 
 from ..base import Cost, Fitted, Strategy
+from ..peft.adapter import Adapter
 from ..peft.table import family_of, require
 from ..recipe import Epochs
 from ..registry import register
@@ -54,9 +55,9 @@ class Maml(Strategy):
     `over=adapter` it is bottleneck adapters in the backbone (Houlsby et al., 2019) below a linear
     head: many times slower, since every inner step passes the whole backbone. Both learn by
     episodes of the training rows: adapt to the support by `inner_steps`, judge on the queries, move
-    the start (Finn et al., 2017). `order` first takes the inner gradients as constants, which is cheaper. At
-    the end the start is adapted to all training rows, by as many steps as validation likes best
-    (`inner_steps` where there is none).
+    the start (Finn et al., 2017). `order` first takes the inner gradients as constants, which is
+    cheaper. At the end the start is adapted to all training rows, by as many steps as validation
+    likes best (`inner_steps` where there is none).
 
     What it can give here: MAML was made for many tasks of different classes, and this task has one
     fixed set. Episodes draw classes, their order and rows anew, so the hidden layer learns which
@@ -113,6 +114,12 @@ class Maml(Strategy):
         self._shape(view)
         if self.over == "adapter":
             require(family_of(backbone), "adapter", name=backbone.name)
+
+    def trains(self, encoder: Encoder) -> list[tuple[str, nn.Parameter]]:
+        """The adapters, after putting them in; nothing of the backbone with `over=head`."""
+        if self.over == "head":
+            return []
+        return Adapter(width=self.width).trains(encoder)
 
     def _shape(self, view: View) -> tuple[int, int, dict[int, np.ndarray]]:
         """Way and shots, and the rows of the classes that have enough."""
