@@ -23,10 +23,11 @@ from torch import Tensor, nn
 from warmstart.backbones import Encoder
 from warmstart.core import NotApplicable, pick_device
 
-__all__ = ["missing_for_4bit", "quantization_tensors", "quantize"]
+__all__ = ["four_bit_size", "missing_for_4bit", "quantization_tensors", "quantize"]
 
 PACKAGE = "bitsandbytes"
 _BLOCK = 64  # weights that share a scale
+_NESTED = 256  # scales that share a scale of their own
 # How far rounding brings a weight at most: NF4's values are 0.304 of the block's largest apart or
 # less, and 8 bits round that largest by less than a hundredth of the layer's.
 _OF_BLOCK, _OF_LAYER = 0.16, 0.01
@@ -57,14 +58,9 @@ def quantize(encoder: Encoder, device: torch.device) -> list[str]:
         raise NotApplicable(f"a 4-bit base needs {lacks}; lora trains the same adapter without it")
     bnb = _package()
     compute = _compute_type(device)
-    done: dict[str, nn.Linear] = {}
-    for path in encoder.groups.block_paths:
-        block = encoder.module.get_submodule(path)
-        for name, layer in list(block.named_modules()):
-            if type(layer) is nn.Linear and layer.in_features % _BLOCK == 0:
-                full = f"{path}.{name}" if name else path
-                _replace(encoder.module, full, _linear_4bit(bnb, layer, compute))
-                done[full] = layer
+    done = _packable(encoder)
+    for path, layer in done.items():
+        _replace(encoder.module, path, _linear_4bit(bnb, layer, compute))
     if not done:
         raise NotApplicable(
             f"{type(encoder.module).__name__} has no linear layer in its blocks that can be "
@@ -76,6 +72,18 @@ def quantize(encoder: Encoder, device: torch.device) -> list[str]:
     for path, layer in done.items():
         _compare(bnb, path, encoder.module.get_submodule(path), layer.weight.detach())
     return list(done)
+
+
+def four_bit_size(encoder: Encoder) -> tuple[int, int]:
+    """Weights that `quantize` would bring to 4 bits, and the bytes that they then take.
+
+    Half a byte a weight, a byte for the scale of each 64, four bytes for the scale of each 256 of
+    those (Dettmers et al. 2023, section 3: 0.127 bits a weight beside the four).
+    """
+    sizes = [layer.weight.numel() for layer in _packable(encoder).values()]
+    scales = [size // _BLOCK for size in sizes]
+    nested = sum(-(-count // _NESTED) for count in scales)
+    return sum(sizes), sum(sizes) // 2 + sum(scales) + 4 * nested
 
 
 def quantization_tensors(network: nn.Module) -> Iterator[tuple[str, Tensor]]:
@@ -100,6 +108,16 @@ def _version() -> str:
         return metadata.version(PACKAGE)
     except metadata.PackageNotFoundError:
         return "of an unknown version"
+
+
+def _packable(encoder: Encoder) -> dict[str, nn.Linear]:
+    """Linear layers of the blocks whose rows are whole blocks of 64 weights, by path."""
+    found: dict[str, nn.Linear] = {}
+    for path in encoder.groups.block_paths:
+        for name, layer in encoder.module.get_submodule(path).named_modules():
+            if type(layer) is nn.Linear and layer.in_features % _BLOCK == 0:
+                found[f"{path}.{name}" if name else path] = layer
+    return found
 
 
 def _package() -> Any:

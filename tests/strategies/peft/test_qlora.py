@@ -12,11 +12,12 @@ import pytest
 import torch
 from torch import nn
 
-from warmstart.backbones import Backbone, backbone, count_weights, embed_inputs
+from warmstart.backbones import Backbone, backbone, blueprint, count_weights, embed_inputs
 from warmstart.core import NotApplicable, Run
 from warmstart.models import adapters_quantized as quantized
 from warmstart.models import load_model, missing_for_4bit, quantize
 from warmstart.models.adapters import network_fingerprint
+from warmstart.planning import count_training
 from warmstart.strategies import make
 from warmstart.strategies.peft import merge
 
@@ -223,3 +224,17 @@ def test_an_adapter_on_four_bits_learns_saves_and_loads_to_the_same_bits(
     assert (again.proba(test) == model.proba(test)).all()
     with pytest.raises(NotApplicable, match="4-bit base cannot be merged exactly"):
         merge(model, inputs)
+
+
+def test_counting_knows_four_bits(wide_text: Path) -> None:
+    """Two blocks of 4 · 64 · 64 + 96 · 64 weights; the layer of 96 inputs stays in float32."""
+    plain, packed = (
+        count_training(blueprint(wide_text), make(name, {"rank": 2}), batch_sizes=())
+        for name in ("lora", "qlora")
+    )
+    count = 2 * (4 * 64 * 64 + 96 * 64)
+    size = count // 2 + count // 64 + 4 * 2 * 5
+    assert plain.memory.weights - packed.memory.weights == 4 * count - size
+    assert plain.memory.total - packed.memory.total == 4 * count - size
+    assert plain.trained == packed.trained
+    assert any(f"{count:,} of the base's weights take {size:,} bytes" in n for n in packed.notes)
