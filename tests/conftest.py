@@ -102,6 +102,18 @@ def tiny_text(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def wide_text(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same but 64 wide, as 4 bits need it, with one layer of 96 inputs in each block."""
+    from transformers import BertConfig, BertModel
+
+    folder = tmp_path_factory.mktemp("models") / "wide-bert"
+    config = BertConfig(**{**_text_settings(), "hidden_size": 64, "intermediate_size": 96})
+    _seeded(lambda: BertModel(config, add_pooling_layer=False)).save_pretrained(folder)
+    _save_tokenizer(folder, _vocabulary())
+    return folder
+
+
+@pytest.fixture(scope="session")
 def tiny_nli(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A random sequence classifier with an entailment label."""
     from transformers import BertConfig, BertForSequenceClassification

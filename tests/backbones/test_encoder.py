@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from warmstart.backbones import backbone, embed_inputs, freeze, state_hash, unfreeze
+from warmstart.backbones import backbone, embed_inputs, freeze, processing, state_hash, unfreeze
 from warmstart.core import BackboneError, UsageError
 
 from .tiny import TEXTS, pictures
@@ -127,7 +127,25 @@ def test_a_very_long_text_is_cut_before_it_is_tokenised(family_folder: Folders) 
     words, spaces = "a b c d " * 10_000, " " * 50_000 + "a b c d"
     found = encoder.prepare([words, spaces, "a b c d"])
     assert found[0] == found[1] == found[2]
-    assert seen == [1000, 1000, 7, len(spaces)]
+    assert seen == [1000, 1000, 7, 8000, len(spaces)]
+
+
+def test_an_endless_word_is_read_to_a_bound_and_told(
+    family_folder: Folders, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(processing, "_MOST", 20_000)
+    encoder = backbone(family_folder("bert"), max_length=5).load(device="cpu")
+    words = ["a" * 30_000, "b" * 20_000, "a b"]
+    endless, ends, short = encoder.prepare(words)
+    assert endless == encoder.prepare(["a" * 20_000])[0]
+    assert len(ends) < 5
+    assert len(short) == 4
+    encoder.prepare(words)
+    told = [record.getMessage() for record in caplog.records]
+    assert told == [
+        "1 text is longer than 20,000 characters without filling 5 tokens (an endless word?): "
+        "what lies beyond is not read."
+    ]
 
 
 def test_a_tokenizer_that_fails_names_the_cure(family_folder: Folders) -> None:

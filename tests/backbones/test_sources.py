@@ -78,6 +78,15 @@ def test_what_cannot_be_a_source(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text('{"model_type": "bert", "hidden_size": -1}')
     with pytest.raises(BackboneError, match=r"config\.json describes no bert that can be built"):
         blueprint(tmp_path)
+    for config, message in (
+        ({"num_hidden_layers": 1_000_000}, "num_hidden_layers must be at most 1,000, got 1000000"),
+        ({"depths": [2, 99_999]}, r"depths must be at most 1,000, got \[2, 99999\]"),
+        ({"text_config": {"num_hidden_layers": 1e9}}, "num_hidden_layers must be at most 1,000"),
+    ):
+        (tmp_path / "config.json").write_text(json.dumps({"model_type": "bert", **config}))
+        for read in (backbone, blueprint):
+            with pytest.raises(BackboneError, match=message):
+                read(str(tmp_path))
     (tmp_path / "config.json").write_text('{"model_type": "own", "auto_map": {"a": "b.c"}}')
     with pytest.raises(BackboneError, match="never run"):
         backbone(tmp_path)

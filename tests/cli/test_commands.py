@@ -230,7 +230,8 @@ def test_a_real_signal_in_a_real_process(table: Path, tiny_text: Path, tmp_path:
         _, err = process.communicate(timeout=60)
     assert process.returncode == 130, err
     assert "Traceback" not in err
-    assert "run it again to continue" in err
+    assert "Fine-tuning was stopped by SIGINT at step" in err
+    assert "run it again to continue. The unfinished run is in run.partial." in err
     assert list((tmp_path / "run.partial").rglob("step-*/manifest.json"))
     assert not (tmp_path / "run").exists()
 

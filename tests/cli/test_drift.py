@@ -29,12 +29,12 @@ def test_drift_is_told_and_may_fail(fitted: Any) -> None:
     assert "Written: d.html" in found.out
     assert "drift since training" in Path("d.html").read_text()
     failed = fitted("drift", "runs/a", "alien.csv", "--permutations", 199, "--fail-on-drift")
-    assert failed.code == 7
+    assert failed.code == 8
     assert failed.out == found.out.replace("Written: d.html\n", "")
     told = fitted(
         "drift", "runs/a", "alien.csv", "--permutations", 199, "--fail-on-drift", "--json"
     )
-    assert told.code == 7
+    assert told.code == 8
     values = json.loads(told.out)
     assert values["task_type"] == "drift"
     assert values["found"] is True

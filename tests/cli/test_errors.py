@@ -29,6 +29,11 @@ CASES = [
     (("fit", "TABLE", "--strategy", "probe", "--set", "l2=-1"), 2, "probe.l2"),
     (("fit", "TABLE", "--strategy", "probe", "--set", "depth=99"), 2, "depth must be between"),
     (("fit", "TABLE", "--strategy", "cnn"), 6, "have no pixels"),
+    (
+        ("fit", "TABLE", "--strategy", "finetune", "--set", "rate=1e30", "--set", "clip=1e30"),
+        7,
+        "Fine-tuning diverged: ",
+    ),
     (("fit", "TABLE", "--metric", "acuracy"), 2, 'Did you mean "accuracy"'),
     (("fit", "TABLE", "--label-names", "a"), 2, "label"),
     (("fit", "TABLE", "--device", "gpu"), 2, "device 'gpu' is unknown"),

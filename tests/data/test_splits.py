@@ -196,8 +196,10 @@ def test_bad_fractions(fractions: tuple[float, float, float]) -> None:
 def test_bad_settings() -> None:
     with pytest.raises(UsageError, match="shots must be at least 1"):
         split(plain(), shots=0)
-    with pytest.raises(UsageError, match="column of warmstart's own"):
+    with pytest.raises(UsageError, match=r"'content' is the column of hashes of the rows. A group"):
         split(plain(), group="content")
+    with pytest.raises(UsageError, match=r"group='text' is the column of the texts\. .* none here"):
+        split(plain(), group="text")
     with pytest.raises(DataError, match="without a label"):
         split(plain().without_labels())
     with pytest.raises(DataError, match="part would be empty"):

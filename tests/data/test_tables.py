@@ -12,7 +12,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from warmstart.core.errors import DataError, WarmstartError
+from warmstart.core.errors import DataError, UsageError, WarmstartError
 from warmstart.data import Skipped, read
 
 from .helpers import notes, write
@@ -249,3 +249,23 @@ def test_a_name_that_is_no_text_is_told_at_once(tmp_path: Path) -> None:
     path = write(tmp_path / "a.csv", GOOD).rename(os.fsdecode(bytes(tmp_path) + b"/\xff.csv"))
     with pytest.raises(DataError, match=r"\\udcff\.csv is not UTF-8: rename it"):
         read(path)
+
+
+def test_a_group_is_a_further_column(tmp_path: Path) -> None:
+    """The texts, the labels and the parts group nothing; columns made here are not listed."""
+    lines = "review,mood,part,site,day\n" + "".join(
+        f"film {i},{'good' if i % 2 else 'bad'},{part},s{i % 3},d{i}\n"
+        for i, part in enumerate(["train"] * 6 + ["test"] * 4)
+    )
+    path = write(tmp_path / "a.csv", lines)
+    told = {"text": "review", "label": "mood", "split_column": "part"}
+    for group, role in (("review", "texts"), ("mood", "labels"), ("part", "parts")):
+        message = rf"group='{group}' is the column of the {role}\..* columns here: day, site\."
+        with pytest.raises(UsageError, match=message):
+            read(path, group=group, **told)  # type: ignore[arg-type]
+    data = read(path, group="site", **told)  # type: ignore[arg-type]
+    assert data.user_columns == ("text", "label", "split", "site", "day")
+    with pytest.raises(
+        DataError, match=r'Did you mean "site"\? Available: day, label, site, split'
+    ):
+        data.column("sites")

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import re
+import subprocess
 import sys
 import xml.etree.ElementTree as ET
+from pathlib import Path
 from typing import Any
 
 import matplotlib as mpl
@@ -128,3 +131,21 @@ def test_one_value_and_equal_values_still_have_an_axis() -> None:
     flat = {**ROWS[0], "low": 0.9, "high": 0.9}
     assert forest([flat], "accuracy") is not None
     assert forest([{**flat, "value": 0.4, "low": 0.3, "high": 0.5}], "log_loss") is not None
+
+
+def test_a_home_that_cannot_be_written_draws_without_a_warning(tmp_path: Path) -> None:
+    """matplotlib would warn on import; the folder that it gets in place is gone at the end."""
+    home = tmp_path / "home"
+    home.write_text("no folder")
+    code = (
+        "import os\nfrom warmstart.reporting.svg import style\n"
+        "with style('x'): pass\nprint(os.environ['MPLCONFIGDIR'])"
+    )
+    unset = ("MPLCONFIGDIR", "XDG_CONFIG_HOME", "XDG_CACHE_HOME")
+    environment = {key: value for key, value in os.environ.items() if key not in unset}
+    found = subprocess.run(
+        [sys.executable, "-c", code], env=environment | {"HOME": str(home)},
+        capture_output=True, text=True, check=True, timeout=300,
+    )  # fmt: skip
+    assert found.stderr == ""
+    assert not Path(found.stdout.strip()).exists()

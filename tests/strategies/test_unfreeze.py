@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import pytest
 import torch
 
 from warmstart.backbones import Backbone, FrozenLedger, freeze, state_hash
-from warmstart.core import Run, RunError, UsageError
+from warmstart.core import Run, RunError, UsageError, progress
 from warmstart.strategies import Partial, Probe, ProbeThenFinetune, Unfreeze, make
 from warmstart.strategies.unfreeze import Stage, planned_stages, stages_by_group
 
@@ -234,3 +235,81 @@ def test_replaying_the_prefix_changes_nothing(
         assert mine["train_loss"] == pytest.approx(theirs["train_loss"], abs=1e-5)
         assert mine["validation_loss"] == pytest.approx(theirs["validation_loss"], abs=1e-5)
     np.testing.assert_allclose(auto.model.proba(test), off.model.proba(test), atol=1e-4)
+
+
+class Notes:
+    """Remembers what the user is shown."""
+
+    def __init__(self) -> None:
+        self.said: list[str] = []
+
+    @contextmanager
+    def task(self, description: str, total: int | None, unit: str) -> Iterator[Any]:
+        yield self
+
+    def advance(self, n: int = 1) -> None: ...
+
+    def describe(self, text: str) -> None: ...
+
+    def note(self, message: str) -> None:
+        self.said.append(message)
+
+    @property
+    def table(self) -> dict[str, str]:
+        """The lines of the one table of rates by group."""
+        (table,) = [note for note in self.said if "batch norm" in note]
+        return {line.split()[0]: line for line in table.splitlines()[1:]}
+
+    def stages(self) -> list[str]:
+        """What is told as each stage begins."""
+        return [note for note in self.said if note.startswith("Stage ")]
+
+
+@pytest.fixture
+def shown(tiny_text: Path, text_view: Any, opened: Any, make_run: Any) -> Any:
+    def fit(strategy: Unfreeze) -> Any:
+        notes = Notes()
+        with progress.use(notes):
+            fitted = strategy.fit(opened(tiny_text), text_view[0], make_run())
+        return fitted, notes
+
+    return fit
+
+
+def test_one_table_tells_when_each_group_learns_and_a_line_each_stage(shown: Any) -> None:
+    _, notes = shown(Unfreeze(epochs=1, stage_epochs=1, groups_per_stage=2))
+    assert "learns" in notes.table["group"]
+    whens = {name: line.split("  -")[0].split("  ")[-1].strip() for name, line in
+             notes.table.items() if name != "group"}  # fmt: skip
+    assert whens == {
+        "stem": "from stage 3", "block.0": "from stage 2", "block.1": "from stage 2",
+        "head": "from stage 1",
+    }  # fmt: skip
+    assert [note.split(";")[0] for note in notes.stages()] == [
+        "Stage 1 of 3: head begins to learn",
+        "Stage 2 of 3: block.0, block.1 begin to learn",
+        "Stage 3 of 3: stem begins to learn",
+    ]
+    assert notes.stages()[0].endswith("50 parameters, 1 epoch at most.")
+
+
+def test_a_plan_that_lets_a_group_rest_again_is_told(shown: Any) -> None:
+    _, notes = shown(Unfreeze(epochs=2, plan={0: ["stem", "block.0"], 1: ["stem", "block.1"]}))
+    assert "  never" in notes.table["stem"]
+    assert "  stage 1  " in notes.table["block.1"]
+    assert "  from stage 2" in notes.table["block.0"]
+    assert notes.stages()[1].split(";")[0] == (
+        "Stage 2 of 2: block.0 begins to learn and block.1 begins to rest"
+    )
+
+
+def test_a_rule_gives_a_group_its_rate_when_its_turn_comes(shown: Any) -> None:
+    strategy = Unfreeze(epochs=1, stage_epochs=1, rules="block.0=1e-5, stem=frozen")
+    fitted, notes = shown(strategy)
+    assert "1.00e-05  from stage 3" in notes.table["block.0"]
+    assert "  never" in notes.table["stem"]
+    rates = {row["group"]: row["rate"] for row in fitted.rates}
+    assert rates["block.0"] == 1e-5
+    assert rates["stem"] == 0
+    # the head alone: a rule does not thaw its group before its turn
+    assert "; 50 parameters" in notes.stages()[0]

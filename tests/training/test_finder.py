@@ -150,7 +150,8 @@ def test_smoothing_is_a_running_mean_without_bias() -> None:
     [
         ({"lowest": 0.0}, "0 < lowest < highest"),
         ({"lowest": 1.0, "highest": 0.5}, "0 < lowest < highest"),
-        ({"steps": 5}, "at least 10 steps"),
+        ({"steps": 5}, "10 to 10,000 steps, got 5"),
+        ({"steps": 1_000_000}, "10 to 10,000 steps, got 1000000"),
         ({"smoothing": 1.0}, "smoothing must be in"),
         ({"diverges": 1.0}, "diverges must be above 1"),
         ({"groups": ["step"]}, 'no group "step". Did you mean "steep"'),

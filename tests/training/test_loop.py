@@ -363,8 +363,31 @@ def test_divergence_is_an_error(tmp_path: Path) -> None:
     def step(batch: Tensor, state: Any) -> Tensor:
         return squares(batch, state) * float("inf")
 
-    with pytest.raises(Diverged, match="Lower the learning rate"):
+    with pytest.raises(Diverged, match=r"fit diverged: loss is (inf|nan) at step 1\..*Lower it"):
         fit_line(tmp_path, [rows(2)], line(), step=step)
+    assert Diverged.exit_code == 7
+
+
+def test_divergence_names_the_title_the_very_step_and_the_rate(tmp_path: Path) -> None:
+    """The loss is looked at every ten steps; what is told is where it happened."""
+
+    def step(batch: Tensor, state: Any) -> Tensor:
+        return squares(batch, state) * (float("nan") if state.step == 3 else 1.0)
+
+    optimizer = torch.optim.SGD((model := line()).parameters(), lr=0.125)
+    message = r"Stage 2 of 3 diverged: loss is nan at step 4\. .*highest here is 0\.12\."
+    with pytest.raises(Diverged, match=message):
+        fit_line(
+            tmp_path, [rows(2)] * 20, model, step=step, optimizer=optimizer, title="Stage 2 of 3"
+        )
+
+
+def test_an_end_whose_validation_loss_is_no_number_is_divergence(tmp_path: Path) -> None:
+    def evaluate(state: Any) -> dict[str, float]:
+        return {"validation_loss": float("nan")}
+
+    with pytest.raises(Diverged, match="validation loss is nan at step 2"):
+        fit_line(tmp_path, [rows(2)] * 2, line(), evaluate=evaluate, epochs=1)
 
 
 def test_usage_errors(tmp_path: Path) -> None:

@@ -110,6 +110,7 @@ def test_info_tells_what_it_is(run: FinishedRun, table: Path, tiny_text: Path) -
     assert told["kind"] == "backbone"
     assert sum(g["parameters"] for g in told["groups"]) == told["parameters"]
     data = info(table)
+    assert not {"id", "content"} & set(data["columns"])
     assert (data["kind"], data["rows"]) == ("data", 80)
     assert data["split"] == {"train": 56, "validation": 12, "test": 12}
     here = info()

@@ -61,8 +61,9 @@ def again(table: Path, tiny_text: Path, tmp_path: Path) -> Any:
 
 def test_an_interrupted_comparison_goes_on_where_it_stopped(again: Any, tmp_path: Path) -> None:
     Counted.stop.add((0.1, 1))
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(KeyboardInterrupt) as stop:
         again()
+    assert stop.value.__notes__ == [f"The unfinished run is in {tmp_path / 'run.partial'}."]
     assert Counted.fits == [(0.1, 0), (0.01, 0), (0.1, 1)]
     assert (tmp_path / "run.partial").is_dir()
     assert not (tmp_path / "run").exists()

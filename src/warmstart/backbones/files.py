@@ -37,6 +37,12 @@ _PREPROCESSING = (
     "preprocessor_config.json",
     "processor_config.json",
 )
+_COUNTS = {
+    "num_hidden_layers", "num_layers", "n_layer", "n_layers", "num_encoder_layers",
+    "num_decoder_layers", "encoder_layers", "decoder_layers", "num_hidden_groups",
+    "inner_group_num", "depths", "num_experts", "num_local_experts", "n_routed_experts",
+}  # fmt: skip
+_MOST = 1_000
 _hashes: dict[tuple[str, int, int], str] = {}
 _lock = threading.Lock()
 
@@ -45,8 +51,8 @@ def read_config(folder: Path) -> Any:
     """Read config.json as transformers' configuration.
 
     Raises:
-        BackboneError: When it is missing, damaged, or of a model that transformers does not know
-            (code that comes with a model is never run).
+        BackboneError: When it is missing, damaged, of more layers than any model has, or of a model
+            that transformers does not know (code that comes with a model is never run).
     """
     from transformers import AutoConfig
     from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
@@ -62,6 +68,7 @@ def read_config(folder: Path) -> Any:
         raw = read_json(path)
     except RunError as error:
         raise BackboneError(str(error)) from None
+    _refuse_depth(path, raw)
     kind = raw.get("model_type") if isinstance(raw, dict) else None
     if kind not in CONFIG_MAPPING_NAMES:
         custom = ""
@@ -76,6 +83,21 @@ def read_config(folder: Path) -> Any:
             return AutoConfig.from_pretrained(folder)
     except Exception as error:  # a family checks its own values, with errors of its own
         raise BackboneError(f"{path} cannot be used: {' '.join(str(error).split())}") from error
+
+
+def _refuse_depth(path: Path, raw: Any) -> None:
+    """Refuse more layers or experts than any model has: each would be built before any check."""
+    if not isinstance(raw, dict):
+        return
+    for key, value in raw.items():
+        if isinstance(value, dict):  # text_config, vision_config
+            _refuse_depth(path, value)
+        counts = value if isinstance(value, list) else [value]
+        if key in _COUNTS and any(isinstance(n, int | float) and n > _MOST for n in counts):
+            raise BackboneError(
+                f"{path}: {key} must be at most {_MOST:,}, got {value!r}. The file is damaged, or "
+                "not a model's; take it from the model's own repository."
+            )
 
 
 def check_weights(folder: Path, *, allow_bin: bool) -> list[Path]:

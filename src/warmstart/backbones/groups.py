@@ -8,6 +8,7 @@ and four stages.)
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 
 from torch import Tensor, nn
@@ -16,7 +17,7 @@ from warmstart.core import BackboneError, nearest
 
 from .families import Family
 
-__all__ = ["LayerGroups", "find_groups", "groups_of_family"]
+__all__ = ["LayerGroups", "count_weights", "find_groups", "groups_of_family"]
 
 
 class LayerGroups:
@@ -216,6 +217,12 @@ def find_groups(module: nn.Module) -> LayerGroups:
             "groups={name: [parameter prefixes]}, first to run first."
         )
     return _divide(module, path, stem=stem, tail=tail)
+
+
+def count_weights(parameter: Tensor) -> int:
+    """Weights that a parameter stands for: a 4-bit one keeps two of them in each byte."""
+    state = getattr(parameter, "quant_state", None)
+    return parameter.numel() if state is None else math.prod(state.shape)
 
 
 def _divide(

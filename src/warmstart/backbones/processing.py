@@ -6,6 +6,7 @@ each row alone, `collate` pads rows into a batch.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -20,8 +21,10 @@ __all__ = ["CallableProcessor", "ImageProcessor", "Processor", "TextProcessor", 
 
 
 # A tokenizer reads a text to its end before it cuts, some 4 s a megabyte. What lies beyond so many
-# characters for each token that is kept is left out beforehand.
-_HEAD = 200
+# characters for each token that is kept is left out beforehand; a text whose beginning does not
+# fill the length (one endless word, blanks) is read further, but never beyond `_MOST` characters.
+_HEAD, _FURTHER, _MOST = 200, 8, 1_000_000
+_log = logging.getLogger(__name__)
 
 
 class Processor(Protocol):
@@ -54,6 +57,7 @@ class TextProcessor:
         self.tokenizer = tokenizer
         self.max_length = max_length
         self._lower = lower_case
+        self._told = False
         self._type_ids = "token_type_ids" in accepts and (
             "token_type_ids" in tokenizer.model_input_names
         )
@@ -68,14 +72,29 @@ class TextProcessor:
             return []
         texts = [text.lower().strip() for text in inputs] if self._lower else list(inputs)
         head = _HEAD * self.max_length
+        most = max(head, _MOST)
         rows = self._encode([text[:head] for text in texts])
-        short = [  # cut before it filled the length: such a text is read whole
+        while short := [
             i for i, row in enumerate(rows)
             if len(texts[i]) > head and len(row) < self.max_length
-        ]  # fmt: skip
-        for i, row in zip(short, self._encode([texts[i] for i in short]), strict=True):
-            rows[i] = row
+        ]:  # fmt: skip
+            if head == most:
+                self._tell_unread(len(short), most)
+                break
+            head = min(head * _FURTHER, most)
+            for i, row in zip(short, self._encode([texts[i][:head] for i in short]), strict=True):
+                rows[i] = row
         return rows
+
+    def _tell_unread(self, count: int, most: int) -> None:
+        """Say once that texts go on beyond what is read of them."""
+        if not self._told:
+            self._told = True
+            _log.warning(
+                "%d text%s longer than %s characters without filling %d tokens (an endless word?): "
+                "what lies beyond is not read.",
+                count, " is" if count == 1 else "s are", f"{most:,}", self.max_length,
+            )  # fmt: skip
 
     def _encode(self, texts: list[str]) -> list[list[int]]:
         if not texts:

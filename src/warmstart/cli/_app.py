@@ -40,7 +40,8 @@ app = typer.Typer(
     help="Adapt a pretrained model to your data, and prove that it was worth it.",
     epilog=(
         "Exit codes: 0 done, 1 unexpected, 2 settings, 3 data, 4 backbone, 5 run folder, "
-        "6 not applicable, 7 drift found (with --fail-on-drift), 130 interrupted, 143 terminated."
+        "6 not applicable, 7 training diverged, 8 drift found (with --fail-on-drift), "
+        "130 interrupted, 143 terminated."
     ),
     no_args_is_help=True,
     add_completion=True,
@@ -72,10 +73,9 @@ def _telling(command: Callable[..., None]) -> Callable[..., None]:
     def run(*args: Any, **options: Any) -> None:
         try:
             command(*args, **options)
-        except KeyboardInterrupt:
-            raise Interrupted(
-                "Interrupted. Repeat the command to go on from where it stopped."
-            ) from None
+        except KeyboardInterrupt as stop:
+            told = "Interrupted. Repeat the command to go on from where it stopped."
+            raise Interrupted(" ".join([told, *getattr(stop, "__notes__", ())])) from None
 
     return run
 

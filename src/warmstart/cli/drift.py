@@ -12,7 +12,7 @@ from ._show import answer, print_json
 
 __all__ = ["drift"]
 
-DRIFT_FOUND = 7
+DRIFT_FOUND = 8
 
 
 def drift(

@@ -23,7 +23,9 @@ def rates(
     by_group: Annotated[
         bool, typer.Option("--by-group", help="Also each layer group on its own.")
     ] = False,
-    steps: Annotated[int, typer.Option("--steps", min=10, help="Steps of a sweep.")] = 100,
+    steps: Annotated[
+        int, typer.Option("--steps", min=10, max=10_000, help="Steps of a sweep.")
+    ] = 100,
     seed: Annotated[int, typer.Option("--seed", help="Training seed.")] = 0,
     backbone: o.Backbone = None,
     allow_bin: o.AllowBin = False,

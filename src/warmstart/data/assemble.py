@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from warmstart.data.dataset import (
     RESERVED,
     Dataset,
     Modality,
+    about_group,
     content_hash,
     from_columns,
     image_source,
@@ -314,6 +315,21 @@ def _relative(row: _Row) -> str:
         return path.as_posix()
 
 
+def _check_group(group: str | None, columns: Columns, names: Iterable[str]) -> None:
+    """Refuse a group that is the input, the label or the part itself, or has a name of ours."""
+    if group is None:
+        return
+    roles = {columns.input: columns.modality, columns.label: "label", columns.part: "split"}
+    used = {*roles, columns.id}
+    if group in roles:
+        further = [name for name in names if name not in used]
+        raise UsageError(about_group(group, roles[group], further))
+    if group in RESERVED and group not in used:
+        raise UsageError(
+            f"group={group!r}: warmstart has a column of that name itself; rename yours."
+        )
+
+
 def _further_columns(
     rows: Sequence[_Row], columns: Columns, settings: Settings
 ) -> dict[str, list[Any]]:
@@ -322,10 +338,7 @@ def _further_columns(
     names: dict[str, None] = {}
     for row in rows:
         names.update(dict.fromkeys(row.table.columns))
-    if settings.group is not None and settings.group in RESERVED and settings.group not in used:
-        raise UsageError(
-            f"group={settings.group!r}: this name is taken by warmstart; rename the column."
-        )
+    _check_group(settings.group, columns, names)
     further: dict[str, list[Any]] = {}
     for name in names:
         keep = name == settings.group and name not in RESERVED

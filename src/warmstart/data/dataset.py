@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -28,6 +28,7 @@ __all__ = [
     "Dataset",
     "Modality",
     "Skipped",
+    "about_group",
     "arrow_column",
     "content_hash",
     "from_columns",
@@ -40,6 +41,26 @@ RESERVED = ("id", "text", "image", "label", "content", "split")
 """Columns that a Dataset defines; a user's further column never has one of these names."""
 
 UNKNOWN = -1
+_ROLES = {
+    "id": "the rows' ids", "text": "the texts", "image": "the images", "label": "the labels",
+    "content": "hashes of the rows", "split": "the parts",
+}  # fmt: skip
+
+
+def about_group(group: str, role: str, others: Iterable[str]) -> str:
+    """Why a column cannot divide rows into groups, and which others there are.
+
+    Args:
+        group: Name of the column.
+        role: What it is: one of `RESERVED`.
+        others: Further columns of the user's own.
+    """
+    others = sorted(others)
+    have = f" Further columns here: {', '.join(others)}." if others else " There is none here."
+    return (
+        f"group={group!r} is the column of {_ROLES[role]}. A group is another column, whose equal "
+        f"values say that rows belong together: a site, a person, a day.{have}"
+    )
 
 
 @dataclass(frozen=True)
@@ -81,6 +102,11 @@ class Dataset:
         )
 
     @property
+    def user_columns(self) -> tuple[str, ...]:
+        """Names of the columns that the user knows: without the ids and hashes made here."""
+        return tuple(name for name in self.column_names if name not in ("id", "content"))
+
+    @property
     def column_names(self) -> tuple[str, ...]:
         """Names of all columns, the user's own included."""
         return tuple(self.rows.column_names)
@@ -89,7 +115,7 @@ class Dataset:
         """All values of one column, in row order. Raises DataError with the nearest name."""
         if name not in self.rows.column_names:
             raise DataError(
-                f"{self.source} has no column {name!r}." + nearest(name, self.rows.column_names)
+                f"{self.source} has no column {name!r}." + nearest(name, self.user_columns)
             )
         values: list[Any] = _arrow(self.rows.select_columns([name])).column(0).to_pylist()
         return values

@@ -16,7 +16,7 @@ from warmstart.core.fingerprint import fingerprint
 from warmstart.core.progress import note
 from warmstart.core.publish import read_json, write_json
 from warmstart.data.allocate import assign_by_class, assign_groups, bundles, first_shots
-from warmstart.data.dataset import RESERVED, Dataset
+from warmstart.data.dataset import RESERVED, Dataset, about_group
 
 __all__ = ["Split", "View", "split"]
 
@@ -210,7 +210,8 @@ def _check_settings(
     if shots is not None and shots < 1:
         raise UsageError(f"shots must be at least 1, got {shots}. Typical values: 1 to 64.")
     if group in RESERVED:
-        raise UsageError(f"group={group!r} names a column of warmstart's own; rename yours.")
+        own = [name for name in dataset.column_names if name not in RESERVED]
+        raise UsageError(about_group(group, group, own))
     if len(dataset) and (dataset.labels_N < 0).any():
         raise DataError(f"{dataset.source} has rows without a label: only labelled rows are split.")
 

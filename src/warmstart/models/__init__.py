@@ -10,7 +10,7 @@ from .adapters import (
     save_adapter,
 )
 from .adapters_bottleneck import BottleneckShape, output_dimensions
-from .adapters_quantized import missing_for_4bit, quantize
+from .adapters_quantized import four_bit_size, missing_for_4bit, quantize
 from .base import MODEL_FILE, Model, OwnCode, Prediction, load_model, model_kind
 from .cnn import CnnModel, SmallCnn
 from .encoder import EncoderModel
@@ -42,6 +42,7 @@ __all__ = [
     "WeightPath",
     "attach_bottlenecks",
     "attach_peft",
+    "four_bit_size",
     "interpolate_head",
     "load_adapter",
     "load_model",

@@ -26,6 +26,7 @@ from .adapters_bottleneck import (
     put_bottlenecks,
     save_bottlenecks,
 )
+from .adapters_quantized import quantization_tensors
 from .base import read_tensors
 
 __all__ = [
@@ -132,7 +133,8 @@ class AdaptedEncoder(Encoder):
         """Names the frozen weights and buffers, whatever the adapter is or does."""
         own = {id(buffer) for _, part in self.parts() for buffer in part.buffers()}
         buffers = [(n, b) for n, b in self.module.named_buffers() if id(b) not in own]
-        return _fingerprint([*self.base_parameters(), *buffers])
+        packed = quantization_tensors(self.module)
+        return _fingerprint([*self.base_parameters(), *buffers, *packed])
 
     def train(self, mode: bool = True) -> Self:
         """Switch the adapter alone to training."""
@@ -156,7 +158,8 @@ class AdaptedEncoder(Encoder):
 
 def network_fingerprint(network: nn.Module) -> str:
     """Names the weights and buffers of a network as `AdaptedEncoder.base_fingerprint` does."""
-    return _fingerprint([*network.named_parameters(), *network.named_buffers()])
+    packed = quantization_tensors(network)
+    return _fingerprint([*network.named_parameters(), *network.named_buffers(), *packed])
 
 
 def attach_peft(encoder: Encoder, config: Any, *, seed: int = 0) -> AdaptedEncoder:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from safetensors.torch import save_file
 
-from warmstart.backbones import Backbone, Encoder, embed_inputs
+from warmstart.backbones import Backbone, Encoder, count_weights, embed_inputs
 from warmstart.backbones import backbone as open_backbone
 from warmstart.core import BackboneError, RunError, UsageError, pick_device
 from warmstart.data import Dataset
@@ -101,7 +101,7 @@ class EncoderModel(Model):
         """Weights of encoder and head."""
         encoder = self._tuned or self._loaded
         inside = (
-            sum(p.numel() for p in encoder.parameters())
+            sum(count_weights(p) for p in encoder.parameters())
             if encoder
             else self.backbone.card.parameters
         )

@@ -23,6 +23,7 @@ __all__ = ["NliModel", "entailment_label"]
 
 _BATCH = 32
 _TOKENS = 512
+_CHARACTERS = 1_000_000  # of a text that are read: some 4 s of work for the tokenizer
 _ENTAILS = re.compile(r"entail|^(e|yes|true)$")
 _DENIES = re.compile(r"^(not|non|no)[^a-z]*|n't")
 
@@ -162,7 +163,7 @@ class NliModel(Model):
         for start in progress.track(starts, "Entailment", unit="batches"):
             rows = order[start : start + _BATCH]
             batch = self.tokenizer(
-                [pairs[i][0] for i in rows],
+                [pairs[i][0][:_CHARACTERS] for i in rows],
                 [pairs[i][1] for i in rows],
                 padding=True,
                 truncation="only_first",

@@ -16,6 +16,7 @@ from torch.autograd.graph import saved_tensors_hooks
 
 from warmstart.backbones import Blueprint
 from warmstart.core import Config, NotApplicable, UsageError
+from warmstart.models import four_bit_size
 from warmstart.strategies import Strategy
 
 __all__ = [
@@ -177,6 +178,7 @@ def count_training(
         raise NotApplicable(f"{strategy.name} uses no backbone, so there is nothing to count")
     base = {id(p): p for p in plan.module.parameters()}
     shapes = {name: tuple(p.shape) for name, p in plan.module.named_parameters()}
+    packed = four_bit_size(plan.encoder) if getattr(strategy, "_quantized", False) else None
     learned = strategy.trains(plan.encoder)
     chosen = {id(p) for _, p in learned}
     for parameter in plan.module.parameters():
@@ -187,8 +189,16 @@ def count_training(
     total = sum(p.numel() for p in base.values()) + extra + head
     trained = sum(p.numel() for _, p in learned) + head
     before = memory(total, trained, dtype)
+    notes = _notes(strategy, rows := _matrices(learned, set(base), shapes))
+    if packed is not None:
+        spared = BYTES[dtype] * packed[0] - packed[1]
+        less = {"weights": before.weights - spared, "total": before.total - spared}
+        before = before.model_copy(update=less)
+        notes.append(
+            f"{packed[0]:,} of the base's weights take {packed[1]:,} bytes in 4 bits with their "
+            f"scales, in place of {BYTES[dtype] * packed[0]:,} in {dtype}."
+        )
     size = length or _own_length(plan)
-    rows = _matrices(learned, set(base), shapes)
     activations = []
     for batch_size in batch_sizes if learned else ():
         found = activation_bytes(plan, batch_size, length=size)
@@ -213,7 +223,7 @@ def count_training(
         size={"all": width * total, "learned": width * trained},
         length=size,
         dtype=dtype,
-        notes=tuple(_notes(strategy, rows)),
+        notes=tuple(notes),
     )
 
 

@@ -7,11 +7,18 @@ fall-back, so that the page's dark mode reaches into the plot.
 
 from __future__ import annotations
 
+import atexit
 import html
 import io
+import os
 import re
+import shutil
+import sys
+import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
 from typing import Any
 
 __all__ = ["ARM_COLORS", "FAINT", "GRID", "INK", "figure", "has_glyphs", "style", "to_svg"]
@@ -64,9 +71,29 @@ _SETTINGS: dict[str, Any] = {
 }
 
 
+@cache
+def _settle() -> None:
+    """Before matplotlib is imported: a folder of its own where the usual ones are read-only.
+
+    It would make one itself, with warnings.
+    """
+    if "MPLCONFIGDIR" in os.environ or "matplotlib" in sys.modules:
+        return
+    home = Path(os.path.expanduser("~"))  # noqa: PTH111 - a home that is not there is no error
+    for name, usual in (("XDG_CONFIG_HOME", ".config"), ("XDG_CACHE_HOME", ".cache")):
+        folder = Path(os.environ.get(name) or home / usual) / "matplotlib"
+        there = next(place for place in (folder, *folder.parents) if place.exists())
+        if not (there.is_dir() and os.access(there, os.W_OK | os.X_OK)):
+            own = tempfile.mkdtemp(prefix="warmstart-matplotlib-")
+            os.environ["MPLCONFIGDIR"] = own
+            atexit.register(shutil.rmtree, own, ignore_errors=True)
+            return
+
+
 @contextmanager
 def style(name: str) -> Iterator[None]:
     """The settings of every plot, for the time of drawing it."""
+    _settle()
     import matplotlib as mpl
 
     with mpl.rc_context({**_SETTINGS, "svg.hashsalt": f"warmstart-{name}"}):
@@ -75,6 +102,7 @@ def style(name: str) -> Iterator[None]:
 
 def figure(width: float, height: float, rows: int = 1) -> tuple[Any, Sequence[Any]]:
     """An empty figure of that size in CSS pixels, and its axes from top to bottom."""
+    _settle()
     from matplotlib.figure import Figure
 
     # A point is 1/72 inch and the SVG's view box counts points: one point is one CSS pixel here.
@@ -127,6 +155,7 @@ def to_svg(drawn: Any, name: str, alt: str, *, max_width: int | None = None) -> 
 
 def has_glyphs(text: str) -> bool:
     """Whether the plots' font can measure every letter; other text belongs in HTML."""
+    _settle()
     from matplotlib.font_manager import FontProperties, get_font
     from matplotlib.font_manager import findfont as find
 

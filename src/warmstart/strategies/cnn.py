@@ -14,7 +14,7 @@ from warmstart.data import View
 from warmstart.models import CnnModel, Head, HeadShape, SmallCnn
 
 from .base import Cost, Fitted, Role, Strategy
-from .recipe import Recipe, smaller_batches
+from .recipe import Epochs, Recipe, smaller_batches
 from .registry import register
 from .supervised import Job, passes
 
@@ -39,7 +39,7 @@ class Cnn(Strategy):
     uses_backbone: ClassVar[bool] = False
     modalities: ClassVar[tuple[str, ...]] = ("image",)
     rate: PositiveFloat = 2e-3
-    epochs: PositiveInt = 20
+    epochs: Epochs = 20
     batch_size: PositiveInt = 32
     image_size: int = Field(64, ge=16, le=4096)
     patience: PositiveInt = 6

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Annotated, Literal
 
-__all__ = ["Recipe", "ScheduleName", "epochs_for", "smaller_batches"]
+from pydantic import Field
 
+__all__ = ["Epochs", "Recipe", "ScheduleName", "epochs_for", "smaller_batches"]
+
+# Ten thousand are far beyond use; more is a slip of the keyboard that would run for days.
+Epochs = Annotated[int, Field(ge=1, le=10_000)]
 ScheduleName = Literal["linear", "cosine", "constant", "slanted-triangular", "one-cycle", "plateau"]
 
 

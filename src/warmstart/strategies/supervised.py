@@ -10,7 +10,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from warmstart.backbones import Backbone, Encoder, FrozenLedger, freeze, unfreeze
-from warmstart.core import Run, pick_device
+from warmstart.core import Run, pick_device, progress
 from warmstart.data import View, parse_augmentation
 from warmstart.models import AdaptedEncoder, Head
 from warmstart.training import (
@@ -117,6 +117,7 @@ class Job:
         base: What the multipliers of rules multiply.
         old: The old task that is watched beside the new one.
         penalty: What holds the weights to their start; made from the recipe when None.
+        told: A line that is shown before training in place of the table of rates.
     """
 
     encoder: Any
@@ -137,6 +138,7 @@ class Job:
     base: float = 1.0
     old: OldTask | None = None
     penalty: Penalty | None = None
+    told: str | None = None
 
     def __post_init__(self) -> None:
         self.table: RateTable = rate_table(
@@ -145,6 +147,7 @@ class Job:
             rules=self.rules,
             rates=self.rates | dict.fromkeys(self.frozen, 0.0),
             module=nn.ModuleList([self.encoder, self.head]),
+            frozen=self.frozen if self.stage else (),  # a rule speaks of when a group's turn comes
         )
         self._replayed = False
         # an adapter lies within the groups of a base that it keeps still itself
@@ -225,7 +228,10 @@ class Job:
         Raises:
             RunError: When something frozen moved.
         """
-        announce(self.table)
+        if self.told is None:
+            announce(self.table)
+        else:
+            progress.note(self.told)
         ledger = self._ledger()
         parts = self._parts(replay=True)
         validation = parts.pop("validation")
@@ -246,6 +252,7 @@ class Job:
             callbacks=callbacks,
             checkpoints=Checkpoints(skip_frozen=lean),
             name=self.stage or self.name,
+            title=self.name,
         )
         if ledger is not None:
             ledger.check()

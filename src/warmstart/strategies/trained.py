@@ -17,7 +17,7 @@ from warmstart.training import History, RateSweep, Rule, discriminative_rates, p
 from .base import Cost, Fitted, Strategy
 from .interpolate import interpolate
 from .probe import convex_head
-from .recipe import Recipe, ScheduleName, epochs_for, smaller_batches
+from .recipe import Epochs, Recipe, ScheduleName, epochs_for, smaller_batches
 from .retain import OldTask, old_task
 from .supervised import Job, groups_of, passes
 
@@ -61,7 +61,7 @@ class Trained(Strategy):
     rate: PositiveFloat = 1e-4
     factor: float = Field(2.6, ge=1, le=100)
     head_multiplier: float = Field(3.0, ge=1, le=10)
-    epochs: PositiveInt | Literal["auto"] = "auto"
+    epochs: Epochs | Literal["auto"] = "auto"
     batch_size: PositiveInt = 16
     head: Literal["linear", "mlp"] = "linear"
     hidden: int = Field(256, ge=1, le=65_536)
@@ -77,7 +77,7 @@ class Trained(Strategy):
     oversample: float = Field(0.0, ge=0, le=1)
     mixup: float = Field(0.0, ge=0)
     augment: str = ""
-    views: PositiveInt = 4
+    views: int = Field(4, ge=1, le=1_000)
     l2_sp: float = Field(0.0, ge=0)
     ewc: float = Field(0.0, ge=0)
     wise: bool = False
@@ -197,7 +197,7 @@ class Trained(Strategy):
             view: Training and validation rows.
             run: Seed and device; nothing is logged.
             groups: Also each layer group on its own.
-            steps: Steps of a sweep, at least 10.
+            steps: Steps of a sweep, 10 to 10,000.
         """
         return self._job(backbone, view, run).sweep(groups=groups, steps=steps)
 

@@ -8,14 +8,21 @@ from fnmatch import fnmatchcase
 from typing import Any, ClassVar, Literal
 
 from pydantic import NonNegativeInt, PositiveFloat, PositiveInt
+from torch import nn
 
 from warmstart.backbones import Backbone
 from warmstart.core import Run, UsageError, nearest, progress
 from warmstart.data import View
-from warmstart.training import Classifier, History, discriminative_rates
+from warmstart.training import (
+    Classifier,
+    History,
+    announce,
+    discriminative_rates,
+    rate_table,
+)
 
 from .base import Cost, Fitted
-from .recipe import ScheduleName
+from .recipe import Epochs, ScheduleName
 from .registry import register
 from .supervised import Job, groups_of, pull
 from .trained import Replaying, fitted
@@ -65,7 +72,7 @@ class Unfreeze(Replaying):
     title: ClassVar[str] = "Progressive unfreezing"
     rate: PositiveFloat = 5e-4
     schedule: ScheduleName = "slanted-triangular"
-    stage_epochs: PositiveInt | Literal["auto"] = "auto"
+    stage_epochs: Epochs | Literal["auto"] = "auto"
     by: Literal["epochs", "plateau"] = "epochs"
     groups_per_stage: PositiveInt = 1
     until: PositiveInt | Literal["all"] = "all"
@@ -130,6 +137,7 @@ class Unfreeze(Replaying):
         recipe = self._recipe(view)
         steps = _share_out([s.epochs for s in stages], len(view.train), recipe.batch_size, run)
         old = self._old_task(backbone, view)
+        self._announce(stages, groups, rates, nn.ModuleList([encoder, head]))
         start = pull(Classifier(encoder, head), recipe, old, run, copy_frozen=True)
         total: History | None = None
         told: list[dict[str, Any]] = []
@@ -142,8 +150,9 @@ class Unfreeze(Replaying):
                 f"{self.title}, stage {place + 1} of {len(stages)}",
                 stage.epochs, frozen=stage.frozen, stage=f"stage-{place + 1}",
                 keep_start=place > 0, backbone=backbone if self._replays else None,
-                rules=self._rules, base=self.rate, old=old, penalty=start,
+                rules=self._rules, base=self.rate, old=old, penalty=start, told="",
             )  # fmt: skip
+            job.told = _told(stages, place, list(groups), job.table.trainable)
             history = job.train()
             total = history if total is None else total.then(history)
             losses = [*history.curve("validation_loss"), float("inf")]
@@ -159,6 +168,20 @@ class Unfreeze(Replaying):
         result = fitted(backbone, job, total)
         result = replace(result, values={**result.values, "stages": told})
         return self._finish(backbone, view, run, result)
+
+    def _announce(
+        self,
+        stages: Sequence[Stage],
+        groups: Mapping[str, Any],
+        rates: Mapping[str, float],
+        module: nn.Module,
+    ) -> None:
+        """Show one table for all stages: rates, and from which stage on each group learns."""
+        never = {name for name in groups if all(name in stage.frozen for stage in stages)}
+        table = rate_table(
+            groups, self.rate, rules=self._rules, rates=rates, module=module, frozen=never
+        )
+        announce(table, learns={name: _when(stages, name) for name in groups})
 
     def _stage_epochs(self, view: View) -> int:
         if self.stage_epochs != "auto":
@@ -220,6 +243,36 @@ def planned_stages(
         frozen = [n for n in names if any(fnmatchcase(n, p) for p in plan[start])]
         stages.append(Stage(tuple(frozen), end - start))
     return stages
+
+
+def _when(stages: Sequence[Stage], group: str) -> str:
+    """In which stages a group learns, counted from 1."""
+    learns = [place for place, stage in enumerate(stages, 1) if group not in stage.frozen]
+    if not learns:
+        return "never"
+    if learns == list(range(learns[0], len(stages) + 1)):
+        return f"from stage {learns[0]}"
+    return f"stage {', '.join(map(str, learns))}"
+
+
+def _told(stages: Sequence[Stage], place: int, names: Sequence[str], trainable: int) -> str:
+    """One line on a stage: what begins to learn, what rests again, how much learns, how long."""
+    now = [name for name in names if name not in stages[place].frozen]
+    before = [] if place == 0 else [n for n in names if n not in stages[place - 1].frozen]
+    joins = [name for name in now if name not in before]
+    rests = [name for name in before if name not in now]
+    changes = [f"{_listed(joins)} to learn"] if joins else []
+    changes += [f"{_listed(rests)} to rest"] if rests else []
+    epochs = stages[place].epochs
+    return (
+        f"Stage {place + 1} of {len(stages)}: {' and '.join(changes) or 'as before'}; "
+        f"{trainable:,} parameters, {epochs} epoch{'s' if epochs > 1 else ''} at most."
+    )
+
+
+def _listed(names: Sequence[str]) -> str:
+    begin = "begins" if len(names) == 1 else "begin"
+    return f"{', '.join(names)} {begin}"
 
 
 def _share_out(epochs: Sequence[int], rows: int, batch_size: int, run: Run) -> list[int | None]:

@@ -27,6 +27,8 @@ from .state import LoopState, StepFunction
 
 __all__ = ["RateSweep", "find_rates", "read_sweep"]
 
+_MOST_STEPS = 10_000
+
 
 @dataclass(frozen=True)
 class RateSweep:
@@ -97,7 +99,7 @@ def find_rates(
             group's own rate.
         lowest: First rate.
         highest: Last rate.
-        steps: Steps of a sweep that does not diverge, at least 10.
+        steps: Steps of a sweep that does not diverge, 10 to 10,000.
         smoothing: Weight of the past in the running mean, in [0, 1).
         diverges: A sweep ends when the smoothed loss is this many times its lowest value, or is
             not finite.
@@ -278,8 +280,10 @@ def _check(lowest: float, highest: float, steps: int, smoothing: float, diverges
             f"the finder takes 0 < lowest < highest, got {lowest} and {highest}. "
             "Typical: 1e-7 and 1."
         )
-    if steps < 10:
-        raise UsageError(f"the finder takes at least 10 steps, got {steps}. Typical: 100.")
+    if not 10 <= steps <= _MOST_STEPS:
+        raise UsageError(
+            f"the finder takes 10 to {_MOST_STEPS:,} steps, got {steps}. Typical: 100."
+        )
     if not 0.0 <= smoothing < 1.0:
         raise UsageError(f"smoothing must be in [0, 1), got {smoothing}. Typical: 0.9.")
     if diverges <= 1.0:

@@ -86,7 +86,7 @@ class Keeper:
             run.truncate_log(saved.values["log_count"])
         if not self.done:
             progress.note(
-                f"{self._state.name}: resumed at step {self._state.step} from {saved.path}."
+                f"{self._state.title}: resumed at step {self._state.step} from {saved.path}."
             )
 
     def boundary(self) -> None:
@@ -101,7 +101,7 @@ class Keeper:
         received = self._signals.received
         name = received.name if received is not None else "a signal"
         number = int(received) if received is not None else 2
-        where = f"{self._state.name} was stopped by {name} at step {self._state.step}"
+        where = f"{self._state.title} was stopped by {name} at step {self._state.step}"
         if self._policy is None:
             raise Interrupted(f"{where}; it keeps no checkpoint.", 128 + number)
         if not self.closed:

@@ -52,6 +52,7 @@ def fit_loop(
     mixed_precision: str = "auto",
     checkpoints: Checkpoints | None = None,
     name: str = "fit",
+    title: str | None = None,
     stage: str | None = None,
     log_every: int = 10,
     device: str | None = None,
@@ -83,6 +84,7 @@ def fit_loop(
         mixed_precision: `auto`, `bf16`, `fp16` or `no`.
         checkpoints: When to write checkpoints; None for none, and no resuming.
         name: Of this fit within the run.
+        title: What messages and the progress bar call it; `name` when None.
         stage: Name passed to `on_stage` at the start; `name` when None.
         log_every: Steps between two lines of metrics.jsonl.
         device: Name of the device; the run's when None.
@@ -107,7 +109,10 @@ def fit_loop(
     with ExitStack() as stack:
         stack.enter_context(private_random_state())
         signals = stack.enter_context(catch_signals())
-        state = _state(engine, run, name, epochs, callbacks=callbacks, pause=signals.pause_point)
+        state = _state(
+            engine, run, name, epochs,
+            title=title or name, callbacks=callbacks, pause=signals.pause_point,
+        )  # fmt: skip
         scribe = Scribe(state, engine, log_every)
         keeper = Keeper(checkpoints, state, engine, feed=feed, scribe=scribe, signals=signals)
         stack.callback(engine.close)
@@ -116,7 +121,7 @@ def fit_loop(
             callback.on_start(state)
         if not state.resumed:
             state.begin_stage(stage or name)
-        bar = stack.enter_context(progress.task(name, epochs * feed.steps, unit="steps"))
+        bar = stack.enter_context(progress.task(state.title, epochs * feed.steps, unit="steps"))
         bar.advance(state.step)
         try:
             if evaluate_first and state.step == 0:
@@ -185,6 +190,7 @@ def _finish(
     if cut:
         keeper.save()  # a later session with more time goes on from here
     _judge(evaluate, state, engine, scribe)
+    scribe.refuse_divergence()
     if scribe.open_epoch:
         scribe.epoch()
     state.stopped = reason
@@ -219,13 +225,14 @@ def _state(
     name: str,
     epochs: int,
     *,
+    title: str,
     callbacks: Sequence[Callback],
     pause: Callable[[], None],
 ) -> LoopState:
     return engine.state(
         run, run.streams.child("training", name),
-        name=name, epochs=epochs, callbacks=tuple(callbacks), mode_call=engine.set_training,
-        pause_call=pause,
+        name=name, title=title, epochs=epochs, callbacks=tuple(callbacks),
+        mode_call=engine.set_training, pause_call=pause,
     )  # fmt: skip
 
 

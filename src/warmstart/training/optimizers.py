@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -10,6 +10,7 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
+from warmstart.backbones import count_weights
 from warmstart.core import UsageError, nearest, progress
 
 from .rules import FROZEN, Rule
@@ -86,13 +87,24 @@ class RateTable:
             for row in self.rows
         ]  # fmt: skip
 
-    def text(self) -> str:
-        """The table in fixed-width text."""
-        head = ("group", "parameters", "rate", "frozen", "batch norm")
+    def text(self, learns: Mapping[str, str] | None = None) -> str:
+        """The table in fixed-width text.
+
+        Args:
+            learns: When each group learns, where that changes within a training: a column of its
+                own in place of `frozen`.
+        """
+        head = ("group", "parameters", "rate", "learns" if learns else "frozen", "batch norm")
+
+        def state(row: RateRow) -> str:
+            if learns is None:
+                return "yes" if row.frozen else "no"
+            return "never" if row.frozen else learns[row.group]
+
         cells = [
             (
                 row.group, f"{row.parameters:,}", "-" if row.frozen else f"{row.rate:.2e}",
-                "yes" if row.frozen else "no", row.batch_norm,
+                state(row), row.batch_norm,
             )
             for row in self.rows
         ]  # fmt: skip
@@ -157,6 +169,7 @@ def rate_table(
     rules: Sequence[Rule] = (),
     rates: Mapping[str, float] | None = None,
     module: nn.Module | None = None,
+    frozen: Collection[str] = (),
 ) -> RateTable:
     """Give every parameter its rate: the first rule that matches, else its group's rate.
 
@@ -166,6 +179,7 @@ def rate_table(
         rules: In order; the first match counts. See `parse_rules`.
         rates: Rate of each group that no rule matches; `discriminative_rates` when None.
         module: The model, to see which parameters belong to batch normalisation.
+        frozen: Groups that rest for now, whatever the rules say of them.
 
     Raises:
         UsageError: For a rule that matches nothing, or nothing that an earlier rule left.
@@ -181,9 +195,8 @@ def rate_table(
             hits = [place for place, rule in enumerate(rules) if rule.matches(group, name)]
             reached.update(hits)
             matched.update(hits[:1])
-            parts.setdefault(_rate(rules, hits, base, group, group_rates), []).append(
-                (name, parameter)
-            )
+            rate = None if group in frozen else _rate(rules, hits, base, group, group_rates)
+            parts.setdefault(rate, []).append((name, parameter))
         rows += [_row(group, rate, part, norms) for rate, part in parts.items()]
     for place, rule in enumerate(rules):
         if place not in matched:
@@ -238,18 +251,26 @@ def make_optimizer(
     raise UsageError(f'optimizer "{kind}" is unknown.{nearest(kind, ["adamw", "sgd"])}')
 
 
-def announce(table: RateTable, *, transformer: bool | None = None, adam: bool = True) -> None:
+def announce(
+    table: RateTable,
+    *,
+    transformer: bool | None = None,
+    adam: bool = True,
+    learns: Mapping[str, str] | None = None,
+) -> None:
     """Show the table, and warn of a backbone rate that usually ruins a transformer.
 
     Args:
         table: The rates.
         transformer: Whether the backbone is one; None to judge by its parameters' names.
         adam: Whether Adam or a kin of it is used.
+        learns: See `RateTable.text`.
     """
     share = table.trainable / max(1, table.total)
     said = "<0.1%" if 0 < share < 0.0005 else f"{share:.1%}"
     progress.note(
-        f"Training {table.trainable:,} of {table.total:,} parameters ({said}).\n{table.text()}"
+        f"Training {table.trainable:,} of {table.total:,} parameters ({said}).\n"
+        f"{table.text(learns)}"
     )
     own = [row for row in table.rows if row.group != HEAD and "adapter" not in row.group]
     high = [row for row in own if row.rate >= HIGH_RATE]
@@ -285,7 +306,7 @@ def _row(
 ) -> RateRow:
     has_norm = any(id(parameter) in norms for _, parameter in part)
     mode = ("eval" if rate is None else "train") if has_norm else "-"
-    count = sum(parameter.numel() for _, parameter in part)
+    count = sum(count_weights(parameter) for _, parameter in part)
     return RateRow(group, count, rate or 0.0, rate is None, mode, tuple(part))
 
 

@@ -20,6 +20,8 @@ __all__ = ["Diverged", "Scribe"]
 class Diverged(WarmstartError):
     """A loss became infinite or not a number."""
 
+    exit_code = 7
+
 
 class Scribe:
     """Means of what steps record, since the last line and since the epoch began.
@@ -80,23 +82,30 @@ class Scribe:
         Raises:
             Diverged: When a loss is infinite or not a number.
         """
-        for recorded in self._waiting:
+        first = self._state.step - len(self._waiting) + 1
+        for step, recorded in enumerate(self._waiting, start=first):
             sums: dict[str, float] = {}
             for values in recorded:
                 for key, value in values.items():
                     sums[key] = sums.get(key, 0.0) + float(value)
             for key, value in sums.items():
                 if key.endswith("loss") and not math.isfinite(value):
-                    raise Diverged(
-                        f"{self._state.name}: {key} is {value} before step {self._state.step}. "
-                        "Lower the learning rate, clip the gradient (clip=1.0), or train without "
-                        "mixed precision."
-                    )
+                    raise Diverged(self._told(key, value, step))
                 for total in (self._line, self._epoch):
                     pair = total.setdefault(key, [0.0, 0.0])
                     pair[0] += value
                     pair[1] += 1.0
         self._waiting = []
+
+    def refuse_divergence(self) -> None:
+        """At the end: what was kept must have had a validation loss.
+
+        Raises:
+            Diverged: When it is infinite or not a number, and no better weights were kept.
+        """
+        loss = self._state.metrics.get("validation_loss", 0.0)
+        if self._state.best_step is None and not math.isfinite(loss):
+            raise Diverged(self._told("validation_loss", loss, self._state.step))
 
     def seconds(self) -> float:
         """Wall time of the fit over all its sessions."""
@@ -127,6 +136,19 @@ class Scribe:
         self._line, self._epoch = values["line"], values["epoch"]
         self._seconds, self._rate = values["seconds"], values["rate"]
         self._began = time.monotonic()
+
+    def _told(self, key: str, value: float, step: int) -> str:
+        rates = [
+            float(group["lr"])
+            for optimizer in self._state.optimizers.values()
+            for group in optimizer.param_groups
+        ]
+        return (
+            f"{self._state.title} diverged: {key.replace('_', ' ')} is {value} at step {step}. The "
+            f"usual cause is a learning rate that is too high; the highest here is "
+            f"{max(rates, default=0.0):.2g}. Lower it tenfold (--set rate=...), or see what the "
+            "loss bears with `warmstart rates`. Weights or inputs with such values do the same."
+        )
 
     def _write(self, kind: str, values: dict[str, float]) -> None:
         state = self._state

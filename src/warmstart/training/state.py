@@ -80,6 +80,7 @@ class LoopState:
         device: Where the batches are.
         streams: Random streams of this fit.
         name: Of this fit.
+        title: What messages call it.
         epochs: Epochs planned.
         epoch: The epoch in work, from 0.
         step: Optimiser steps finished.
@@ -99,6 +100,7 @@ class LoopState:
     streams: Streams
     plain: dict[str, nn.Module] = field(default_factory=dict)
     name: str = "fit"
+    title: str = "fit"
     epochs: int = 1
     epoch: int = 0
     step: int = 0

@@ -11,7 +11,15 @@ from typing import Any, Literal
 
 from filelock import FileLock, Timeout
 
-from warmstart.core import RunError, UsageError, finish_folder, progress, read_json, write_json
+from warmstart.core import (
+    Interrupted,
+    RunError,
+    UsageError,
+    finish_folder,
+    progress,
+    read_json,
+    write_json,
+)
 from warmstart.data.filenames import is_utf8, printable
 
 __all__ = [
@@ -94,10 +102,24 @@ def run_folder(
         else:
             partial.mkdir()
             write_json(partial / SETTINGS_FILE, settings)
-        yield partial
+        with _says_where(partial):
+            yield partial
         finish_folder(partial, final, replace=replace, task_type=task_type)
     finally:
         lock.release()
+
+
+@contextmanager
+def _says_where(partial: Path) -> Iterator[None]:
+    """Tell who is interrupted where the unfinished run lies."""
+    kept = f"The unfinished run is in {partial}."
+    try:
+        yield
+    except Interrupted as stop:
+        raise Interrupted(f"{stop} {kept}", stop.exit_code) from stop
+    except KeyboardInterrupt as stop:
+        stop.add_note(kept)
+        raise
 
 
 def _check_free(final: Path, replace: bool) -> None:

@@ -143,7 +143,7 @@ def _data(path: Path) -> dict[str, Any]:
         "source": dataset.source,
         "rows": len(dataset),
         "modality": dataset.modality,
-        "columns": list(dataset.column_names),
+        "columns": list(dataset.user_columns),
         "class_counts": dataset.class_counts,
         "split": parts.sizes,
         "audit": audit(dataset, parts).to_dict(),

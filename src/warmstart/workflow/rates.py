@@ -42,7 +42,7 @@ def rates(
         settings: Of a strategy given by name.
         backbone: What to start from; the default for the modality otherwise.
         by_group: Also raise the rate of each layer group alone.
-        steps: Steps of a sweep, at least 10.
+        steps: Steps of a sweep, 10 to 10,000.
         seed: Training seed.
         limit: At most so many rows, drawn by class.
         image_size: Pixels on a side.

@@ -10,10 +10,10 @@ from typing import Annotated, Any, ClassVar, Literal
 import numpy as np
 import torch
 from pydantic import Field, PositiveFloat, PositiveInt
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
-from warmstart.backbones import Backbone
+from warmstart.backbones import Backbone, Encoder
 from warmstart.core import NotApplicable, Run
 from warmstart.data import View
 from warmstart.models import EncoderModel, Head, HeadShape
@@ -32,26 +32,32 @@ from warmstart.training import (
 )
 
 from ..base import Cost, Fitted, Strategy
+from ..peft.adapter import Adapter
+from ..peft.table import family_of, require
+from ..recipe import Epochs
 from ..registry import register
 from .episodes import eligible
+from .maml_adapter import AdapterJob, adapter_job
 from .meta import EpisodeBatch, EpisodeLoader, MetaHead, Start
 
 __all__ = ["Maml"]
 
-_STEPS_A_PASS, _PASSES = 25, 12
+_STEPS_A_PASS, _PASSES, _ADAPTER_PASSES = 25, 12, 4
 _GRID = (0, 1, 2, 3, 5, 10, 20, 50, 100)
 
 
 @register
 class Maml(Strategy):
-    """MAML over the backbone's head: its start is learned so that few steps on few rows suffice.
+    """MAML over the backbone's head or adapters: a start from which few steps on few rows suffice.
 
-    The backbone stays frozen and its vectors are computed once; what is meta-learned is a head with
-    one hidden layer (its weights before any task, and the inner rates), by episodes of the training
-    rows: adapt to the support by `inner_steps`, judge on the queries, move the start
-    (Finn et al., 2017). `order` first takes the inner gradients as constants, which is cheaper. At
-    the end the start is adapted to all training rows, by as many steps as validation likes best
-    (`inner_steps` where there is none).
+    The backbone stays frozen. With `over=head` its vectors are computed once; what is meta-learned
+    is a head with one hidden layer (its weights before any task, and the inner rates). With
+    `over=adapter` it is bottleneck adapters in the backbone (Houlsby et al., 2019) below a linear
+    head: many times slower, since every inner step passes the whole backbone. Both learn by
+    episodes of the training rows: adapt to the support by `inner_steps`, judge on the queries, move
+    the start (Finn et al., 2017). `order` first takes the inner gradients as constants, which is
+    cheaper. At the end the start is adapted to all training rows, by as many steps as validation
+    likes best (`inner_steps` where there is none).
 
     What it can give here: MAML was made for many tasks of different classes, and this task has one
     fixed set. Episodes draw classes, their order and rows anew, so the hidden layer learns which
@@ -63,45 +69,57 @@ class Maml(Strategy):
     Needs: two rows or more in two classes or more. Pick when: many classes with some 5 to 50 rows.
 
     Attributes:
+        over: `head` or `adapter`.
         order: `second` (through the inner gradients) or `first`.
-        hidden: Width of the hidden layer.
+        hidden: Width of the hidden layer of `over=head`.
+        width: Length of the bottlenecks' inner vector, of `over=adapter`.
         start: Where the output layer starts in each task: `prototypes` or `zero`.
         way: Classes an episode, 2 or more, or `auto`: five, or as many as there are.
         shots: Support rows a class, or `auto`: half of a class's rows, five at most.
-        queries: Query rows a class at most.
-        tasks: Episodes an outer step.
+        queries: Query rows a class at most, 1 to 1,000.
+        tasks: Episodes an outer step, 1 to 1,000.
         inner_steps: Gradient steps on the support, 1 to 50.
         inner_rate: Their rate at first.
         learn_rates: Whether a rate for each tensor is learned (Meta-SGD, Li et al., 2017).
         rate: Of the outer loop (AdamW).
-        epochs: Passes of 25 outer steps at most, or `auto`: 12.
+        epochs: Passes of 25 outer steps at most, or `auto`: 12, and 4 over adapters.
         patience: Passes without a better validation loss before training stops.
     """
 
     name: ClassVar[str] = "maml"
     title: ClassVar[str] = "MAML"
     uses_features: ClassVar[bool] = True
+    over: Literal["head", "adapter"] = "head"
     order: Literal["first", "second"] = "second"
     hidden: int = Field(64, ge=1, le=65_536)
+    width: int = Field(16, ge=1, le=65_536)
     start: Start = "prototypes"
     way: Annotated[int, Field(ge=2)] | Literal["auto"] = "auto"
     shots: PositiveInt | Literal["auto"] = "auto"
-    queries: PositiveInt = 10
-    tasks: PositiveInt = 4
+    queries: int = Field(10, ge=1, le=1_000)
+    tasks: int = Field(4, ge=1, le=1_000)
     inner_steps: int = Field(3, ge=1, le=50)
     inner_rate: PositiveFloat = 0.1
     learn_rates: bool = True
     rate: PositiveFloat = 1e-3
-    epochs: PositiveInt | Literal["auto"] = "auto"
+    epochs: Epochs | Literal["auto"] = "auto"
     patience: PositiveInt = 4
 
     def check(self, backbone: Backbone, view: View) -> None:
         """Episodes need classes with a row to learn from and one to be judged on.
 
         Raises:
-            NotApplicable: When there are too few of them.
+            NotApplicable: When there are too few of them, or no adapters for the family.
         """
         self._shape(view)
+        if self.over == "adapter":
+            require(family_of(backbone), "adapter", name=backbone.name)
+
+    def trains(self, encoder: Encoder) -> list[tuple[str, nn.Parameter]]:
+        """The adapters, after putting them in; nothing of the backbone with `over=head`."""
+        if self.over == "head":
+            return []
+        return Adapter(width=self.width).trains(encoder)
 
     def _shape(self, view: View) -> tuple[int, int, dict[int, np.ndarray]]:
         """Way and shots, and the rows of the classes that have enough."""
@@ -128,16 +146,18 @@ class Maml(Strategy):
         job = self._job(backbone, view, run)
         cost = measure_steps(**job.parts)
         begin = time.perf_counter()
-        job.best(job.learner)
+        job.judge()
         overhead = time.perf_counter() - begin
         return Cost(cost.seconds, _STEPS_A_PASS, self._passes, overhead)
 
     @property
     def _passes(self) -> int:
-        return _PASSES if self.epochs == "auto" else self.epochs
+        usual = _PASSES if self.over == "head" else _ADAPTER_PASSES
+        return usual if self.epochs == "auto" else self.epochs
 
     def fit(self, backbone: Backbone, view: View, run: Run) -> Fitted:
         """Meta-learn the start, adapt it to all training rows."""
+        self.check(backbone, view)
         job = self._job(backbone, view, run)
         announce(job.table)
         steps = self._passes * _STEPS_A_PASS
@@ -149,16 +169,17 @@ class Maml(Strategy):
             epochs=self._passes,
             schedules=make_schedule("cosine", steps, 0.1),
             evaluate=job.evaluate if judged else None,
-            callbacks=[EarlyStopping("validation_loss", patience=self.patience)] if judged else [],
-            checkpoints=Checkpoints(),
+            callbacks=[EarlyStopping("validation_loss", patience=self.patience, skip_frozen=True)]
+            if judged
+            else [],
+            checkpoints=Checkpoints(skip_frozen=True),
             name=self.title,
         )
-        taken, now, _ = job.best(job.learner)
-        head = job.head(now)
-        shown = {name: round(value.item(), 5) for name, value in job.learner.rates().items()}
+        model, taken = job.model()
+        shown = {name: round(value, 5) for name, value in job.learner.shown_rates().items()}
         return Fitted(
-            EncoderModel(backbone, head, view.label_names),
-            job.table.trainable + sum(p.numel() for p in head.output.parameters()),
+            model,
+            job.table.trainable + sum(p.numel() for p in model.head.output.parameters()),
             history=history.epochs,
             rates=[dict(row) for row in job.table.to_rows()],
             values={
@@ -170,8 +191,16 @@ class Maml(Strategy):
             seconds=history.seconds,
         )  # fmt: skip
 
-    def _job(self, backbone: Backbone, view: View, run: Run) -> _Job:
+    def _job(self, backbone: Backbone, view: View, run: Run) -> _Job | AdapterJob:
         way, shots, rows = self._shape(view)
+        if self.over == "adapter":
+            return adapter_job(
+                backbone, view, run, rows_by_class=rows, width=self.width, way=way, shots=shots,
+                queries=self.queries, tasks=self.tasks, start=self.start,
+                inner_steps=self.inner_steps, inner_rate=self.inner_rate,
+                second=self.order == "second", learn_rates=self.learn_rates, rate=self.rate,
+                steps=_STEPS_A_PASS,
+            )  # fmt: skip
         train_ND = torch.as_tensor(np.array(backbone.features(view.train).vectors_ND))
         held_MD = torch.as_tensor(np.array(backbone.features(view.validation).vectors_ND))
         mean_D = train_ND.mean(dim=0)
@@ -197,7 +226,7 @@ class Maml(Strategy):
             "mixed_precision": "no",  # the network is tiny, and its gradients are differentiated
         }
         return _Job(
-            learner, table, parts, shape, way, shots, self.inner_steps,
+            learner, table, parts, backbone, view.label_names, shape, way, shots, self.inner_steps,
             (train_ND, torch.as_tensor(np.array(view.train.labels_N))),
             (held_MD, torch.as_tensor(np.array(view.validation.labels_N))),
             (mean_D, scale),
@@ -216,6 +245,8 @@ class _Job:
     learner: MetaHead
     table: RateTable
     parts: dict[str, Any]
+    backbone: Backbone
+    label_names: tuple[str, ...]
     shape: HeadShape
     way: int
     shots: int
@@ -223,6 +254,15 @@ class _Job:
     train: tuple[Tensor, Tensor]
     held: tuple[Tensor, Tensor]
     standard: tuple[Tensor, Tensor]
+
+    def judge(self) -> None:
+        """One adaptation to all rows, as it is made after every pass."""
+        self.best(self.learner)
+
+    def model(self) -> tuple[EncoderModel, int]:
+        """The start adapted to all training rows, by the steps that validation likes best."""
+        taken, now, _ = self.best(self.learner)
+        return EncoderModel(self.backbone, self.head(now), self.label_names), taken
 
     def best(self, learner: MetaHead) -> tuple[int, dict[str, Tensor], dict[str, float]]:
         """Adapt to all training rows: steps taken, parameters, metrics on validation."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -18,7 +18,7 @@ from warmstart.models import Head
 
 from .episodes import Episode, draw_episode
 
-__all__ = ["EpisodeBatch", "EpisodeLoader", "MetaHead", "Start", "adapt"]
+__all__ = ["EpisodeBatch", "EpisodeLoader", "MetaHead", "Start", "adapt", "output_start"]
 
 Start = Literal["prototypes", "zero"]
 _ABSENT = -20.0  # start of the bias of a class without a row
@@ -48,7 +48,9 @@ def adapt(
     """
     now = dict(start)
     for _ in range(steps):
-        gradients = torch.autograd.grad(loss(now), list(now.values()), create_graph=second)
+        gradients = torch.autograd.grad(
+            loss(now), list(now.values()), create_graph=second, materialize_grads=True
+        )
         now = {
             name: value - rates[name] * gradient
             for (name, value), gradient in zip(now.items(), gradients, strict=True)
@@ -56,16 +58,40 @@ def adapt(
     return now
 
 
+def output_start(
+    kind: Start, values_SH: Tensor, labels_S: Tensor, classes: int, scale: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Weight (C, H) and bias (C,) of an output layer without memory: zero, or the class means.
+
+    Args:
+        kind: Which of the two.
+        values_SH: What the support's rows bring to the layer.
+        labels_S: Their classes.
+        classes: C.
+        scale: s, see `MetaHead`.
+    """
+    if kind == "zero":
+        weight_CH = values_SH.new_zeros((classes, values_SH.shape[1])).requires_grad_(True)
+        return weight_CH, values_SH.new_zeros(classes).requires_grad_(True)
+    one_hot_SC = functional.one_hot(labels_S, classes).to(values_SH.dtype)
+    counts_C = one_hot_SC.sum(dim=0)
+    means_CH = one_hot_SC.T @ values_SH / counts_C.clamp(min=1.0)[:, None]
+    bias_C = -scale * means_CH.square().sum(dim=1)
+    bias_C = torch.where(counts_C > 0, bias_C, bias_C.new_full((), _ABSENT))
+    return 2.0 * scale * means_CH, bias_C
+
+
 @dataclass(frozen=True)
 class EpisodeBatch:
     """The episodes of one outer step.
 
     Attributes:
-        tasks: For each: support vectors (S, D) and labels (S,), query vectors (Q, D) and labels.
+        tasks: For each: support vectors (S, D) and labels (S,), query vectors (Q, D) and labels;
+            in place of vectors, inputs as an encoder takes them.
         numbers_T: Numbers of the episodes.
     """
 
-    tasks: list[tuple[Tensor, Tensor, Tensor, Tensor]]
+    tasks: list[tuple[Any, Tensor, Any, Tensor]]
     numbers_T: Tensor
 
     def __len__(self) -> int:
@@ -74,9 +100,16 @@ class EpisodeBatch:
     def to(self, device: torch.device | str, non_blocking: bool = False) -> EpisodeBatch:
         """The same batch on a device."""
         tasks = [
-            (a.to(device), b.to(device), c.to(device), d.to(device)) for a, b, c, d in self.tasks
+            (_moved(a, device), b.to(device), _moved(c, device), d.to(device))
+            for a, b, c, d in self.tasks
         ]
         return EpisodeBatch(tasks, self.numbers_T.to(device))
+
+
+def _moved(inputs: Any, device: torch.device | str) -> Any:
+    if isinstance(inputs, Tensor):
+        return inputs.to(device)
+    return {key: value.to(device) for key, value in inputs.items()}
 
 
 class EpisodeLoader:
@@ -200,24 +233,18 @@ class MetaHead(nn.Module):
         """Inner rate of each tensor."""
         return dict(zip(self.NAMES, self.log_rates.exp().unbind(), strict=True))
 
+    def shown_rates(self) -> dict[str, float]:
+        """Inner rates for people."""
+        return {name: float(value.detach()) for name, value in self.rates().items()}
+
     def start(self, vectors_SD: Tensor, labels_S: Tensor, classes: int) -> dict[str, Tensor]:
         """Where a task's parameters start, as a function of what is meta-learned."""
         hidden = self.head.hidden
         assert hidden is not None
         values_SH = functional.gelu(hidden(vectors_SD))
-        if self._start == "zero":
-            weight_CH = values_SH.new_zeros((classes, values_SH.shape[1]))
-            bias_C = values_SH.new_zeros(classes)
-            weight_CH.requires_grad_(True)
-            bias_C.requires_grad_(True)
-        else:
-            one_hot_SC = functional.one_hot(labels_S, classes).to(values_SH.dtype)
-            counts_C = one_hot_SC.sum(dim=0)
-            means_CH = one_hot_SC.T @ values_SH / counts_C.clamp(min=1.0)[:, None]
-            scale = self.log_scale.exp()
-            weight_CH = 2.0 * scale * means_CH
-            bias_C = -scale * means_CH.square().sum(dim=1)
-            bias_C = torch.where(counts_C > 0, bias_C, bias_C.new_full((), _ABSENT))
+        weight_CH, bias_C = output_start(
+            self._start, values_SH, labels_S, classes, self.log_scale.exp()
+        )
         # Copies: an inner gradient is partial, it does not see that the means depend on them too.
         begin = (hidden.weight.clone(), hidden.bias.clone(), weight_CH, bias_C)
         return dict(zip(self.NAMES, begin, strict=True))

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
-from pydantic import Field, PositiveFloat, PositiveInt
+from pydantic import Field, PositiveFloat
 from scipy.special import log_softmax
 
 from warmstart.backbones import Backbone, Encoder, embed_inputs
@@ -34,7 +34,7 @@ from warmstart.training import (
 
 from ..base import Cost, Fitted, Strategy
 from ..logistic import L2_GRID, LogisticFit, fit_logistic
-from ..recipe import epochs_for
+from ..recipe import Epochs, epochs_for
 from ..registry import register
 from .pairs import PairLoader
 
@@ -78,7 +78,7 @@ class SetFit(Strategy):
     temperature: float = Field(0.1, ge=0.01, le=10)
     rate: PositiveFloat = 2e-5
     factor: float = Field(1.0, ge=1, le=100)
-    epochs: PositiveInt | Literal["auto"] = "auto"
+    epochs: Epochs | Literal["auto"] = "auto"
     batch_size: int = Field(16, ge=2)
     schedule: Literal["linear", "cosine", "constant", "slanted-triangular", "one-cycle"] = "linear"
     warmup: float = Field(0.1, ge=0, lt=1)

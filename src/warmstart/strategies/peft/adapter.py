@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, ClassVar, Literal
 
 import torch
-from pydantic import PositiveFloat, PositiveInt
+from pydantic import Field, PositiveFloat
 
 from warmstart.backbones import Encoder
 from warmstart.core import Streams
@@ -42,7 +42,7 @@ class Adapter(Adapting):
     name: ClassVar[str] = "adapter"
     title: ClassVar[str] = "Bottleneck adapters"
     rate: PositiveFloat = 3e-3
-    width: PositiveInt = 48
+    width: int = Field(48, ge=1, le=65_536)
     activation: Literal["gelu", "relu"] = "gelu"
 
     _method: ClassVar[Adaptation] = "adapter"

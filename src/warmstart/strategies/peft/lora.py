@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BeforeValidator, Field, PositiveFloat, PositiveInt
+from pydantic import BeforeValidator, Field, PositiveFloat
 
 from warmstart.backbones import Backbone, Encoder
 from warmstart.core import NotApplicable, Run, Streams, pick_device, split_text
@@ -54,7 +54,7 @@ class _LowRank(Adapting):
         plus_ratio: How many times faster B learns than A (LoRA+, Hayou et al. 2024); at least 1.
     """
 
-    rank: PositiveInt | Literal["auto"] = 8
+    rank: Annotated[int, Field(ge=1, le=65_536)] | Literal["auto"] = 8
     alpha: PositiveFloat | None = None
     targets: Annotated[
         Literal["auto", "all"] | Annotated[tuple[str, ...], Field(min_length=1)],
@@ -161,11 +161,13 @@ class Lora(_LowRank):
 
 @register
 class Qlora(_LowRank):
-    """LoRA on a base of four bits a weight (NF4, double quantisation), by bitsandbytes on CUDA.
+    """LoRA on a base of four bits a weight (NF4, double quantisation), by bitsandbytes.
 
-    Dettmers et al. 2023, QLoRA. Settings that are not named here are those of LoRA.
+    Dettmers et al. 2023, QLoRA. Runs on CUDA, and on a CPU, where it saves memory and no time.
+    Settings that are not named here are those of LoRA.
 
-    Needs: a CUDA device and bitsandbytes. Pick when: the base in 16 or 32 bits does not fit.
+    Needs: bitsandbytes, and a device that it computes on. Pick when: the base in 16 or 32 bits does
+    not fit.
 
     Attributes:
         rate: Rate of the adapter.

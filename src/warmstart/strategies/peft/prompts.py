@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, ClassVar, Literal
 
-from pydantic import Field, PositiveFloat, PositiveInt
+from pydantic import Field, PositiveFloat
 
 from warmstart.backbones import Backbone, Encoder
 from warmstart.backbones.processing import TextProcessor
@@ -30,7 +30,7 @@ class _Tokens(Adapting):
     """
 
     modalities: ClassVar[tuple[str, ...]] = ("text",)
-    tokens: PositiveInt = 10
+    tokens: int = Field(10, ge=1, le=4_096)
     weight_decay: float = Field(0.0, ge=0)
 
     def _with_room(self, backbone: Backbone, encoder: Encoder) -> Backbone:
@@ -162,7 +162,7 @@ class Ptuning(_Tokens):
     name: ClassVar[str] = "ptuning"
     title: ClassVar[str] = "P-tuning"
     rate: PositiveFloat = 4e-3
-    width: PositiveInt = 128
+    width: int = Field(128, ge=1, le=65_536)
     network: Literal["mlp", "lstm"] = "mlp"
 
     _method: ClassVar[Adaptation] = "ptuning"
