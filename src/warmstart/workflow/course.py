@@ -129,7 +129,7 @@ def run_course(
         if old is not None:
             lost = measure_retained(folder, comparison, prepared, old, task.device)
             results["forgetting"] = _forgetting_json(lost, old)
-        keep_familiarity(folder, comparison, prepared, task.device)
+        keep_familiarity(folder, comparison, prepared, task.device, task.kept_rows)
         write_run(folder, results, comparison, prepared, name=final.name, keep_models=keep_models)
     return open_run(final, code=prepared.backbone.code)
 

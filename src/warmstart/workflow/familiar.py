@@ -39,7 +39,6 @@ __all__ = ["Unfamiliar", "flag", "keep_familiarity", "open_familiarity", "reopen
 
 MOST_TRAIN = 10_000
 MOST_HELD = 10_000
-MOST_MOVED = 1000  # rows that must be embedded anew, since no cache has their vectors
 
 
 class Unfamiliar(Config):
@@ -123,7 +122,9 @@ class _Rows:
     test: Dataset | None
 
 
-def keep_familiarity(folder: Path, comparison: Comparison, prepared: Prepared, device: str) -> None:
+def keep_familiarity(
+    folder: Path, comparison: Comparison, prepared: Prepared, device: str, most: int = 2000
+) -> None:
     """Write statistics of the training rows' vectors under the kept model into the run's folder.
 
     Vectors are those that the model's head reads. Where the encoder was left as it was they lie in
@@ -136,6 +137,7 @@ def keep_familiarity(folder: Path, comparison: Comparison, prepared: Prepared, d
         comparison: What was tried; the best arm's model is meant.
         prepared: Rows, split and backbone.
         device: Where to compute.
+        most: Rows that a trained encoder may embed anew: half of them training rows.
     """
     best = next((r for r in comparison.arms if r.name == comparison.verdict.best), None)
     if best is None:
@@ -148,7 +150,7 @@ def keep_familiarity(folder: Path, comparison: Comparison, prepared: Prepared, d
     )
     moved = model is not None and model.has_vectors
     borrowed = model is not None and not model.has_vectors
-    rows = _draw(prepared, moved=moved)
+    rows = _draw(prepared, most // 2 if moved else None)
     if model is not None and moved:
         vectors = _by_model(model, rows)
     else:
@@ -211,8 +213,14 @@ def _load(place: Path, facts: Mapping[str, Any], prepared: Prepared, device: str
     return load_model(place, device=device, **code)
 
 
-def _draw(prepared: Prepared, *, moved: bool) -> _Rows:
-    """Rows of each part, without their labels but for those of the training rows."""
+def _draw(prepared: Prepared, moved: int | None) -> _Rows:
+    """Rows of each part, without their labels but for those of the training rows.
+
+    Args:
+        prepared: Rows and split.
+        moved: How many training rows, and as many held-out ones, must be embedded anew; None where
+            the cache has them.
+    """
     split, dataset = prepared.split, prepared.dataset
     streams = Streams(0).child("familiarity", "draw")
 
@@ -220,10 +228,10 @@ def _draw(prepared: Prepared, *, moved: bool) -> _Rows:
         at = np.sort(streams.numpy(part).permutation(len(ids))[:most])
         return dataset.take_ids([ids[i] for i in at])
 
-    train = some(split.train, "train", MOST_MOVED if moved else MOST_TRAIN)
-    validation = some(split.validation, "validation", MOST_MOVED // 2 if moved else MOST_HELD)
+    train = some(split.train, "train", moved or MOST_TRAIN)
+    validation = some(split.validation, "validation", moved // 2 if moved else MOST_HELD)
     # A test part that the data brought may be of another kind; one that was drawn is not.
-    test = some(split.test, "test", MOST_MOVED // 2) if split.kind != "given" and moved else None
+    test = some(split.test, "test", moved // 2) if split.kind != "given" and moved else None
     return _Rows(
         train=train.without_labels(),
         labels_N=train.labels_N,
