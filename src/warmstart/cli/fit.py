@@ -18,6 +18,10 @@ def fit(
         str | None,
         typer.Option("--strategy", help=f"{o.STRATEGIES}; the plan's recommendation otherwise."),
     ] = None,
+    quick: Annotated[
+        bool,
+        typer.Option("--quick", help="Without --strategy: measure nothing, labels alone decide."),
+    ] = False,
     set_: Annotated[
         list[str] | None,
         typer.Option("--set", metavar="KEY=VALUE", help="A setting of the strategy: l2=0.01"),
@@ -92,6 +96,7 @@ def fit(
     run = verb(
         data,
         strategy=strategy,
+        quick=quick,
         settings=o.parse_settings(set_),
         backbone=backbone,
         allow_bin=allow_bin,
@@ -129,6 +134,8 @@ def fit(
     if len(run.results["arms"]) > 1:
         answer(comparison_view(run.results))
         answer(f"The kept model, {run.arm()['label']}, on the test rows:")
+    elif run.results.get("cost_check"):
+        answer(run.results["cost_check"]["sentence"])
     answer(scores_view(run.arm()["scores"]))
     answer(f"Model:  {run.folder / 'model'}")
     answer(f"Report: {run.report.resolve()}")

@@ -9,6 +9,7 @@ from .card import model_card
 from .curves import interpolation_curve, rate_sweeps
 from .html import render_report, write_report
 from .index import index_view
+from .plan import quadrant_lines, quadrant_plot, render_plan_report, write_plan_report
 from .plots import forest, learning_curves, reliability, shot_curve
 from .ranking import ranking_markdown, ranking_rows, ranking_view
 from .ranking_html import render_ranking_report, write_ranking_report
@@ -39,12 +40,15 @@ __all__ = [
     "learning_curves",
     "model_card",
     "plan_view",
+    "quadrant_lines",
+    "quadrant_plot",
     "ranking_markdown",
     "ranking_rows",
     "ranking_view",
     "rate_sweeps",
     "rates_view",
     "reliability",
+    "render_plan_report",
     "render_ranking_report",
     "render_report",
     "render_shift_report",
@@ -54,6 +58,7 @@ __all__ = [
     "shots_markdown",
     "shots_view",
     "verdict_view",
+    "write_plan_report",
     "write_ranking_report",
     "write_report",
     "write_shift_report",

@@ -19,7 +19,7 @@ from .fit import fit
 from .folders import refuse_own_input
 from .indexing import IndexReport, RunService, build_run_index, refresh, run_service, serve_run
 from .info import info
-from .plan import plan
+from .plan import check_plan_path, plan, write_plan
 from .rates import check_plot_path, rates, write_rates
 from .recommending import Recommendation, RetrievalRun, open_retrieval, open_run, recommend
 from .retrieval import RETRIEVAL_ARMS, compare_interactions, fit_interactions
@@ -44,6 +44,7 @@ __all__ = [
     "backbone",
     "build_run_index",
     "check_features_path",
+    "check_plan_path",
     "check_plot_path",
     "check_predictions_path",
     "check_shift_path",
@@ -71,6 +72,7 @@ __all__ = [
     "serve_run",
     "shift",
     "write_features",
+    "write_plan",
     "write_predictions",
     "write_rates",
     "write_seen",

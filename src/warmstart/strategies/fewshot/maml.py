@@ -130,7 +130,7 @@ class Maml(Strategy):
         begin = time.perf_counter()
         job.best(job.learner)
         overhead = time.perf_counter() - begin
-        return Cost(cost.seconds, _STEPS_A_PASS, self._passes, overhead)
+        return Cost(cost.seconds, _STEPS_A_PASS, self._passes, overhead, cost.peak_bytes)
 
     @property
     def _passes(self) -> int:
