@@ -61,7 +61,7 @@ def document(found: Any, code: int = 0) -> Any:
 
 def test_every_command_speaks_json(call: Any, table: Path, tiny_text: Path, tmp_path: Path) -> None:
     backbone = ("--backbone", tiny_text)
-    plan = document(call("plan", table, "--json"))
+    plan = document(call("plan", table, "--quick", "--json"))
     assert plan["strategy"] == "zero-shot"
     fitted = document(call("fit", table, *backbone, *PROBE,
                            "--json"))  # fmt: skip
@@ -104,7 +104,7 @@ def test_answers_for_people(call: Any, table: Path, tiny_text: Path, tmp_path: P
     compared = call("compare", table, "--backbone", tiny_text, "--strategies", "probe,tfidf",
                     "--seeds", 1, "--out", "runs/b")  # fmt: skip
     assert "is best on the validation rows" in " ".join(compared.out.split())
-    for words in (("plan", table), ("evaluate", "runs/a", table), ("info", "runs/b"),
+    for words in (("plan", table, "--quick"), ("evaluate", "runs/a", table), ("info", "runs/b"),
                   ("info", table), ("info", tiny_text), ("info",), ("sample",),
                   ("embed", table, "--backbone", tiny_text)):  # fmt: skip
         found = call(*words)

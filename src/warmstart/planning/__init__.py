@@ -7,6 +7,7 @@ from .compare import run_comparison, timed
 from .counting import Counting, Memory, count_training, lora_parameters, memory
 from .curve import PowerLaw, fit_power_law
 from .evidence import Gain, Measured, Missing, Survey
+from .learn import Outcome, learn_prior
 from .limits import Limits, parse_limits
 from .meter import Prices
 from .noise import label_noise
@@ -56,6 +57,7 @@ __all__ = [
     "Measured",
     "Memory",
     "Missing",
+    "Outcome",
     "Pair",
     "Plan",
     "PowerLaw",
@@ -87,6 +89,7 @@ __all__ = [
     "judge",
     "judge_contest",
     "label_noise",
+    "learn_prior",
     "lora_parameters",
     "memory",
     "parse_arms",

@@ -59,7 +59,7 @@ def advise(
             "settings": {},
             "tree": tree.strategy,
             "metric": survey.metric,
-            "reasons": (*_reasons(chosen, best, runner_up, survey), *tree.reasons),
+            "reasons": (*_reasons(chosen, best, runner_up, survey), *_by_labels(tree, survey)),
             "alternatives": tuple(one.strategy for one in usable if one is not chosen)[:3],
             "warnings": (*tree.warnings, *_warnings(survey)),
             "command": _command(tree, chosen.strategy, options),
@@ -160,6 +160,15 @@ def _reasons(
             )
         )  # fmt: skip
     return found
+
+
+def _by_labels(tree: Plan, survey: Survey) -> list[Reason]:
+    """What the tree alone says, and its facts on the classes."""
+    text = (
+        f"By {survey.labels} labels alone the tree says {make(tree.strategy).title} ({tree.rule})."
+    )
+    told = Reason(text=text, name="labels", value=survey.labels)
+    return [told, *(reason for reason in tree.reasons if reason.name != "labels")]
 
 
 def _warnings(survey: Survey) -> list[str]:

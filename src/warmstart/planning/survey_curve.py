@@ -113,7 +113,8 @@ def _told(
 def _law(labels: Sequence[int], error_K: np.ndarray, rows: int) -> PowerLaw:
     """The curve through error rates, each weighted by how certain it is."""
     smooth_K = (error_K * rows + 0.5) / (rows + 1)
-    return fit_power_law(labels, error_K, 1 / (smooth_K * (1 - smooth_K)))
+    weight_K = 1 / (smooth_K * (1 - smooth_K))
+    return fit_power_law(labels, error_K.tolist(), weight_K.tolist())
 
 
 def _by_class(labels_N: np.ndarray, generator: np.random.Generator) -> np.ndarray:

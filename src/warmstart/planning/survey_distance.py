@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import importlib
 import time
 from pathlib import Path
 
 import numpy as np
 
-import warmstart.evaluation as measures
 from warmstart.backbones import Backbone
 from warmstart.core import NotApplicable
 from warmstart.data import Dataset
@@ -86,6 +86,7 @@ def transferability(vectors_ND: np.ndarray, labels_N: np.ndarray) -> tuple[Measu
     decision does not rest on them.
     """
     found = []
+    measures = importlib.import_module("warmstart.evaluation")
     for name, words in _TRANSFER.items():
         score = getattr(measures, name, None)
         if score is None:
