@@ -178,7 +178,8 @@ def look(recipe: Backbone, view: View, seed: int, within: float) -> dict[str, An
     speak = names and (view.train.modality == "text" or recipe.modality == "image-text")
     tree = plan_by_tree(view.train, names_speak=speak)
     return {
-        "work": round(spent, 2), "survey": kept.model_dump(mode="json"), "tree": tree.model_dump(mode="json"),
+        "work": round(spent, 2), "survey": kept.model_dump(mode="json"),
+        "tree": tree.model_dump(mode="json"),
         "card": recipe.card.model_dump(mode="json"), "modality": view.train.modality,
     }  # fmt: skip
 

@@ -112,6 +112,20 @@ def test_answers_for_people(call: Any, table: Path, tiny_text: Path, tmp_path: P
         assert found.out.strip()
 
 
+def test_a_plan_is_measured_told_and_written(call: Any, table: Path, tiny_text: Path) -> None:
+    words = ("plan", table, "--backbone", tiny_text, "--device", "cpu")
+    found = call(*words, "--within", "5m", "--out", "plan.html")
+    assert found.code == 0
+    for word in ("Recommended:", "[recommended]", "Because:", "is where your data may lie",
+                 "plan.html", "--strategy"):  # fmt: skip
+        assert word in found.out
+    assert Path("plan.html").read_text().startswith("<!doctype html>")
+    assert call(*words, "--out", "plan.txt").code == 2
+    assert call(*words, "--quick", "--memory", "1GB").code == 2
+    limited = call("plan", table, "--backbone", tiny_text, "--quick", "--max-size", "1KB", "--json")
+    assert document(limited)["strategy"] == "tfidf"
+
+
 def test_evaluate_warns_of_rows_that_the_run_has_seen(
     call: Any, table: Path, tiny_text: Path
 ) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -99,7 +100,8 @@ def test_a_plan_is_written(planned: Plan, tmp_path: Path) -> None:
     page = (tmp_path / "plan.html").read_text()
     assert "a &lt;b&gt;.csv" in page
     assert "<svg" in page
-    assert "http" not in page.replace("http://www.w3.org", "")
+    assert "src=" not in page
+    assert "<script" not in page
     with pytest.raises(UsageError, match=r"must end in .html"):
         check_plan_path(tmp_path / "plan.txt")
     with pytest.raises(DataError, match="does not exist"):
@@ -120,13 +122,11 @@ def test_without_a_backbone_the_tree_speaks(
     pictures: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from warmstart.core import BackboneError
-    from warmstart.workflow import plan as module
 
     def closed(*args: Any, **settings: Any) -> None:
         raise BackboneError("the hub cannot be reached")
 
-    monkeypatch.setattr("warmstart.workflow.plan.as_backbone", closed, raising=True)
-    assert callable(module)
+    monkeypatch.setattr(sys.modules["warmstart.workflow.plan"], "as_backbone", closed)
     found = plan(pictures)
     assert found.strategy == "prototypes"
     assert any("hub cannot be reached" in warning for warning in found.warnings)
