@@ -279,7 +279,7 @@ def judge(grid: Sequence[Judged], *, resamples: int = 2000) -> dict[str, Any]:
         grid: Cells.
         resamples: Of the data sets, for the intervals.
     """
-    rows = []
+    rows: list[dict[str, Any]] = []
     for one in grid:
         others = [o.outcome for o in grid if o.outcome.name != one.outcome.name]
         best, worst = max(one.accuracy.values()), min(one.accuracy.values())
@@ -299,7 +299,7 @@ def judge(grid: Sequence[Judged], *, resamples: int = 2000) -> dict[str, Any]:
             )  # fmt: skip
     names = sorted({row["set"] for row in rows})
     draws = np.random.default_rng(0).integers(0, len(names), (resamples, len(names)))
-    table = {}
+    table: dict[str, Any] = {}
     for policy in POLICIES:
         own = [row for row in rows if row["policy"] == policy]
         table[policy] = {

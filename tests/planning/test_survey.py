@@ -84,6 +84,15 @@ def test_too_little_time_is_told(tiny_text: Path, topics: Any, tmp_path: Path) -
     assert found.gains, "what costs nothing is measured all the same"
 
 
+def test_rows_that_nothing_can_be_compared_on(looked: tuple[Survey, View, Split]) -> None:
+    _, view, _ = looked
+    one = View(view.train.select(np.flatnonzero(view.train.labels_N == 0)), view.validation)
+    few = View(view.train, view.validation.select([0, 1, 2]))
+    for rows, words in ((one, "of 1 and 18"), (few, "of 2 and 3")):
+        with pytest.raises(NotApplicable, match=f"two classes and 4 validation rows.*{words}"):
+            survey(None, rows, metric="accuracy", folder=Path())  # type: ignore[arg-type]
+
+
 def test_small_samples_prove_no_equality() -> None:
     same = Paired(difference=0, low=0, high=0, p_value=1, n=7, metric="accuracy", discordant=0)
     assert gain_error(same) == pytest.approx(1 / 9)

@@ -48,7 +48,7 @@ _TRIED = "finetune"
 _STEPPED = ("lora", "unfreeze", "scratch")
 _FAILS = (NotApplicable, DataError, BackboneError, Diverged, OutOfMemory)
 _EMBED_SHARE, _SHORT_SHARE, _CURVE_SHARE = 0.35, 0.5, 0.8  # of the time that measuring may take
-_MOST_VALIDATION = 1000
+_LEAST_VALIDATION, _MOST_VALIDATION = 4, 1000
 _SHORT_LENGTH = 0.4  # of the full length: a short arm is no second training
 _SHORT_LEAST, _SHORT_MOST_FULL = 8, 40
 _MARGIN = 1.15  # as for a budget: what the clock may add to measured steps
@@ -116,7 +116,16 @@ def survey(
         distance: -1 for a domain that is known to be near, 1 for a far one; measured otherwise
             where there is something to measure it against.
         reference: Vectors of the pretraining domain, see `shift.read_reference`.
+
+    Raises:
+        NotApplicable: For training rows of one class, or validation rows too few to compare on.
     """
+    if len(np.unique(view.train.labels_N)) < 2 or len(view.validation) < _LEAST_VALIDATION:
+        raise NotApplicable(
+            f"a plan needs training rows of two classes and {_LEAST_VALIDATION} validation rows, "
+            f"got {len(view.train)} rows of {len(np.unique(view.train.labels_N))} and "
+            f"{len(view.validation)}"
+        )
     plain = View(view.train, view.validation)
     desk = _Desk(
         backbone, plain, plain, metric, folder, device, seed, within, time.monotonic(),
@@ -162,12 +171,14 @@ def _cut(desk: _Desk) -> None:
         for name, rows, count in (("train", train, kept), ("validation", validation, held))
     ]
     desk.small = View(train.select(chosen[0]), validation.select(chosen[1]))
-    if len(chosen[0]) < len(train):
+    if len(np.unique(desk.small.train.labels_N)) < 2:
+        desk.small = View(train, desk.small.validation)
+    if len(desk.small.train) < len(train):
         desk.missing.append(
             Missing(
                 name="rows",
-                text=f"The probe is measured on {len(chosen[0]):,} of {len(train):,} training "
-                f"rows: embedding one takes {1000 * desk.seconds_per_row:.0f} ms here. Give "
+                text=f"The probe is measured on {len(desk.small.train):,} of {len(train):,} "
+                f"training rows: embedding one takes {1000 * desk.seconds_per_row:.0f} ms here. Give "
                 "--within more time for all of them.",
             )
         )
