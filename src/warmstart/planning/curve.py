@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+import numpy.typing as npt
 
 from warmstart.core import Config, DataError
 
@@ -18,7 +19,9 @@ __all__ = ["PowerLaw", "fit_power_law"]
 
 _LEAST_EXPONENT, _MOST_EXPONENT = 0.0, 2.0
 _POINTS_FOR_FLOOR = 5
-_GRID = 401
+_GRID, _REFINEMENTS = 81, 5
+
+Floats = npt.NDArray[np.float64]
 
 
 class PowerLaw(Config):
@@ -44,8 +47,8 @@ def fit_power_law(
 ) -> PowerLaw:
     """Fit the curve by weighted least squares.
 
-    For each exponent on a grid, refined twice, scale and floor are a linear problem in two
-    unknowns, solved exactly with both at least 0; the exponent with the smallest loss is taken.
+    For each exponent on a grid, refined around the best, scale and floor are a linear problem in
+    two unknowns, solved exactly with both at least 0; the exponent of smallest loss is taken.
 
     Args:
         labels: Numbers of labels, at least two different ones.
@@ -65,31 +68,46 @@ def fit_power_law(
     has_floor = len(np.unique(n_K)) >= _POINTS_FOR_FLOOR
     low, high = _LEAST_EXPONENT, _MOST_EXPONENT
     best = (np.inf, 0.0, 0.0, 0.0)
-    for _ in range(3):
-        grid = np.linspace(low, high, _GRID)
-        tried = [(*_linear(n_K, error_K, weight_K, b, has_floor), b) for b in grid]
-        best = min([best, *tried], key=lambda one: one[0])
-        step = grid[1] - grid[0]
+    for _ in range(_REFINEMENTS):
+        grid_G = np.linspace(low, high, _GRID)
+        loss_G, scale_G, floor_G = _linear(n_K, error_K, weight_K, grid_G, has_floor)
+        at = int(loss_G.argmin())
+        if loss_G[at] < best[0]:
+            best = (float(loss_G[at]), float(scale_G[at]), float(floor_G[at]), float(grid_G[at]))
+        step = grid_G[1] - grid_G[0]
         low = max(_LEAST_EXPONENT, best[3] - step)
         high = min(_MOST_EXPONENT, best[3] + step)
     return PowerLaw(scale=best[1], exponent=best[3], floor=best[2])
 
 
 def _linear(
-    n_K: np.ndarray, error_K: np.ndarray, weight_K: np.ndarray, exponent: float, has_floor: bool
-) -> tuple[float, float, float]:
-    """Loss, scale and floor of the best curve of one exponent."""
-    x_K = n_K**-exponent
+    n_K: Floats, error_K: Floats, weight_K: Floats, exponent_G: Floats, has_floor: bool
+) -> tuple[Floats, Floats, Floats]:
+    """Loss, scale and floor of the best curve of each exponent (G,)."""
+    x_GK = n_K[None, :] ** -exponent_G[:, None]
 
-    def loss(scale: float, floor: float) -> tuple[float, float, float]:
-        return float((weight_K * (error_K - floor - scale * x_K) ** 2).sum()), scale, floor
+    def loss(scale_G: Floats, floor_G: Floats) -> Floats:
+        left_GK = error_K - floor_G[:, None] - scale_G[:, None] * x_GK
+        found: Floats = (weight_K * left_GK**2).sum(axis=1)
+        return found
 
-    alone = float((weight_K * x_K * error_K).sum() / (weight_K * x_K**2).sum())
-    found = [loss(max(alone, 0.0), 0.0)]
-    mean_x, mean_e = (float(np.average(v, weights=weight_K)) for v in (x_K, error_K))
-    spread = float((weight_K * (x_K - mean_x) ** 2).sum())
-    if has_floor and spread > 1e-15:
-        scale = float((weight_K * (x_K - mean_x) * (error_K - mean_e)).sum() / spread)
-        floor = mean_e - scale * mean_x
-        found += [loss(scale, floor)] if scale >= 0 and floor >= 0 else [loss(0.0, mean_e)]
-    return min(found, key=lambda one: one[0])
+    scale_G = np.maximum((weight_K * x_GK * error_K).sum(axis=1), 0.0)
+    scale_G = scale_G / (weight_K * x_GK**2).sum(axis=1)
+    floor_G = np.zeros_like(scale_G)
+    loss_G = loss(scale_G, floor_G)
+    if not has_floor:
+        return loss_G, scale_G, floor_G
+    mean_e = float(np.average(error_K, weights=weight_K))
+    mean_G = np.average(x_GK, axis=1, weights=weight_K)
+    around_GK = x_GK - mean_G[:, None]
+    spread_G = np.maximum((weight_K * around_GK**2).sum(axis=1), 1e-300)
+    slope_G = (weight_K * around_GK * (error_K - mean_e)).sum(axis=1) / spread_G
+    rest_G = mean_e - slope_G * mean_G
+    fits_G = (slope_G >= 0) & (rest_G >= 0)
+    slope_G, rest_G = np.where(fits_G, slope_G, 0.0), np.where(fits_G, rest_G, mean_e)
+    other_G = loss(slope_G, rest_G)
+    better_G = other_G < loss_G
+    return (
+        np.where(better_G, other_G, loss_G), np.where(better_G, slope_G, scale_G),
+        np.where(better_G, rest_G, floor_G),
+    )  # fmt: skip

@@ -178,8 +178,8 @@ def _cut(desk: _Desk) -> None:
             Missing(
                 name="rows",
                 text=f"The probe is measured on {len(desk.small.train):,} of {len(train):,} "
-                f"training rows: embedding one takes {1000 * desk.seconds_per_row:.0f} ms here. Give "
-                "--within more time for all of them.",
+                f"training rows: embedding one takes {1000 * desk.seconds_per_row:.0f} ms here. "
+                "Give --within more time for all of them.",
             )
         )
 
