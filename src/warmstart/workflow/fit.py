@@ -63,8 +63,8 @@ def fit(
 
     Args:
         data: Path, hub id, Dataset or Hugging Face datasets object.
-        strategy: Name or value; what `plan` recommends otherwise: the plan that was measured
-            before for the same rows and settings, or one that is measured now within a minute.
+        strategy: Name or value; what `plan` recommends otherwise, by what was measured before for
+            the same rows and settings, or by what is measured now within a minute.
         quick: Whether, without a strategy, the number of labels alone decides.
         settings: Settings of a strategy given by name: `{"l2": 0.01}`.
         backbone: What to start from; the default for the modality otherwise.

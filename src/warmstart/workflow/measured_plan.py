@@ -1,4 +1,4 @@
-"""A plan by measuring, kept beside the feature cache so that `fit` follows what `plan` found."""
+"""A plan by measuring; the evidence is kept beside the feature cache, so that `fit` follows it."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ from warmstart.planning import (
     Missing,
     Plan,
     Prior,
+    Survey,
     advise,
-    default_prior,
     survey,
 )
 
@@ -71,69 +71,73 @@ class Looking:
 
     @property
     def path(self) -> Path:
-        """Where the plan is kept: a function of everything that decides it but the time."""
+        """Where the evidence is kept: a function of everything that decides it but the time."""
         backbone = self.backbone
         reference = None if self.reference is None else str(self.reference.absolute())
         key = fingerprint(
-            "plan", __version__, self.dataset.fingerprint, self.dataset.source,
-            self.split.fingerprint, backbone.fingerprint, backbone.image_size, backbone.max_length,
-            backbone.pooling, self.metric, self.distance, self.limits.model_dump(mode="json"),
-            (self.prior or default_prior()).model_dump(mode="json"), reference, self.device,
-            self.seed, list(self.options),
+            "evidence", __version__, self.dataset.fingerprint, self.split.fingerprint,
+            backbone.fingerprint, backbone.image_size, backbone.max_length, backbone.pooling,
+            self.metric, self.distance, reference, self.device, self.seed,
         )  # fmt: skip
         cache = backbone.cache or FeatureCache()
         return cache.root / "plans" / f"{key}.json"
 
 
 def measured_plan(tree: Plan, looking: Looking, *, anew: bool) -> Plan:
-    """Measure, advise, and keep the plan; or read the one that was kept.
+    """Measure and advise; or advise by the evidence that was kept.
 
     Where nothing can be measured, the tree's plan is given with the reason.
 
     Args:
         tree: What the tree alone says.
         looking: What is measured, and how.
-        anew: Whether to measure although a plan was kept.
+        anew: Whether to measure although evidence was kept.
     """
     path = looking.path
-    kept = None if anew else _kept(path)
-    if kept is not None:
-        progress.note(f"Following the plan that was measured before. {kept.sentence}")
-        return kept
-    view = looking.split.view(looking.dataset)
-    try:
-        with tempfile.TemporaryDirectory(prefix="warmstart-plan-") as folder:
-            found = survey(
-                looking.backbone, view, metric=looking.metric, folder=Path(folder),
-                within=looking.within, device=looking.device, seed=looking.seed,
-                distance=_SIDES[looking.distance], reference=looking.reference,
-            )  # fmt: skip
-    except (NotApplicable, BackboneError, OutOfMemory) as error:
-        progress.note(f"The tree alone decides, since nothing could be measured: {error}")
-        reason = Missing(name="everything", text=f"Nothing could be measured: {error}")
-        return tree.model_copy(update={"missing": (reason,), "tree": tree.strategy})
+    found = None if anew else _kept(path)
+    if found is not None:
+        progress.note("The plan rests on what was measured before for these rows.")
+    else:
+        try:
+            found = _look(looking)
+        except (NotApplicable, BackboneError, OutOfMemory) as error:
+            progress.note(f"The tree alone decides, since nothing could be measured: {error}")
+            reason = Missing(name="everything", text=f"Nothing could be measured: {error}")
+            return tree.model_copy(update={"missing": (reason,), "tree": tree.strategy})
+        _keep(found, path)
     planned = advise(
         tree, found, card=looking.backbone.card, modality=looking.dataset.modality,
         limits=looking.limits, prior=looking.prior, options=looking.options,
     )  # fmt: skip
-    _keep(planned, path)
+    if not anew:  # a fit goes on with it; `plan` shows it whole
+        progress.note(planned.sentence)
     return planned
 
 
-def _kept(path: Path) -> Plan | None:
-    """The plan in a file; None where there is none that can be read."""
+def _look(looking: Looking) -> Survey:
+    view = looking.split.view(looking.dataset)
+    with tempfile.TemporaryDirectory(prefix="warmstart-plan-") as folder:
+        return survey(
+            looking.backbone, view, metric=looking.metric, folder=Path(folder),
+            within=looking.within, device=looking.device, seed=looking.seed,
+            distance=_SIDES[looking.distance], reference=looking.reference,
+        )  # fmt: skip
+
+
+def _kept(path: Path) -> Survey | None:
+    """The evidence in a file; None where there is none that can be read."""
     if not path.is_file():
         return None
     try:
-        return Plan.model_validate(read_json(path))
+        return Survey.model_validate(read_json(path))
     except (RunError, ValidationError):
         return None
 
 
-def _keep(planned: Plan, path: Path) -> None:
-    """Write the plan; a cache that cannot be written to keeps none, and that is no error."""
+def _keep(found: Survey, path: Path) -> None:
+    """Write the evidence; a cache that cannot be written to keeps none, and that is no error."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_json(path, planned.model_dump(mode="json"))
+        write_json(path, found.model_dump(mode="json"))
     except OSError as error:
-        progress.note(f"The plan is not kept for `fit`: {error.strerror or error}.")
+        progress.note(f"What was measured is not kept for `fit`: {error.strerror or error}.")
