@@ -38,7 +38,7 @@ def test_features_are_priced_by_the_row() -> None:
     price = price_of_features(make("probe"), 0.01, 500, 2.0, 2**20)
     assert price.seconds == pytest.approx(7.0)
     assert price.basis == "rows"
-    assert price.words() == "7 s, 1 MiB"
+    assert price.words() == "7 s, 1 MB"
 
 
 def ran(
@@ -66,7 +66,7 @@ def test_expected_against_actual() -> None:
     assert found.expected_seconds == pytest.approx(24.0), "half of the epochs were run"
     assert found.ratio == pytest.approx(1.25)
     assert found.sentence == (
-        "Cost: 24 s and 1,024 MiB were expected for 4 of at most 8 epochs, 30 s and 512 MiB were "
+        "Cost: 24 s and 1,074 MB were expected for 4 of at most 8 epochs, 30 s and 537 MB were "
         "taken (1.2 times the time)."
     )
 

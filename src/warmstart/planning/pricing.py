@@ -45,7 +45,7 @@ class Price(Config):
         if self.seconds_per_epoch is not None and self.epochs is not None:
             found += f" ({self.epochs} epochs of {duration(self.seconds_per_epoch)})"
         if self.peak_bytes:
-            found += f", {self.peak_bytes / 2**20:,.0f} MiB"
+            found += f", {self.peak_bytes / 1e6:,.0f} MB"
         return found
 
 
@@ -169,7 +169,7 @@ def _sentence(
     passes = f" for {run:.3g} of at most {epochs} epochs" if epochs and run else ""
     before = after = ""
     if peak is not None and actual_peak is not None:
-        before, after = (f" and {n / 2**20:,.0f} MiB" for n in (peak, actual_peak))
+        before, after = (f" and {n / 1e6:,.0f} MB" for n in (peak, actual_peak))
     return (
         f"Cost: {duration(expected)}{before} were expected{passes}, {duration(actual)}{after} were "
         f"taken ({actual / max(expected, 1e-9):.2g} times the time)."

@@ -303,7 +303,7 @@ def _distance(desk: _Desk) -> None:
         )
         desk.items.append(item)
     except NotApplicable as error:
-        desk.missing.append(Missing(name="distance", text=_sentence(error)))
+        desk.missing.append(Missing(name="distance", text=f"{_sentence(error)}."))
 
 
 def _transferability(desk: _Desk) -> None:
