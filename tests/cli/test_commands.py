@@ -93,7 +93,7 @@ def document(found: Any, code: int = 0) -> Any:
 
 def test_every_command_speaks_json(call: Any, table: Path, tiny_text: Path, tmp_path: Path) -> None:
     backbone = ("--backbone", tiny_text)
-    plan = document(call("plan", table, "--json"))
+    plan = document(call("plan", table, "--quick", "--json"))
     assert plan["strategy"] == "zero-shot"
     fitted = document(call("fit", table, *backbone, *PROBE,
                            "--json"))  # fmt: skip
@@ -136,12 +136,26 @@ def test_answers_for_people(call: Any, table: Path, tiny_text: Path, tmp_path: P
     compared = call("compare", table, "--backbone", tiny_text, "--strategies", "probe,tfidf",
                     "--seeds", 1, "--out", "runs/b")  # fmt: skip
     assert "is best on the validation rows" in " ".join(compared.out.split())
-    for words in (("plan", table), ("evaluate", "runs/a", table), ("info", "runs/b"),
+    for words in (("plan", table, "--quick"), ("evaluate", "runs/a", table), ("info", "runs/b"),
                   ("info", table), ("info", tiny_text), ("info",), ("sample",),
                   ("embed", table, "--backbone", tiny_text)):  # fmt: skip
         found = call(*words)
         assert found.code == 0, words
         assert found.out.strip()
+
+
+def test_a_plan_is_measured_told_and_written(call: Any, table: Path, tiny_text: Path) -> None:
+    words = ("plan", table, "--backbone", tiny_text, "--device", "cpu")
+    found = call(*words, "--within", "5m", "--out", "plan.html")
+    assert found.code == 0
+    for word in ("Recommended:", "[recommended]", "Because:", "is where your data may lie",
+                 "plan.html", "--strategy"):  # fmt: skip
+        assert word in found.out
+    assert Path("plan.html").read_text().startswith("<!doctype html>")
+    assert call(*words, "--out", "plan.txt").code == 2
+    assert call(*words, "--quick", "--memory", "1GB").code == 2
+    limited = call("plan", table, "--backbone", tiny_text, "--quick", "--max-size", "1KB", "--json")
+    assert document(limited)["strategy"] == "tfidf"
 
 
 def test_evaluate_warns_of_rows_that_the_run_has_seen(

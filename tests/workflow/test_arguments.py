@@ -34,7 +34,7 @@ def test_limit_holds_for_a_dataset(
     assert len(predict(fitted, rows, limit=10).ids) == 10
     assert evaluate(fitted, rows, limit=10).n == 10
     assert len(embed(rows, backbone=tiny_text, limit=10).ids) == 10
-    assert plan(rows, limit=20).model_dump() != plan(rows).model_dump()
+    assert plan(rows, limit=20, quick=True) != plan(rows, quick=True)
     run = fit(
         rows, backbone=tiny_text, strategy="probe", controls="none", limit=40, out=tmp_path / "fit"
     )

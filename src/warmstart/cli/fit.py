@@ -22,6 +22,10 @@ def fit(
             "user-tower, two-tower (otherwise), both-towers, scratch, zero-shot.",
         ),
     ] = None,
+    quick: Annotated[
+        bool,
+        typer.Option("--quick", help="Without --strategy: measure nothing, labels alone decide."),
+    ] = False,
     set_: Annotated[
         list[str] | None,
         typer.Option("--set", metavar="KEY=VALUE", help="A setting of the strategy: l2=0.01"),
@@ -96,6 +100,7 @@ def fit(
     run = verb(
         data,
         strategy=strategy,
+        quick=quick,
         settings=o.parse_settings(set_),
         backbone=backbone,
         allow_bin=allow_bin,
@@ -133,6 +138,8 @@ def fit(
     if len(run.results["arms"]) > 1:
         answer(comparison_view(run.results))
         answer(f"The kept model, {run.arm()['label']}, on the test rows:")
+    elif run.results.get("cost_check"):
+        answer(run.results["cost_check"]["sentence"])
     answer(scores_view(run.arm()["scores"]))
     answer(f"Model:  {run.folder / 'model'}")
     answer(f"Report: {run.report.resolve()}")

@@ -122,12 +122,16 @@ class Allowance(Config):
         full_steps: Steps of the full length.
         estimated: Seconds that the measured steps promise for what is granted.
         seconds_full: Seconds that they promise for the full length.
+        full_epochs: Passes over the training rows of the full length.
+        peak_bytes: Most memory in use during the measured steps.
     """
 
     max_steps: int | None = None
     full_steps: int | None = None
     estimated: float | None = None
     seconds_full: float | None = None
+    full_epochs: int | None = None
+    peak_bytes: int | None = None
 
     @property
     def shortened(self) -> bool:
@@ -156,15 +160,14 @@ def allow(cost: Cost | None, seconds: float | None) -> Allowance:
     if cost is None:
         return Allowance()
     full = cost.epochs * cost.steps_per_epoch
+    whole = Allowance(
+        full_steps=full, estimated=cost.seconds, seconds_full=cost.seconds,
+        full_epochs=cost.epochs, peak_bytes=cost.peak_bytes or None,
+    )  # fmt: skip
     if seconds is None or seconds >= full_seconds(cost):
-        return Allowance(full_steps=full, estimated=cost.seconds, seconds_full=cost.seconds)
+        return whole
     steps = max(1, cost.steps_within(seconds / _MARGIN))
-    return Allowance(
-        max_steps=steps,
-        full_steps=full,
-        estimated=cost.seconds * steps / full,
-        seconds_full=cost.seconds,
-    )
+    return whole.model_copy(update={"max_steps": steps, "estimated": cost.seconds * steps / full})
 
 
 def kept_allowance(folder: Path, fresh: Allowance) -> Allowance:

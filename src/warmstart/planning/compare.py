@@ -38,8 +38,9 @@ def run_comparison(
     """Run every arm on the same rows and judge them.
 
     Arms without steps come first, then a few real steps of each training arm are timed and the
-    time left is divided. The first seed of every arm runs before any second seed, and further
-    seeds run only while they fit.
+    time left is divided. Without a budget only the arm that was asked for is timed, so that what
+    it takes can be held against what was expected. The first seed of every arm runs before any
+    second seed, and further seeds run only while they fit.
 
     Args:
         arms: What to compare.
@@ -59,9 +60,12 @@ def run_comparison(
         return conclude(results, task)
     runnable = [r for r in results if r.status != "not applicable"]
     for result in runnable:
-        result.cost = _measure(result, task) if task.limited else None
-    quick = [r for r in runnable if r.cost is None and r.status == "done"]
-    slow = [r for r in runnable if r.cost is not None]
+        told = task.limited or (result.name == task.asked and task.view.retain is None)
+        result.cost = _measure(result, task) if told else None
+    if _asked_is_out(results, task):
+        return conclude(results, task)
+    slow = [r for r in runnable if r.cost is not None and task.limited]
+    quick = [r for r in runnable if not (r.cost and task.limited) and r.status == "done"]
     for result in quick:
         _run(result, task, seed=task.first_seed)
         if _asked_is_out(results, task):

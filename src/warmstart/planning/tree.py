@@ -9,7 +9,10 @@ from typing import Literal
 from warmstart.core import Config
 from warmstart.data import Dataset
 
-__all__ = ["Distance", "Plan", "Reason", "plan_by_tree"]
+from .evidence import Measured, Missing
+from .pricing import Price
+
+__all__ = ["Distance", "Expected", "Plan", "Quadrant", "Reason", "plan_by_tree"]
 
 Distance = Literal["near", "far", "unknown"]
 FEW, PROBE, LARGE = 100, 1_000, 100_000
@@ -29,8 +32,50 @@ class Reason(Config):
     value: float
 
 
+class Expected(Config):
+    """What one way of adapting is expected to be worth, beside the probe on the same rows.
+
+    Attributes:
+        strategy: Which.
+        title: How sentences call it.
+        gain: Expected difference of the metric to the probe's, as a share (0.05: five points).
+        low: Lower bound of its 95 % interval.
+        high: Upper bound.
+        prior: What the number of labels alone let expect.
+        price: What a whole run would take; None where that was not measured.
+        out: Why it cannot be chosen, or None.
+    """
+
+    strategy: str
+    title: str
+    gain: float
+    low: float
+    high: float
+    prior: float
+    price: Price | None = None
+    out: str | None = None
+
+
+class Quadrant(Config):
+    """Where the data lies between few and many labels, a near and a far domain.
+
+    Attributes:
+        labels: Labelled training rows.
+        distance: -1 for near, 1 for far, None where it is not known.
+        name: Such as `many labels, near domain`.
+        advice: What the textbook does there.
+    """
+
+    labels: int
+    distance: float | None
+    name: str
+    advice: str
+
+
 class Plan(Config):
     """What to do with this data.
+
+    A plan by the tree alone holds the first seven; the others come with measuring.
 
     Attributes:
         strategy: Name of the recommended strategy.
@@ -40,6 +85,17 @@ class Plan(Config):
         alternatives: Other strategies worth an arm, nearest first.
         warnings: What should be looked at before training.
         command: The command line that follows the plan.
+        sentence: The recommendation with its numbers, in a sentence or two.
+        tree: The strategy that the tree alone names.
+        metric: What gains are differences of.
+        expected: What each way is expected to be worth, best first.
+        runner_up: The second choice.
+        cost: What the recommended way would take.
+        evidence: Everything that was measured.
+        missing: What could not be measured, and why.
+        quadrant: Where the data lies.
+        seconds: What the measuring took.
+        prior: Where the table of expectations comes from.
     """
 
     strategy: str
@@ -49,6 +105,21 @@ class Plan(Config):
     alternatives: tuple[str, ...]
     warnings: tuple[str, ...]
     command: str
+    sentence: str = ""
+    tree: str | None = None
+    metric: str | None = None
+    expected: tuple[Expected, ...] = ()
+    runner_up: str | None = None
+    cost: Price | None = None
+    evidence: tuple[Measured, ...] = ()
+    missing: tuple[Missing, ...] = ()
+    quadrant: Quadrant | None = None
+    seconds: float = 0.0
+    prior: str = ""
+
+    def expectation(self, strategy: str) -> Expected | None:
+        """What one way is expected to be worth; None where nothing was measured."""
+        return next((one for one in self.expected if one.strategy == strategy), None)
 
 
 def plan_by_tree(

@@ -10,6 +10,7 @@ from .curves import interpolation_curve, rate_sweeps
 from .drift import drift_view, render_drift_report, write_drift_report
 from .html import render_report, write_report
 from .index import index_view, render_index_report, trade_off_plot, write_index_report
+from .plan import quadrant_lines, quadrant_plot, render_plan_report, write_plan_report
 from .plots import forest, learning_curves, reliability, shot_curve
 from .ranking import ranking_markdown, ranking_rows, ranking_view
 from .ranking_html import render_ranking_report, write_ranking_report
@@ -42,6 +43,8 @@ __all__ = [
     "learning_curves",
     "model_card",
     "plan_view",
+    "quadrant_lines",
+    "quadrant_plot",
     "ranking_markdown",
     "ranking_rows",
     "ranking_view",
@@ -50,6 +53,7 @@ __all__ = [
     "reliability",
     "render_drift_report",
     "render_index_report",
+    "render_plan_report",
     "render_ranking_report",
     "render_report",
     "render_shift_report",
@@ -64,6 +68,7 @@ __all__ = [
     "verdict_view",
     "write_drift_report",
     "write_index_report",
+    "write_plan_report",
     "write_ranking_report",
     "write_report",
     "write_shift_report",

@@ -369,6 +369,8 @@ def _origin(results: Json, arm: Json) -> str:
     if settings:
         pairs = ", ".join(f"{escape(k)} = {escape(view.plain(v))}" for k, v in settings.items())
         lines.append(f"- Settings: {pairs}")
+    told = [(results.get(name) or {}).get("sentence") for name in ("plan", "cost_check")]
+    lines += [f"- {escape(sentence)}" for sentence in told if sentence]
     made = f"```bash\n{view.command(results).replace('```', '')}\n```"
     return "\n".join(["## Where it comes from", "", *lines, "", made])
 

@@ -57,7 +57,7 @@ def _context(results: Json) -> dict[str, Any]:
         "version": fmt.clean(results.get("warmstart") or ""),
         "summary": _summary(results),
         "sentences": [fmt.clean(text) for text in verdict.get("sentences") or []],
-        "forgetting": fmt.clean((results.get("forgetting") or {}).get("sentence") or ""),
+        "remarks": view.remarks(results),
         "why": [fmt.clean(text) for text in verdict.get("why") or []],
         "next": [fmt.clean(text) for text in verdict.get("next") or []],
         "flags": view.verdict_flags(results),

@@ -161,8 +161,7 @@ def verdict_view(results: Json) -> RenderableType:
         Text.assemble((f"{kind.capitalize()}: ", "bold red"), sentence)
         for kind, sentence in view.verdict_flags(results)
     ]
-    if results.get("forgetting"):
-        lines.append(Text(fmt.clean(results["forgetting"]["sentence"])))
+    lines += [Text(sentence) for sentence in view.remarks(results)]
     reasons = [fmt.clean(reason) for reason in said.get("why") or []]
     if reasons:
         lines.append(Text("Why:", style="bold"))
@@ -229,6 +228,10 @@ def plan_view(planned: Json) -> RenderableType:
     Args:
         planned: The JSON of a plan.
     """
+    if planned.get("expected"):
+        from .plan import measured_plan_view
+
+        return measured_plan_view(planned)
     name = fmt.clean(planned.get("strategy") or "nothing")
     lines: list[RenderableType] = [Text.assemble("Recommended: ", (name, "bold"))]
     if planned.get("rule"):
@@ -236,8 +239,7 @@ def plan_view(planned: Json) -> RenderableType:
     for key, title in (
         ("settings", "With"),
         ("reasons", "Because"),
-        ("evidence", "Measured"),
-        ("cost", "Cost"),
+        ("missing", "Not measured"),
         ("alternatives", "Worth an arm too"),
         ("warnings", "Look at first"),
     ):

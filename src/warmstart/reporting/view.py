@@ -32,6 +32,7 @@ __all__ = [
     "pair_rows",
     "plain",
     "primary_of",
+    "remarks",
     "scored_rows",
     "status_words",
     "verdict_flags",
@@ -256,6 +257,12 @@ def verdict_flags(results: Json) -> list[tuple[str, str]]:
         if not ("below" in told and arm.casefold() in told):
             found.append(("below control", f"{arm} is significantly below {control}."))
     return found
+
+
+def remarks(results: Json) -> list[str]:
+    """Sentences beside the verdict: the plan that was followed, the cost, what was forgotten."""
+    parts = (results.get(name) or {} for name in ("plan", "cost_check", "forgetting"))
+    return [fmt.clean(part["sentence"]) for part in parts if part.get("sentence")]
 
 
 def class_rows(scores: Json) -> list[dict[str, str]]:

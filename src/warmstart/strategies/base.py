@@ -29,12 +29,15 @@ class Cost:
         steps_per_epoch: Steps that pass every training row once.
         epochs: Epochs that the strategy would run if time allowed.
         overhead: Seconds beside the steps, for every epoch (validation).
+        peak_bytes: Most memory in use during those steps: on CUDA what torch had allocated, else
+            the resident set of the process; 0 where it was not watched.
     """
 
     seconds_per_step: float
     steps_per_epoch: int
     epochs: int
     overhead: float
+    peak_bytes: int = 0
 
     @property
     def seconds(self) -> float:

@@ -266,7 +266,7 @@ class Job:
         # Validation is forward only: a third of a step's work for each row.
         rows = len(self.view.validation) + (len(self.old.view.validation) if self.old else 0)
         overhead = cost.seconds * rows / self.recipe.batch_size / 3
-        return Cost(cost.seconds, self.steps_per_epoch, self.full_epochs, overhead)
+        return Cost(cost.seconds, self.steps_per_epoch, self.full_epochs, overhead, cost.peak_bytes)
 
     def sweep(self, *, groups: bool, steps: int) -> tuple[RateSweep, ...]:
         """Raise the rates on copies, with nothing replayed; see `training.find_rates`."""

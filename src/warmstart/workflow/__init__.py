@@ -22,7 +22,7 @@ from .folders import refuse_own_input
 from .indexing import IndexReport, RunService, build_run_index, refresh, run_service, serve_run
 from .info import info
 from .later import RankedArm, RetrievalEvaluation
-from .plan import plan
+from .plan import check_plan_path, plan, write_plan
 from .rank import RankedBackbones, check_rank_path, rank, write_rank
 from .rates import check_plot_path, rates, write_rates
 from .recommending import Recommendation, RetrievalRun, open_retrieval, open_run, recommend
@@ -53,6 +53,7 @@ __all__ = [
     "backbone",
     "build_run_index",
     "check_features_path",
+    "check_plan_path",
     "check_plot_path",
     "check_predictions_path",
     "check_rank_path",
@@ -84,6 +85,7 @@ __all__ = [
     "shift",
     "write_drift",
     "write_features",
+    "write_plan",
     "write_predictions",
     "write_rank",
     "write_rates",

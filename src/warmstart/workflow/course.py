@@ -16,7 +16,9 @@ from warmstart.planning import (
     Arm,
     Comparison,
     Embedding,
+    Plan,
     Task,
+    check_cost,
     elapsed_clock,
     run_comparison,
 )
@@ -88,6 +90,7 @@ def run_course(
     substitute: Callable[[Arm], Arm | None] | None,
     sizes_open: bool,
     old: OldRows | None = None,
+    plan: Plan | None = None,
 ) -> FinishedRun:
     """The common course of both verbs, from the folder to the report."""
     final = Path(out) if out else default_folder(verb, prepared.dataset.source, settings)
@@ -126,12 +129,25 @@ def run_course(
             comparison, task, prepared, audited, settings=settings,
             command=command or f"warmstart {verb} {prepared.dataset.source}",
         )  # fmt: skip
+        results |= _planned(comparison, task, plan)
         if old is not None:
             lost = measure_retained(folder, comparison, prepared, old, task.device)
             results["forgetting"] = _forgetting_json(lost, old)
         keep_familiarity(folder, comparison, prepared, task.device, task.kept_rows)
         write_run(folder, results, comparison, prepared, name=final.name, keep_models=keep_models)
     return open_run(final, code=prepared.backbone.code)
+
+
+def _planned(comparison: Comparison, task: Task, plan: Plan | None) -> dict[str, Any]:
+    """What results.json says of the plan that a fit followed, and of what it was to take."""
+    found: dict[str, Any] = {}
+    if plan is not None:
+        found["plan"] = plan.model_dump(mode="json")
+    for result in comparison.arms:
+        checked = check_cost(result, task, plan.cost if plan is not None else None)
+        if result.name == task.asked and checked is not None:
+            found["cost_check"] = checked.model_dump(mode="json")
+    return found
 
 
 def _forgetting_json(lost: Forgetting | None, old: OldRows) -> dict[str, Any]:

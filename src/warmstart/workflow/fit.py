@@ -11,12 +11,16 @@ from warmstart.backbones import Backbone
 from warmstart.core import UsageError, nearest
 from warmstart.planning import (
     Arm,
+    Plan,
     parse_arms,
     plan_by_tree,
 )
 from warmstart.strategies import Strategy, make, speaking_names
 
-from .course import ShowAudit, check_seed, run_course, run_settings
+from .course import ShowAudit, check_seed, deciding_metric, run_course, run_settings
+from .folders import check_free
+from .measured_plan import Looking, measured_plan
+from .plan import command_options
 from .prepare import Prepared, Source, prepare
 from .retained import read_retained
 from .retrieval import fit_interactions, interaction_options
@@ -25,6 +29,7 @@ from .runs import FinishedRun
 __all__ = ["CONTROLS", "Controls", "fit"]
 
 CONTROLS = ("cheap", "full", "none")
+_PLAN_SECONDS = 60.0
 Controls = Literal["cheap", "full", "none"]
 
 
@@ -32,6 +37,7 @@ def fit(
     data: Source,
     *,
     strategy: str | Strategy | None = None,
+    quick: bool = False,
     settings: Mapping[str, Any] | None = None,
     backbone: Backbone | str | Path | None = None,
     seed: int = 0,
@@ -57,7 +63,9 @@ def fit(
 
     Args:
         data: Path, hub id, Dataset or Hugging Face datasets object.
-        strategy: Name or value; what `plan` recommends otherwise.
+        strategy: Name or value; what `plan` recommends otherwise, by what was measured before for
+            the same rows and settings, or by what is measured now within a minute.
+        quick: Whether, without a strategy, the number of labels alone decides.
         settings: Settings of a strategy given by name: `{"l2": 0.01}`.
         backbone: What to start from; the default for the modality otherwise.
         seed: Training seed.
@@ -105,17 +113,20 @@ def fit(
         device=device, group=group, shots=shots, allow_bin=allow_bin,
         trackers=trackers, **reading,
     )  # fmt: skip
-    if strategy is None:
-        plan = plan_by_tree(
-            prepared.split.view(prepared.dataset).train,
-            names_speak=_names_can_speak(prepared),
-        )
-        strategy = plan.strategy
-    chosen = make(strategy, settings) if isinstance(strategy, str) else strategy
     if controls not in CONTROLS:
         raise UsageError(f"controls {controls!r} is unknown.{nearest(controls, CONTROLS)}")
-    arms = _with_controls(parse_arms([chosen])[0], controls, prepared.dataset.modality)
     old = read_retained(retain, prepared, max_forgetting)
+    plan: Plan | None = None
+    if strategy is None:
+        if out is not None:
+            check_free(Path(out), replace)  # before anything is measured
+        options = {"backbone": backbone, "allow_bin": allow_bin, "group": group,
+                   "image_size": image_size, "max_length": max_length, "metric": metric,
+                   "limit": limit, **reading}  # fmt: skip
+        plan = _plan(prepared, metric, device, seed, quick, command_options(options))
+        strategy = plan.strategy
+    chosen = make(strategy, settings) if isinstance(strategy, str) else strategy
+    arms = _with_controls(parse_arms([chosen])[0], controls, prepared.dataset.modality)
     recorded = run_settings(
         prepared, arms, seeds=1, budget=float("inf"), limit=limit, metric=metric,
         seed=seed, retain=old and old.dataset.fingerprint, max_forgetting=max_forgetting,
@@ -127,8 +138,29 @@ def fit(
                        "asked": arms[0].name, "max_forgetting": max_forgetting},
         metric=metric, keep_models=False, command=command, show_audit=show_audit,
         substitute=_untouched_stand_in if controls != "none" else None, sizes_open=False,
-        old=old,
+        old=old, plan=plan,
     )  # fmt: skip
+
+
+def _plan(
+    prepared: Prepared,
+    metric: str | None,
+    device: str,
+    seed: int,
+    quick: bool,
+    options: Sequence[str],
+) -> Plan:
+    """The plan that the fit follows."""
+    train = prepared.split.view(prepared.dataset).train
+    tree = plan_by_tree(train, names_speak=_names_can_speak(prepared), options=options)
+    if quick:
+        return tree
+    looking = Looking(
+        prepared.dataset, prepared.split, prepared.backbone, device=device, seed=seed,
+        metric=deciding_metric(metric, train.labels_N, len(prepared.dataset.label_names)),
+        within=_PLAN_SECONDS, options=tuple(options),
+    )  # fmt: skip
+    return measured_plan(tree, looking, anew=False)
 
 
 def _names_can_speak(prepared: Prepared) -> bool:

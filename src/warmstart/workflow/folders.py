@@ -24,6 +24,7 @@ from warmstart.data.filenames import is_utf8, printable
 
 __all__ = [
     "SETTINGS_FILE",
+    "check_free",
     "default_folder",
     "lock_of",
     "partial_of",
@@ -75,7 +76,7 @@ def run_folder(
     partial = partial_of(final)
     lock = FileLock(lock_of(final))
     try:
-        _check_free(final, replace)
+        check_free(final, replace)
         Path(lock.lock_file).parent.mkdir(parents=True, exist_ok=True)
         lock.acquire(timeout=0)
     except Timeout:
@@ -88,7 +89,7 @@ def run_folder(
             "folder with --out."
         ) from None
     try:
-        _check_free(final, replace)  # another process may have ended there meanwhile
+        check_free(final, replace)  # another process may have ended there meanwhile
         if partial.exists() and not _same(partial, settings):
             _check_ours(partial)
             if not replace:
@@ -122,8 +123,13 @@ def _says_where(partial: Path) -> Iterator[None]:
         raise
 
 
-def _check_free(final: Path, replace: bool) -> None:
-    """Refuse a name that is taken by something that may not be replaced."""
+def check_free(final: Path, replace: bool) -> None:
+    """Refuse a name that is taken by something that may not be replaced.
+
+    Raises:
+        RunError: Naming the cure.
+        UsageError: For a file, a link, or a name that is not UTF-8.
+    """
     if not is_utf8(str(final)):
         raise UsageError(f"The name {printable(str(final))} is not UTF-8. Choose another --out.")
     if final.exists() and not replace:

@@ -148,7 +148,7 @@ class Maml(Strategy):
         begin = time.perf_counter()
         job.judge()
         overhead = time.perf_counter() - begin
-        return Cost(cost.seconds, _STEPS_A_PASS, self._passes, overhead)
+        return Cost(cost.seconds, _STEPS_A_PASS, self._passes, overhead, cost.peak_bytes)
 
     @property
     def _passes(self) -> int:

@@ -103,7 +103,7 @@ class SetFit(Strategy):
         self.check(backbone, view)
         job = self._job(backbone, view, run)
         cost = measure_steps(**job.parts)
-        return Cost(cost.seconds, len(job.loader), job.epochs, 0.0)
+        return Cost(cost.seconds, len(job.loader), job.epochs, 0.0, cost.peak_bytes)
 
     def fit(self, backbone: Backbone, view: View, run: Run) -> Fitted:
         """Train on pairs, embed the training rows anew, solve the head."""
