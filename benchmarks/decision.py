@@ -235,7 +235,7 @@ class Judged:
 
 
 def load_outcomes(folder: Path = CELLS) -> list[Judged]:
-    """Every (set, labels, seed) of which the evidence, the probe and two more arms are there."""
+    """Every (set, labels, seed) of which the evidence and all arms are there."""
     found = []
     for path in sorted(folder.glob("*-evidence.json")):
         evidence = read_json(path)
@@ -243,8 +243,8 @@ def load_outcomes(folder: Path = CELLS) -> list[Judged]:
         parts = {arm: folder / cell.path(arm).name for arm in ARMS}
         values = {arm: read_json(p) for arm, p in parts.items() if p.is_file()}
         done = {arm: v for arm, v in values.items() if v["status"] == "done"}
-        if "probe" not in done or len(done) < 3:
-            continue
+        if len(values) < len(ARMS) or "probe" not in done:
+            continue  # an arm that is still to come may be the best
         accuracy = {arm: float(v["accuracy"]) for arm, v in done.items()}
         looked = Survey.parse(evidence["survey"], str(path))
         outcome = Outcome(
@@ -347,7 +347,7 @@ def main() -> None:
         run_grid(arguments)
     grid = load_outcomes()
     if len({one.outcome.name for one in grid}) < 2:
-        console.print("Judging needs cells of two sets or more with evidence and three arms.")
+        console.print("Judging needs cells of two sets or more with evidence and every arm.")
         return
     judged = judge(grid)
     show(judged)

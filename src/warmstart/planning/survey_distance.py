@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import time
 from pathlib import Path
 
@@ -11,6 +10,7 @@ import numpy as np
 from warmstart.backbones import Backbone
 from warmstart.core import NotApplicable
 from warmstart.data import Dataset
+from warmstart.evaluation import h_score, log_me
 from warmstart.shift import batch_norm_shift, proxy_a_distance, read_reference
 
 from .evidence import Measured
@@ -74,23 +74,19 @@ def measured_distance(
 
 
 _TRANSFER = {
-    "log_me": "LogME, the evidence for a linear model of the labels on the vectors: {value:.3f}.",
-    "h_score": "H-score, how much of the vectors' variance lies between the classes: {value:.3f}.",
+    "log_me": (log_me, "LogME, the evidence for a linear model of the labels: {value:.3f}."),
+    "h_score": (h_score, "H-score, the vectors' variance between the classes: {value:.3f}."),
 }
 
 
 def transferability(vectors_ND: np.ndarray, labels_N: np.ndarray) -> tuple[Measured, ...]:
-    """LogME and the H-score of the training rows, as far as `evaluation` has them.
+    """LogME and the H-score of the training rows.
 
     They compare backbones with one another; no number of theirs speaks for a strategy, so the
     decision does not rest on them.
     """
     found = []
-    measures = importlib.import_module("warmstart.evaluation")
-    for name, words in _TRANSFER.items():
-        score = getattr(measures, name, None)
-        if score is None:
-            continue
+    for name, (score, words) in _TRANSFER.items():
         began = time.perf_counter()
         value = float(score(vectors_ND, labels_N))
         found.append(
