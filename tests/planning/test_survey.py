@@ -39,9 +39,9 @@ def test_all_that_can_be_had_is_measured(looked: tuple[Survey, View, Split]) -> 
     assert found.labels == len(view.train) == 84
     names = {item.name for item in found.items}
     assert {"labels", "balance", "probe", "zero_shot", "prototypes", "probe_curve",
-            "short_finetune", "log_me", "h_score"} <= names  # fmt: skip
+            "short_finetune", "short_lora", "log_me", "h_score"} <= names  # fmt: skip
     assert {gain.strategy: gain.share < 1 for gain in found.gains} == {
-        "zero-shot": False, "prototypes": False, "finetune": True,
+        "zero-shot": False, "prototypes": False, "finetune": True, "lora": True,
     }  # fmt: skip
     assert set(found.prices) == {"probe", "zero-shot", "prototypes", "finetune", "lora",
                                  "unfreeze", "scratch"}  # fmt: skip

@@ -127,7 +127,9 @@ def _reasons(
         )
     ]  # fmt: skip
     own = chosen.strategy.replace("-", "_")
-    measured = [own, "short_finetune", "finetune"] if chosen.strategy in _RELATED else [own]
+    measured = [own]
+    if chosen.strategy in _RELATED:
+        measured += [f"short_{own}", "short_finetune", "finetune"]
     told = next((item for name in measured if (item := survey.item(name))), None)
     if chosen.strategy == "probe":
         told = survey.item("short_finetune") or survey.item("finetune")

@@ -44,7 +44,7 @@ CANDIDATES = ("zero-shot", "prototypes", "probe", "lora", "finetune", "unfreeze"
 """Strategies among which an advisor chooses, cheapest first."""
 
 _UNTRAINED = ("zero-shot", "prototypes")
-_TRIED = "finetune"
+_TRIED, _TRIED_NEXT = "finetune", "lora"
 _STEPPED = ("lora", "unfreeze", "scratch")
 _FAILS = (NotApplicable, DataError, BackboneError, Diverged, OutOfMemory)
 _EMBED_SHARE, _SHORT_SHARE, _CURVE_SHARE = 0.35, 0.5, 0.8  # of the time that measuring may take
@@ -135,6 +135,7 @@ def survey(
         ("rows", _cut), ("probe", _probe), ("untrained arms", _untrained),
         ("price of fine-tuning", _price_first), ("short fine-tuning", _short),
         ("learning curve", _curve), ("distance", _distance), ("other prices", _price_others),
+        ("short LoRA", _short_second),
         ("label noise", _noise), ("transferability", _transferability),
     )  # fmt: skip
     with progress.task("Measuring for the plan", total=len(stages), unit="measurements") as bar:
@@ -338,8 +339,18 @@ def _price(desk: _Desk, name: str) -> None:
 
 
 def _short(desk: _Desk) -> None:
-    """A fine-tuning of few steps, its schedule fitted to them: a probe alone misleads."""
-    cost, name = desk.costs.get(_TRIED), _TRIED
+    """A fine-tuning of few steps: a probe alone misleads."""
+    _try(desk, _TRIED)
+
+
+def _short_second(desk: _Desk) -> None:
+    """The same with frozen weights and adapters, which may serve few labels better."""
+    _try(desk, _TRIED_NEXT)
+
+
+def _try(desk: _Desk, name: str) -> None:
+    """A training of few steps, its schedule fitted to them, beside the probe."""
+    cost, title = desk.costs.get(name), make(name).title
     if cost is None:
         return
     full = cost.epochs * cost.steps_per_epoch
@@ -349,21 +360,22 @@ def _short(desk: _Desk) -> None:
     if steps < min(_SHORT_LEAST, full):
         desk.missing.append(
             Missing(
-                name="short_finetune",
-                text=f"No short fine-tuning: a step takes {duration(cost.seconds_per_step)}, and "
-                f"{steps} steps fit into what is left of {desk.budget:.0f} s. Give --within more.",
+                name=f"short_{name}",
+                text=f"No short run of {title}: a step takes {duration(cost.seconds_per_step)}, "
+                f"and {steps} steps fit into what is left of {desk.budget:.0f} s. Give "
+                "--within more.",
             )
         )
         return
     began = time.perf_counter()
     deadline = time.monotonic() + max(min(1.5 * available, 0.85 * desk.left), 1.0)
-    run = desk.run("short", max_steps=steps, deadline=deadline)
+    run = desk.run(f"short-{name}", max_steps=steps, deadline=deadline)
     view = View(desk.view.train, desk.small.validation)
     try:
         fitted = make(name).fit(desk.backbone, view, run)
     except _FAILS as error:
         desk.missing.append(
-            Missing(name="short_finetune", text=f"The short fine-tuning failed: {error}")
+            Missing(name=f"short_{name}", text=f"The short run of {title} failed: {error}")
         )
         return
     share = min(1.0, steps / full)
