@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -256,7 +257,7 @@ def test_a_killed_fit_ends_as_the_whole_one(
     view, test = text_view
     bone = opened(tiny_text)
     strategy = Maml(**QUICK)
-    monkeypatch.setattr(module, "Checkpoints", lambda: Checkpoints(every_steps=5))
+    monkeypatch.setattr(module, "Checkpoints", partial(Checkpoints, every_steps=5))
     whole = strategy.fit(bone, view, make_run(seed=4))
     real, calls = module._step, 0
 

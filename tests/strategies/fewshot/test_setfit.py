@@ -244,7 +244,7 @@ def test_a_killed_fit_ends_as_the_whole_one(
         ({"temperature": "0"}, "setfit.temperature must be at least 0.01"),
         ({"loss": "triplet"}, "setfit.loss must be 'cosine' or 'supcon'"),
         ({"factor": "0.5"}, "setfit.factor must be at least 1"),
-        ({"epochs": "0"}, "setfit.epochs must be above 0"),
+        ({"epochs": "0"}, "setfit.epochs must be at least 1"),
     ],
 )
 def test_bad_settings_are_refused(settings: dict[str, Any], message: str) -> None:

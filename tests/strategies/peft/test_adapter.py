@@ -100,7 +100,7 @@ def test_mistakes(family_backbone: Callable[..., Backbone]) -> None:
     shape = BottleneckShape(places={"encoder.layer.1.output.dence": 32}, width=2)
     with pytest.raises(UsageError, match=r'Did you mean "encoder\.layer\.1\.output\.dense"'):
         put_bottlenecks(network, shape)
-    with pytest.raises(UsageError, match=r"adapter\.width must be above 0"):
+    with pytest.raises(UsageError, match=r"adapter\.width must be at least 1"):
         make("adapter", {"width": 0})
     with pytest.raises(UsageError, match=r"adapter\.activation must be 'gelu' or 'relu'"):
         make("adapter", {"activation": "tanh"})

@@ -51,7 +51,7 @@ def test_too_many_tokens_are_refused(
     view, _ = views["text"]
     with pytest.raises(NotApplicable, match=r"leaves 5 of the 40 positions.*at most 32 tokens"):
         make("prompt", {"tokens": 35}).fit(family_backbone("bert"), view, make_run())
-    with pytest.raises(UsageError, match=r"prefix\.tokens must be above 0"):
+    with pytest.raises(UsageError, match=r"prefix\.tokens must be at least 1"):
         make("prefix", {"tokens": 0})
 
 
