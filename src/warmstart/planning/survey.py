@@ -372,7 +372,8 @@ def _try(desk: _Desk, name: str) -> None:
     run = desk.run(f"short-{name}", max_steps=steps, deadline=deadline)
     view = View(desk.view.train, desk.small.validation)
     try:
-        fitted = make(name).fit(desk.backbone, view, run)
+        with progress.muted():
+            fitted = make(name).fit(desk.backbone, view, run)
     except _FAILS as error:
         desk.missing.append(
             Missing(name=f"short_{name}", text=f"The short run of {title} failed: {error}")
