@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -18,7 +19,15 @@ from warmstart.models import Head
 
 from .episodes import Episode, draw_episode
 
-__all__ = ["EpisodeBatch", "EpisodeLoader", "MetaHead", "Start", "adapt", "output_start"]
+__all__ = [
+    "EpisodeBatch",
+    "EpisodeLoader",
+    "Episodes",
+    "MetaHead",
+    "Start",
+    "adapt",
+    "output_start",
+]
 
 Start = Literal["prototypes", "zero"]
 _ABSENT = -20.0  # start of the bias of a class without a row
@@ -112,18 +121,17 @@ def _moved(inputs: Any, device: torch.device | str) -> Any:
     return {key: value.to(device) for key, value in inputs.items()}
 
 
-class EpisodeLoader:
-    """Batches of episodes over fixed vectors, each a function of (seed, number).
+class Episodes(ABC):
+    """Batches of episodes, each a function of (seed, number); how a row is read is a subclass's.
 
     Attributes:
-        fingerprint: Of the rows, their labels and the shape of the episodes; checked on resume.
+        fingerprint: Of the rows and the shape of the episodes; checked on resume.
     """
 
     def __init__(
         self,
-        vectors_ND: Tensor,
-        labels_N: np.ndarray,
         rows_by_class: dict[int, np.ndarray],
+        about: Sequence[object],
         *,
         way: int,
         shots: int,
@@ -135,9 +143,8 @@ class EpisodeLoader:
         """Take the rows.
 
         Args:
-            vectors_ND: One vector a row.
-            labels_N: Class of each row.
             rows_by_class: Classes that episodes draw from; more than `shots` rows each.
+            about: What tells the rows from others.
             way: Classes an episode.
             shots: Support rows a class.
             queries: Query rows a class at most.
@@ -145,13 +152,14 @@ class EpisodeLoader:
             steps: Batches an epoch.
             streams: Source of the seed.
         """
-        self._vectors = vectors_ND
         self._rows = rows_by_class
         self._shape = {"way": way, "shots": shots, "queries": queries}
         self._tasks, self._steps, self._streams = tasks, steps, streams
-        self.fingerprint = fingerprint(
-            "episodes", vectors_ND.numpy(), labels_N, self._shape, tasks, streams.seed("episodes")
-        )
+        self.fingerprint = fingerprint(*about, self._shape, tasks, streams.seed("episodes"))
+
+    @abstractmethod
+    def read(self, rows_K: np.ndarray) -> Any:
+        """Rows as what learns takes them."""
 
     def __len__(self) -> int:
         """Batches an epoch."""
@@ -170,13 +178,30 @@ class EpisodeLoader:
             ]
             yield EpisodeBatch(tasks, torch.as_tensor(list(numbers)))
 
-    def _tensors(self, one: Episode) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    def _tensors(self, one: Episode) -> tuple[Any, Tensor, Any, Tensor]:
         return (
-            self._vectors[torch.as_tensor(one.support_S)],
-            torch.as_tensor(one.support_labels_S),
-            self._vectors[torch.as_tensor(one.query_Q)],
-            torch.as_tensor(one.query_labels_Q),
-        )
+            self.read(one.support_S), torch.as_tensor(one.support_labels_S),
+            self.read(one.query_Q), torch.as_tensor(one.query_labels_Q),
+        )  # fmt: skip
+
+
+class EpisodeLoader(Episodes):
+    """Episodes over fixed vectors."""
+
+    def __init__(
+        self,
+        vectors_ND: Tensor,
+        labels_N: np.ndarray,
+        rows_by_class: dict[int, np.ndarray],
+        **shape: Any,
+    ) -> None:
+        """Take the rows: a vector and a class each; `shape` as `Episodes` has it."""
+        self._vectors = vectors_ND
+        super().__init__(rows_by_class, ("episodes", vectors_ND.numpy(), labels_N), **shape)
+
+    def read(self, rows_K: np.ndarray) -> Tensor:
+        """Vectors (K, D)."""
+        return self._vectors[torch.as_tensor(rows_K)]
 
 
 class MetaHead(nn.Module):

@@ -13,12 +13,10 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional
 
-from warmstart.core import Streams, fingerprint
 from warmstart.data import Dataset
 from warmstart.models import AdaptedEncoder
 
-from .episodes import Episode, draw_episode
-from .meta import EpisodeBatch, Start, adapt, output_start
+from .meta import EpisodeBatch, Episodes, Start, adapt, output_start
 
 __all__ = ["MetaAdapter", "RowEpisodes"]
 
@@ -26,60 +24,23 @@ _CHUNK = 32  # rows that pass at once where all training rows are adapted to
 OUTPUT = ("output.weight", "output.bias")
 
 
-class RowEpisodes:
-    """Batches of episodes over rows, each a function of (seed, number), as the encoder takes them.
-
-    Attributes:
-        fingerprint: Of the rows and the shape of the episodes; checked on resume.
-    """
+class RowEpisodes(Episodes):
+    """Episodes over rows as an encoder takes them."""
 
     def __init__(
         self,
         rows: Dataset,
         rows_by_class: dict[int, np.ndarray],
         preprocess: Callable[[Sequence[Any]], dict[str, Tensor]],
-        *,
-        way: int,
-        shots: int,
-        queries: int,
-        tasks: int,
-        steps: int,
-        streams: Streams,
+        **shape: Any,
     ) -> None:
-        """Take the rows; the arguments are those of `EpisodeLoader`, beside how rows are read."""
-        self._data, self._rows, self._preprocess = rows, rows_by_class, preprocess
-        self._shape = {"way": way, "shots": shots, "queries": queries}
-        self._tasks, self._steps, self._streams = tasks, steps, streams
-        self.fingerprint = fingerprint(
-            "row episodes", rows.fingerprint, self._shape, tasks, streams.seed("episodes")
-        )
+        """Take the rows and how the encoder reads them; `shape` as `Episodes` has it."""
+        self._data, self._preprocess = rows, preprocess
+        super().__init__(rows_by_class, ("row episodes", rows.fingerprint), **shape)
 
-    def __len__(self) -> int:
-        """Batches an epoch."""
-        return self._steps
-
-    def batches(
-        self, epoch: int, start: int = 0, rank: int = 0, world: int = 1
-    ) -> Iterator[EpisodeBatch]:
-        """The batches of an epoch from `start` on that fall to process `rank` of `world`."""
-        for place in range(start + (rank - start) % world, self._steps, world):
-            first = (epoch * self._steps + place) * self._tasks
-            numbers = range(first, first + self._tasks)
-            tasks = [
-                self._read(draw_episode(self._rows, self._streams, number, **self._shape))
-                for number in numbers
-            ]
-            yield EpisodeBatch(tasks, torch.as_tensor(list(numbers)))
-
-    def _read(self, one: Episode) -> tuple[Any, Tensor, Any, Tensor]:
-        support, query = (
-            self._preprocess(self._data.inputs([int(i) for i in rows]))
-            for rows in (one.support_S, one.query_Q)
-        )
-        return (
-            support, torch.as_tensor(one.support_labels_S),
-            query, torch.as_tensor(one.query_labels_Q),
-        )  # fmt: skip
+    def read(self, rows_K: np.ndarray) -> dict[str, Tensor]:
+        """Inputs of the encoder."""
+        return self._preprocess(self._data.inputs([int(row) for row in rows_K]))
 
 
 class MetaAdapter(nn.Module):
