@@ -57,7 +57,7 @@ def test_machine_facts() -> None:
 
 
 def test_peak_memory_grows_with_what_is_held() -> None:
-    """In a process of its own: a peak never falls, and other tests may have reached a higher one."""
+    """In a process of its own: a peak never falls, and other tests may have had a higher one."""
     code = """
 import torch
 from warmstart.core import peak_memory_bytes
