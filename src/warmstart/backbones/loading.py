@@ -20,6 +20,7 @@ __all__ = [
     "load_tokenizer",
     "network_class",
     "random_model",
+    "read_checkpoint",
 ]
 
 _POOLERS = ("pooler.",)
@@ -35,6 +36,41 @@ def network_class(config: Any, tower: Modality) -> str:
         allowed = {"CLIPVisionModelWithProjection", "CLIPTextModelWithProjection"}
         return named[0] if named[0] in allowed else "AutoModel"
     return "AutoModel"
+
+
+def read_checkpoint(
+    cls: Any, folder: Path, config: Any, *, use_bin: bool, failure: str, cure: str = ""
+) -> tuple[Any, Any]:
+    """A network of a transformers class in float32 on the CPU, and what its loading reports.
+
+    Nothing is fetched or unpickled, and no random stream of the caller moves.
+
+    Args:
+        cls: Class with `from_pretrained`.
+        folder: Where the checkpoint lies.
+        config: Its configuration.
+        use_bin: Whether the weights are a .bin file.
+        failure: First words of the error.
+        cure: Its last ones.
+
+    Raises:
+        BackboneError: When it cannot be read.
+    """
+    try:
+        with quiet_transformers(), torch.random.fork_rng(devices=[]):
+            network, report = cls.from_pretrained(
+                folder,
+                config=config,
+                use_safetensors=not use_bin,
+                weights_only=True,
+                local_files_only=True,
+                dtype=torch.float32,
+                output_loading_info=True,
+            )
+    except Exception as error:
+        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise BackboneError(f"{failure} ({type(error).__name__}: {first}).{cure}") from error
+    return network, report
 
 
 def load_model(
@@ -53,24 +89,12 @@ def load_model(
         BackboneError: When files are damaged or weights are missing.
     """
     cls, own_config = _class_and_config(config, tower)
-    try:
-        # a pooler that the checkpoint lacks is drawn at random before it is removed
-        with quiet_transformers(), torch.random.fork_rng(devices=[]):
-            network, report = cls.from_pretrained(
-                folder,
-                config=own_config,
-                use_safetensors=not use_bin,
-                weights_only=True,
-                local_files_only=True,
-                dtype=torch.float32,
-                output_loading_info=True,
-            )
-    except Exception as error:
-        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise BackboneError(
-            f"the weights in {folder} cannot be read ({type(error).__name__}: {first}). The file "
-            "may be damaged or not belong to its config.json: fetch the folder again."
-        ) from error
+    # a pooler that the checkpoint lacks is drawn at random before it is removed
+    network, report = read_checkpoint(
+        cls, folder, own_config, use_bin=use_bin,
+        failure=f"the weights in {folder} cannot be read", cure=" The file may be damaged or not "
+        "belong to its config.json: fetch the folder again.",
+    )  # fmt: skip
     missing = sorted(key for key in report["missing_keys"] if not key.endswith(_HARMLESS))
     pooler = [key for key in missing if key.startswith(_POOLERS)]
     lost = [key for key in missing if key not in pooler]

@@ -17,8 +17,8 @@ from warmstart.core import BackboneError, NotApplicable, progress
 from warmstart.data import Dataset
 
 from .encoder import image_extra
+from .loading import read_checkpoint
 from .processing import Processor
-from .quiet import quiet_transformers
 from .recipe import FolderRecipe, Recipe, Settings
 
 __all__ = ["SourceClassifier", "source_classifier"]
@@ -153,23 +153,11 @@ def source_classifier(recipe: Recipe, settings: Settings, device: torch.device) 
 def _load(recipe: FolderRecipe, auto: str) -> Any:
     import transformers
 
-    try:
-        with quiet_transformers(), torch.random.fork_rng(devices=[]):
-            network, report = getattr(transformers, auto).from_pretrained(
-                recipe.folder,
-                config=recipe.config,
-                use_safetensors=recipe.weights[0].suffix != ".bin",
-                weights_only=True,
-                local_files_only=True,
-                dtype=torch.float32,
-                output_loading_info=True,
-            )
-    except Exception as error:
-        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise BackboneError(
-            f"the classification head in {recipe.folder} cannot be read "
-            f"({type(error).__name__}: {first})."
-        ) from error
+    network, report = read_checkpoint(
+        getattr(transformers, auto), recipe.folder, recipe.config,
+        use_bin=recipe.weights[0].suffix == ".bin",
+        failure=f"the classification head in {recipe.folder} cannot be read",
+    )  # fmt: skip
     missing = [key for key in report["missing_keys"] if not key.endswith("num_batches_tracked")]
     if missing:
         raise NotApplicable(
