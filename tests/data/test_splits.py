@@ -140,6 +140,20 @@ def test_given_split_drops_groups_that_leak() -> None:
     assert "t40#1" not in (*made.train, *made.validation, *made.test)
 
 
+def test_a_given_split_whose_groups_all_leak_is_refused_with_its_reason() -> None:
+    data = rows(
+        [f"t{i}" for i in range(40)],
+        [0, 1] * 20,
+        user=[f"u{i % 4}" for i in range(40)],
+        split=["train" if i < 20 else "test" for i in range(40)],
+    )
+    with pytest.raises(DataError, match=r"all 20 training rows would be dropped.*their group"):
+        split(data, group="user")
+    copied = rows(["a", "b"] * 20, [0, 1] * 20, split=["train"] * 20 + ["test"] * 20)
+    with pytest.raises(DataError, match=r"all 20 training rows would be dropped.*their content"):
+        split(copied)
+
+
 def test_shots_are_few_distinct_nested_and_leave_the_test_part() -> None:
     data = rows([f"t{i // 2}" for i in range(400)], [(i // 2) % 2 for i in range(400)])
     whole, few, more = split(data), split(data, shots=4), split(data, shots=8)

@@ -54,7 +54,7 @@ def test_parquet_with_integer_labels(tmp_path: Path) -> None:
 
 def test_quoted_cells_may_hold_lines_quotes_and_delimiters(tmp_path: Path) -> None:
     path = write(tmp_path / "a.csv", 'text,label\n"one\ntwo, ""three""",a\nplain,b\nshort\n')
-    with pytest.raises(DataError, match=r"a\.csv, line 5: the row has 1 fields, the header has 2"):
+    with pytest.raises(DataError, match=r"a\.csv, line 5: the row has 1 field, the header has 2"):
         read(path)
     data = read(path, skip_bad=True)
     assert data.inputs() == ['one\ntwo, "three"', "plain"]
@@ -93,7 +93,7 @@ def test_few_blank_texts_are_left_out_and_told(tmp_path: Path) -> None:
     with notes() as lines:
         data = read(path)
     assert data.skipped == (Skipped(str(path), 42, "the text (column 'text') is empty."),)
-    assert any("row 42" in line for line in lines)
+    assert any("line 42" in line for line in lines)
 
 
 def test_an_open_quote_is_never_skipped_over(tmp_path: Path) -> None:
@@ -118,6 +118,7 @@ def test_tsv_with_loose_quotes_is_read_plainly(tmp_path: Path) -> None:
         ("a.csv", "text,label\n", "no rows"),
         ("a.csv", "text,text\na,b\n", "'text' twice"),
         ("a.csv", "text,lable\na,b\n", 'label.*Did you mean "lable"'),
+        ("a.csv", "text,sentimnt\na,b\n", 'label.*Did you mean "sentimnt"'),
         ("a.csv", "text,label\na,x\nb,x\n", "every row has the label 'x'"),
         ("a.csv", "\ufeff".encode("utf-16"), "UTF-16"),
         ("a.jsonl", '{"text": "a"\n', "line 1: the row is no valid JSON"),

@@ -30,7 +30,9 @@ def test_durations(text: Any, seconds: float) -> None:
     "text", ["", " ", "0", "0s", "-5m", "abc", "15 minutes", "m", "1d", "nan", "inf", "5m1h", None]
 )
 def test_no_durations(text: Any) -> None:
-    with pytest.raises(UsageError, match="budget must be a duration such as 90s, 15m or 1h30m"):
+    with pytest.raises(
+        UsageError, match="budget must be a duration of a second or more, such as 90s, 15m or 1h30m"
+    ):
         parse_duration(text)
 
 

@@ -67,6 +67,7 @@ class Fake(Strategy):
     right: int = 5
     epochs: int = 10
     step: float = 0.0
+    pause: float = 0.0
     refusal: str = ""
     trouble: str = ""
 
@@ -76,6 +77,7 @@ class Fake(Strategy):
 
     def measure(self, backbone: Backbone, view: View, run: Run) -> Cost | None:
         self._stumble("measure")
+        time.sleep(self.pause)
         return Cost(self.step, 4, self.epochs, 0.0) if self.step else None
 
     def fit(self, backbone: Backbone, view: View, run: Run) -> Fitted:
@@ -193,6 +195,29 @@ def test_an_arm_that_gets_less_than_a_pass_is_cut_and_not_judged(task: Any) -> N
     assert found.verdict.best == "quick"
     assert [seed for mark, seed in LOG if mark == "Fake10"] == [0], "no second seed of a cut arm"
     assert "not judged" in " ".join(found.verdict.sentences)
+
+
+def test_timing_takes_no_more_than_half_of_the_budget(task: Any) -> None:
+    found = run_comparison(
+        [arm("first", step=0.001, pause=1.2), arm("late", step=0.001, right=9), arm("once", Once)],
+        task(budget=2.0),
+    )  # fmt: skip
+    assert [result.status for result in found.arms] == ["done", "cut", "done"]
+    assert found.arms[1].reason == "the budget left no time for it"
+    assert (
+        "Cut by the budget, so not judged: Fake (right 9, step 0.001)." in found.verdict.sentences
+    )
+    assert "Fake9" not in {mark for mark, _ in LOG}
+
+
+def test_what_was_asked_for_runs_however_late_it_is(task: Any) -> None:
+    late = {"budget": 10.0, "started": time.monotonic() - 11.0}
+    arms = [arm("asked", step=0.001), arm("control", Control, step=0.001, right=9)]
+    found = run_comparison(arms, task(**late, asked="asked"))
+    assert [result.status for result in found.arms] == ["done", "cut"]
+    found = run_comparison(arms, task(**late))
+    assert found.arms[0].status == "done", "what is on disk is not cut"
+    assert found.arms[1].status == "cut"
 
 
 def test_no_budget_means_no_measuring(task: Any) -> None:

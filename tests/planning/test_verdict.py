@@ -19,6 +19,7 @@ def arm(name: str, validation: float, test: float, seconds: float = 10, **other:
         "name": name, "title": TITLES[name], "role": "control" if control else "arm",
         "status": "done", "validation": validation, "test": test, "low": test - 0.03,
         "high": test + 0.03, "seconds": seconds, "from_scratch": name == "scratch",
+        "uses_backbone": name != "tfidf",
     }  # fmt: skip
     return ArmFacts(**(values | other))
 
@@ -106,6 +107,10 @@ def test_another_backbone_is_advised_where_every_arm_lost_to_a_control() -> None
     assert not any("another backbone" in step for step in near.next)
     far = verdict(arms, [lost, pair("probe", "tfidf", -0.1, True)])
     assert any("another backbone" in step for step in far.next)
+    probe = [arm("finetune", 0.6, 0.6), arm("probe", 0.8, 0.8, role="control")]
+    own = verdict(probe, [pair("finetune", "probe", -0.2, True)])
+    assert own.below_control == ({"arm": "finetune", "control": "probe"},)
+    assert not any("another backbone" in step for step in own.next), "the probe stands on it too"
 
 
 def test_a_difference_that_is_not_significant_is_no_loss() -> None:

@@ -66,6 +66,18 @@ def test_a_narrow_console_says_what_it_left_out(results: dict[str, Any]) -> None
     assert "Size" in text.split("Left out")[1]
 
 
+def test_every_column_that_is_shown_is_shown_whole() -> None:
+    results = sample()
+    for arm in results["arms"]:
+        arm["cost"] = {"money": 0.0123, "co2_grams": 4.56}
+        arm["status"] = "cut" if arm["role"] == "control" else "done"
+    for width in range(50, 110):
+        text = show(ComparisonTable(results), width)
+        shown = [title for title in ("Cost", "CO₂") if title in text.split("Left out")[0]]
+        for title, value in (("Cost", "0.01"), ("CO₂", "4.6 g")):
+            assert title not in shown or value in text, (width, title)
+
+
 def test_words_carry_what_colour_does(results: dict[str, Any]) -> None:
     text = show(ComparisonTable(results))
     for word in ("[best]", "[control]", "[not applicable]", "[below TF-IDF"):

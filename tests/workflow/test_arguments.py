@@ -25,6 +25,24 @@ def fitted(table: Path, tiny_text: Path, tmp_path: Path) -> FinishedRun:
     )
 
 
+@pytest.mark.parametrize("source", ["path", "rows"])
+def test_a_misspelt_option_is_told_with_the_nearest(
+    source: str, table: Path, rows: Dataset, tiny_text: Path
+) -> None:
+    data: Any = table if source == "path" else rows
+    with pytest.raises(UsageError, match=r'strategie= is no option. Did you mean "strategy="\?'):
+        fit(data, backbone=tiny_text, strategie="probe")
+    with pytest.raises(UsageError, match=r'txt= is no option. Did you mean "text="\?'):
+        plan(data, txt="text")
+
+
+def test_rows_of_another_kind_are_refused_before_they_are_read(
+    fitted: FinishedRun, rows: Dataset
+) -> None:
+    with pytest.raises(UsageError, match='Did you mean "accuracy"'):
+        evaluate(fitted, rows, metric="acuracy")
+
+
 def test_limit_holds_for_a_dataset(
     rows: Dataset, fitted: FinishedRun, tiny_text: Path, tmp_path: Path
 ) -> None:

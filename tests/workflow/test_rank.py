@@ -106,7 +106,7 @@ def test_what_does_not_open_is_named_and_the_others_go_on(
     found = ws.rank(data, backbones=asked, **QUICK)
     assert found.order == ("tiny-bert",)
     reasons = {one["name"]: one["reason"] for one in found.results["failed"]}
-    assert "reads image, but text is wanted" in reasons[str(tiny_vit)]
+    assert "reads images, but texts are wanted" in reasons[str(tiny_vit)]
     assert "depth must be between 0 and 2" in reasons[f"{tiny_text}:depth=9"]
     assert "could not be read from the Hugging Face hub" in reasons["no-such-backbone"]
     assert reasons[str(tiny_text)] == "has the same vectors as tiny-bert"
@@ -114,7 +114,7 @@ def test_what_does_not_open_is_named_and_the_others_go_on(
     assert sum("is left out" in one for one in found.sentences) == 5
     with pytest.raises(BackboneError, match=r"None of the 2 backbones can be ranked.*tiny-vit: "):
         ws.rank(data, backbones=[tiny_vit, "no-such-backbone"], **QUICK)
-    with pytest.raises(BackboneError, match="reads image, but text is wanted"):
+    with pytest.raises(BackboneError, match="reads images, but texts are wanted"):
         ws.rank(data, backbones=tiny_vit, **QUICK)
 
 

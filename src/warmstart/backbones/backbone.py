@@ -322,8 +322,8 @@ def backbone(
         )
         if modality is not None and recipe.modality not in {modality, "image-text"}:
             raise BackboneError(
-                f"backbone {recipe.name} reads {recipe.modality}, but {modality} is wanted. Name a "
-                f"backbone for {modality}."
+                f"backbone {recipe.name} reads {recipe.modality}s, but {modality}s are wanted. "
+                f"Name a backbone for {modality}s."
             )
     _check_settings(recipe, settings)
     return Backbone(recipe, settings, cache)

@@ -155,7 +155,8 @@ class _Work:
             self.stores = {}
         else:
             progress.note(
-                f"Features of {count:,} rows take {human_size(size)} in {self.cache.root}."
+                f"Features of {count:,} {'row takes' if count == 1 else 'rows take'} "
+                f"{human_size(size)} in {self.cache.root}."
             )
 
     def _flush(self) -> None:

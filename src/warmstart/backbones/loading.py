@@ -68,6 +68,11 @@ def read_checkpoint(
                 output_loading_info=True,
             )
     except Exception as error:
+        if type(error).__name__ == "UnpicklingError":  # of a module that nothing here imports
+            raise BackboneError(
+                f"{failure}: its .bin file holds more than tensors, which would be run as code, or "
+                "is damaged. It is not read. Take a folder with model.safetensors."
+            ) from error
         first = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise BackboneError(f"{failure} ({type(error).__name__}: {first}).{cure}") from error
     return network, report
@@ -152,13 +157,22 @@ def load_tokenizer(folder: Path) -> Any:
 
     try:
         with quiet_transformers():
-            return AutoTokenizer.from_pretrained(folder, local_files_only=True)
+            tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
     except Exception as error:
         first = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise BackboneError(
             f"the tokenizer in {folder} cannot be read ({type(error).__name__}: {first}). The "
             "folder must hold tokenizer.json, or the vocabulary files of its model."
         ) from error
+    # without a vocabulary transformers makes up a tokenizer of special tokens alone
+    names = set(tokenizer.vocab_files_names.values())
+    if names and not any((folder / name).is_file() for name in names | {"tokenizer.json"}):
+        raise BackboneError(
+            f"{folder} has no vocabulary ({', '.join(sorted(names | {'tokenizer.json'}))}): "
+            "preprocessing comes with the weights and is never guessed. Take these files from the "
+            "model's own repository."
+        )
+    return tokenizer
 
 
 def load_image_processor(folder: Path) -> Any:

@@ -25,7 +25,7 @@ class CompareCommand(TyperCommand):
             f"--shots={_SHOTS}"
             if word == "--shots" and not re.fullmatch(r"[\d,.\s-]*\d[\d,.\s-]*", after)
             else word
-            for word, after in zip(args, [*args[1:], ""], strict=True)
+            for word, after in zip(args, [*args, ""][1:], strict=True)
         ]
         return super().parse_args(ctx, filled)
 
@@ -49,7 +49,7 @@ def compare(
         ),
     ] = None,
     budget: Annotated[
-        str, typer.Option("--budget", help="Time for everything: 90s, 15m, 1h, none.")
+        str, typer.Option("--budget", help="Time for everything: 90s (or 90), 15m, 1h, none.")
     ] = "15m",
     backbone: o.Backbone = None,
     allow_bin: o.AllowBin = False,

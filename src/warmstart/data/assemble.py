@@ -128,7 +128,7 @@ def _meaningful_rows(
                     row.label = _label(labels[i], classes)
                     stripped += isinstance(labels[i], str) and labels[i] != labels[i].strip()
                 if row.label is None and settings.need_label:
-                    raise ValueError(f"the label (column {columns.label!r}) is empty.")
+                    raise ValueError(f"the label (column {columns.label!r}) is empty or NaN.")
                 if parts is not None:
                     row.part = _part(parts[i], columns.part)
                 if groups is not None and (groups[i] is None or groups[i] == ""):
@@ -158,7 +158,7 @@ def _leave_out_blank(
     reason = f"the {columns.modality} (column {columns.input!r}) is empty."
     for row in blank:
         if few:
-            rejects.leave_out(row.table.file, row.place, reason)
+            rejects.leave_out(row.table.file, row.place, reason, unit=row.table.unit)
         else:
             rejects.reject(row.table.file, row.place, reason, unit=row.table.unit)
 

@@ -67,13 +67,14 @@ def about_group(group: str, role: str, others: Iterable[str]) -> str:
 class Skipped:
     """A row that was left out because the user asked for it: where it lay, and why.
 
-    `row` counts from 1: lines in text formats (the header is line 1), data rows elsewhere;
-    None where the whole file is meant, as with an image.
+    `row` counts from 1: lines in text formats (the header is line 1), data rows elsewhere (`unit`
+    says which); None where the whole file is meant, as with an image.
     """
 
     file: str
     row: int | None
     reason: str
+    unit: str = "line"
 
 
 @dataclass(frozen=True, eq=False)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from difflib import get_close_matches
 from pathlib import PurePath
 from typing import Any
 
@@ -153,6 +154,12 @@ def _by_name(table: Table, wanted: Sequence[str], taken: Sequence[str | None]) -
     return None
 
 
+def _nearest_of(names: Sequence[str], columns: Iterable[str]) -> str:
+    """What `nearest` says, of whichever of the names some column is close to."""
+    close = (c for c in columns if get_close_matches(c.lower(), names, n=1, cutoff=0.75))
+    return nearest(next(close, names[0]), columns)
+
+
 def _label_column(table: Table, *, need_label: bool, taken: tuple[str | None, ...]) -> str | None:
     found = _by_name(table, LABEL_NAMES, taken)
     if found is None and len(table.classes) == 1:
@@ -161,7 +168,7 @@ def _label_column(table: Table, *, need_label: bool, taken: tuple[str | None, ..
         raise DataError(
             f"{table.file} has no label column that can be told by its name "
             f"({', '.join(LABEL_NAMES[:6])}, ...): say which with label=NAME (--label NAME)."
-            + nearest("label", table.columns)
+            + _nearest_of(LABEL_NAMES, table.columns)
         )
     return found
 

@@ -30,11 +30,11 @@ class Rejects:
                 f"{where}: {reason} Repair it, or leave such rows out with skip_bad=True "
                 "(--skip-bad)."
             )
-        self._items.append(Skipped(file, row, reason))
+        self._items.append(Skipped(file, row, reason, unit))
 
-    def leave_out(self, file: str, row: int | None, reason: str) -> None:
+    def leave_out(self, file: str, row: int | None, reason: str, *, unit: str = "line") -> None:
         """Leave a row out whether or not `skip` is set; it is counted and shown all the same."""
-        self._items.append(Skipped(file, row, reason))
+        self._items.append(Skipped(file, row, reason, unit))
 
     @property
     def items(self) -> tuple[Skipped, ...]:
@@ -59,5 +59,5 @@ def summary(items: Sequence[Skipped]) -> str:
 
 
 def _place(item: Skipped, *, with_file: bool) -> str:
-    row = None if item.row is None else f"row {item.row}"
+    row = None if item.row is None else f"{item.unit} {item.row}"
     return " ".join(part for part in (item.file if with_file else None, row) if part)

@@ -238,6 +238,13 @@ def _given(
     dropped = _drop_equal(dataset.contents, parts, "content", notes)
     if groups is not None:
         dropped += _drop_equal(groups, parts, "group", notes)
+    if "train" in given and "train" not in parts:
+        what = "group or their content" if groups is not None else "content"
+        raise DataError(
+            f"{dataset.source}: all {list(given).count('train'):,} training rows would be dropped, "
+            f"since their {what} stands in validation or test too. Leave out the group, or "
+            "give other parts."
+        )
     return parts, dropped
 
 

@@ -121,7 +121,8 @@ def _read_delimited(path: Path, text: str, rejects: Rejects) -> Table:
             rejects.reject(
                 str(path),
                 line,
-                f"the row has {len(cells)} fields, the header has {len(header)}.",
+                f"the row has {len(cells)} {'field' if len(cells) == 1 else 'fields'}, the header "
+                f"has {len(header)}.",
             )
             continue
         if any(_SURROGATE.search(cell) for cell in cells):

@@ -12,7 +12,7 @@ from .familiarity_alarm import Alarm, alarm_p_value, lowest_rate, set_alarm, sha
 from .familiarity_file import FAMILIARITY_FILE, read_familiarity, write_familiarity
 from .familiarity_gaussian import Gaussian, fit_gaussian
 from .forgetting import Forgetting, check_budget, measure_forgetting
-from .metrics import METRICS, Metric, measure, metric_names
+from .metrics import METRICS, Metric, check_metrics, measure, metric_names
 from .paired import Paired, compare_arms
 from .ranking import KS, Ranks, Recommender, rank_targets
 from .ranking_metrics import RANKING_METRICS, ranking_metric
@@ -67,6 +67,7 @@ __all__ = [
     "alarm_p_value",
     "all_future_task",
     "check_budget",
+    "check_metrics",
     "compare_arms",
     "compare_recommenders",
     "fairness",

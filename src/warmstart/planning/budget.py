@@ -23,17 +23,20 @@ _SHARE = 1 / 12
 
 
 def parse_duration(text: str | float) -> float:
-    """Seconds in a duration such as `90`, `45s`, `15m`, `1h30m`.
+    """Seconds in a duration such as `45s`, `15m`, `1h30m`; a number alone is seconds.
 
     Raises:
-        UsageError: For anything else, or for no time at all.
+        UsageError: For anything else, or for less than a second.
     """
     raw = str(text).strip().lower()
     match = re.fullmatch(r"(?:(\d+(?:\.\d+)?)h)?(?:(\d+(?:\.\d+)?)m)?(?:(\d+(?:\.\d+)?)s?)?", raw)
     values = match.groups() if match and raw else (None, None, None)
     seconds = sum(float(v) * _UNITS[u] for v, u in zip(values, "hms", strict=True) if v)
-    if seconds <= 0:
-        raise UsageError(f"budget must be a duration such as 90s, 15m or 1h30m, got {text!r}.")
+    if seconds < 1:
+        raise UsageError(
+            "budget must be a duration of a second or more, such as 90s, 15m or 1h30m (a number "
+            f"alone is seconds), got {text!r}."
+        )
     return seconds
 
 

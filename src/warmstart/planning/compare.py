@@ -59,9 +59,7 @@ def run_comparison(
     if _asked_is_out(results, task):
         return conclude(results, task)
     runnable = [r for r in results if r.status != "not applicable"]
-    for result in runnable:
-        told = task.limited or (result.name == task.asked and task.view.retain is None)
-        result.cost = _measure(result, task) if told else None
+    _measure_all(runnable, task)
     if _asked_is_out(results, task):
         return conclude(results, task)
     slow = [r for r in runnable if r.cost is not None and task.limited]
@@ -71,6 +69,9 @@ def run_comparison(
         if _asked_is_out(results, task):
             return conclude(results, task)
     for position, result in enumerate(slow):
+        if task.left <= 0 and result.name != task.asked:
+            _cut_off(result)
+            continue
         wanted = {r.name: full_seconds(r.cost) for r in slow[position:]}
         share = divide(wanted, max(1.0, task.left * (1 - _RESERVE)))[result.name]
         _run(result, task, seed=task.first_seed, seconds=share)
@@ -83,10 +84,37 @@ def _asked_is_out(results: Sequence[ArmResult], task: Task) -> bool:
     return any(result.name == task.asked and result.error is not None for result in results)
 
 
+def _measure_all(results: Sequence[ArmResult], task: Task) -> None:
+    """Time a few steps of each arm, within half of what the budget has left.
+
+    Arms that are then still to be timed are cut: what they take is not known, so nothing can be
+    given to them. Arms without steps, finished ones and the one that was asked for stay.
+    """
+    until = task.left / 2
+    for result in results:
+        asked = result.name == task.asked
+        waits = result.arm.strategy.seeded and not asked and not _finished(result, task)
+        if task.limited and waits and task.left < until:
+            _cut_off(result)
+        elif task.limited or (asked and task.view.retain is None):
+            result.cost = _measure(result, task)
+
+
+def _cut_off(result: ArmResult) -> None:
+    """Mark an arm that never ran."""
+    result.status, result.reason = "cut", "the budget left no time for it"
+    progress.note(f"{result.arm.title} is cut: {result.reason}.")
+
+
+def _finished(result: ArmResult, task: Task) -> bool:
+    """Whether its first seed lies on disk, from before an interruption."""
+    return read_seed(_seed_folder(result, task, task.first_seed)) is not None
+
+
 def _measure(result: ArmResult, task: Task) -> Cost | None:
+    if _finished(result, task):
+        return None  # nothing to plan
     run = Run(_seed_folder(result, task, task.first_seed), seed=task.first_seed, device=task.device)
-    if read_seed(run.folder) is not None:
-        return None  # finished before an interruption: nothing to plan
     try:
         return result.arm.strategy.measure(task.backbone, task.view, run)
     except _LEAVES_OUT as error:

@@ -56,18 +56,23 @@ def against_controls(
             update={"asked": asked.name, "sentences": (told, *_rest(verdict))}
         )
     kept, gap = others[verdict.best], gaps[verdict.best]
-    sentence = (
-        f"{asked.title} was asked for, but {kept.title} is better: by "
-        f"{_gap(gap.validation)} on the validation rows, by which the model is chosen, and by "
-        f"{_gap(gap.test)} on the test rows. The model that is kept is that of {kept.title}: "
-        f"{points(kept.test)} % on the test rows."
-    )
     return verdict.model_copy(
         update={
             "asked": asked.name,
-            "sentences": (sentence, *_rest(verdict)),
+            "sentences": (_lost(asked, kept, gap), *_rest(verdict)),
             "next": (*_cures(strategy, kept), *verdict.next),
         }
+    )
+
+
+def _lost(asked: ArmFacts, kept: ArmFacts, gap: Gap) -> str:
+    noise = "" if gap.validation.significant else ", though within the noise"
+    behind = gap.test.difference < 0
+    on_test = f"behind by {_gap(gap.test.turned)}" if behind else f"ahead by {_gap(gap.test)}"
+    return (
+        f"{asked.title} was asked for, but {kept.title} is ahead by {_gap(gap.validation)} on the "
+        f"validation rows, by which the model is chosen{noise}; on the test rows it is {on_test}. "
+        f"The model that is kept is that of {kept.title}: {points(kept.test)} % on the test rows."
     )
 
 

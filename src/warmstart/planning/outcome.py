@@ -80,11 +80,15 @@ def _verdict(
                 from_scratch=result.arm.strategy.from_scratch,
                 seeds=len(result.seeds),
                 kept_seed=result.seeds[result.kept(task)].seed,
+                uses_backbone=result.arm.strategy.uses_backbone,
                 kept_test=_kept_metrics(result, task)[task.primary],
             )
         )
     skipped = {r.name: r.reason for r in results if r.status == "not applicable" and r.reason}
-    verdict = judge(facts, pairs, metric=task.primary, skipped=skipped, asked=task.asked)
+    verdict = judge(
+        facts, pairs, metric=task.primary, skipped=skipped, asked=task.asked,
+        unreached=[r.arm.title for r in results if r.status == "cut" and not r.seeds],
+    )  # fmt: skip
     verdict = verdict.model_copy(update={"why": tuple(_why(verdict, facts, scored, pairs, task))})
     if task.asked not in {fact.name for fact in facts}:
         return verdict

@@ -159,7 +159,8 @@ def plan_by_tree(
     warnings = []
     if rarest < 8:
         warnings.append(
-            f"A class with {rarest} training rows cannot be judged: its test rows are too few."
+            f"A class with {rarest} training {'row' if rarest == 1 else 'rows'} cannot be judged: "
+            "its test rows are too few."
         )
     if counts and rarest < 0.05 * sum(counts):
         warnings.append("Classes are unbalanced: macro F1 decides instead of accuracy.")

@@ -61,6 +61,7 @@ class ArmFacts(Config):
         seeds: Training seeds that the values are means of.
         kept_seed: The seed whose model is kept.
         kept_test: That model's own primary metric on the test rows.
+        uses_backbone: Whether it starts from the backbone, or stands on its network's shape.
     """
 
     name: str
@@ -76,6 +77,7 @@ class ArmFacts(Config):
     seeds: int = 1
     kept_seed: int = 0
     kept_test: float = 0.0
+    uses_backbone: bool = True
 
 
 class Verdict(Config):
@@ -109,6 +111,7 @@ def judge(
     metric: str,
     skipped: Mapping[str, str],
     asked: str | None = None,
+    unreached: Sequence[str] = (),
 ) -> Verdict:
     """Put the numbers into a verdict.
 
@@ -121,6 +124,7 @@ def judge(
         metric: Name of the primary metric, where higher is better.
         skipped: Arms without scores and why.
         asked: The arm that a fit was asked for, which wins where validation sees no difference.
+        unreached: Titles of arms that never ran, since the budget had ended.
     """
     judged = [arm for arm in arms if arm.status in {"done", "shortened"}]
     if not judged:
@@ -144,9 +148,11 @@ def judge(
     ]
     cheapest = min(tied, key=lambda arm: arm.seconds, default=None)
     negative, below = _lost_to_controls(judged, difference)
+    alone = {arm.name for arm in judged if not arm.uses_backbone}
+    lost = {*negative, *(arm for arm, control in below if control in alone)}
     sentences = _sentences(best, cheapest, judged, difference, metric)
     sentences += _control_sentences(negative, below, judged, difference)
-    cut = [arm.title for arm in arms if arm.status == "cut"]
+    cut = [*(arm.title for arm in arms if arm.status == "cut"), *unreached]
     if cut:
         sentences.append(f"Cut by the budget, so not judged: {', '.join(cut)}.")
     return Verdict(
@@ -155,7 +161,7 @@ def judge(
         negative_transfer=tuple(negative),
         below_control=tuple({"arm": a, "control": c} for a, c in below),
         sentences=tuple(sentences),
-        next=tuple(_next(best, judged, cut, {*negative, *(name for name, _ in below)}, skipped)),
+        next=tuple(_next(best, judged, cut, lost, skipped)),
     )
 
 

@@ -70,9 +70,9 @@ class ComparisonTable:
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         keys, left_out = list(self._keys), []
         table = self._table(keys, stacked=False)
-        if not self._fits(console, options, table):
+        if not self._fits(console, options, table, stacked=False):
             table = self._table(keys, stacked=True)
-        while not self._fits(console, options, table) and len(keys) > 1:
+        while not self._fits(console, options, table, stacked=True) and len(keys) > 1:
             dropped = next(key for key in reversed(_KEEP) if key in keys)
             keys.remove(dropped)
             left_out.append(self._titles[dropped])
@@ -85,9 +85,11 @@ class ComparisonTable:
     def __rich_measure__(self, console: Console, options: ConsoleOptions) -> Measurement:
         return Measurement(min(40, options.max_width), options.max_width)
 
-    def _fits(self, console: Console, options: ConsoleOptions, table: Table) -> bool:
+    def _fits(
+        self, console: Console, options: ConsoleOptions, table: Table, *, stacked: bool
+    ) -> bool:
         wide = options.update(width=1000)
-        arms = Text("\n").join([_arm(row) for row in self._rows] or [Text("Arm")])
+        arms = Text("\n").join([_arm(row, stacked=stacked) for row in self._rows] or [Text("Arm")])
         arm = Measurement.get(console, wide, arms).maximum
         whole = Measurement.get(console, wide, table).maximum
         # The arm's name may wrap down to 18 letters.

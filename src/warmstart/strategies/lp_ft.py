@@ -32,7 +32,6 @@ class ProbeThenFinetune(Trained):
 
     Attributes:
         rate: Rate of the last backbone group.
-        head_multiplier: 1: the head has learned already.
         head: `linear`, as the probe's is.
     """
 

@@ -9,7 +9,13 @@ from typing import Any
 
 from warmstart.core import Config, DataError, UsageError, pick_device, progress
 from warmstart.data import Dataset, from_inputs
-from warmstart.evaluation import FamiliarityMethod, Scores, primary_metric, score
+from warmstart.evaluation import (
+    FamiliarityMethod,
+    Scores,
+    check_metrics,
+    primary_metric,
+    score,
+)
 from warmstart.models import Prediction
 
 from .familiar import Unfamiliar, flag
@@ -32,6 +38,7 @@ __all__ = [
     "write_predictions",
 ]
 
+_KINDS = {"text": "texts", "image": "images"}
 _ENDINGS = (".csv", ".jsonl", ".json", ".parquet")
 
 
@@ -158,8 +165,9 @@ def check_modality(run: FinishedRun, dataset: Dataset) -> None:
     """
     if run.model.modality != dataset.modality:
         raise DataError(
-            f"The model in {run.folder} reads {run.model.modality}, but {dataset.source} holds "
-            f"{dataset.modality} rows."
+            f"The model in {run.folder} is one for {_KINDS[run.model.modality]}, but "
+            f"{dataset.source} holds {_KINDS[dataset.modality]}. Name a run that was trained on "
+            "such rows."
         )
 
 
@@ -204,6 +212,8 @@ def evaluate(
     dataset = as_dataset(data, need_classes=False, **reading)
     check_modality(opened, dataset)
     dataset = dataset.relabel(opened.model.label_names)
+    if metric is not None:
+        check_metrics([metric], len(opened.model.label_names), "evaluate.metric")
     proba_NC = opened.model.proba(dataset.without_labels())
     scores = score(
         proba_NC,

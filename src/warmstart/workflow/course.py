@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from warmstart.core import DataError, NotApplicable, UsageError, fingerprint, nearest
+from warmstart.core import DataError, NotApplicable, UsageError, fingerprint, nearest, progress
 from warmstart.data import Audit
 from warmstart.evaluation import METRICS, Forgetting, metric_names, primary_metric
 from warmstart.planning import (
@@ -134,6 +134,9 @@ def run_course(
             lost = measure_retained(folder, comparison, prepared, old, task.device)
             results["forgetting"] = _forgetting_json(lost, old)
         keep_familiarity(folder, comparison, prepared, task.device, task.kept_rows)
+        if task.left < 0:
+            took = task.budget - task.left
+            progress.note(f"This took {took:,.0f} s, and the budget is {task.budget:,.0f} s.")
         write_run(folder, results, comparison, prepared, name=final.name, keep_models=keep_models)
     return open_run(final, code=prepared.backbone.code)
 

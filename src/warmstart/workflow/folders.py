@@ -132,10 +132,12 @@ def check_free(final: Path, replace: bool) -> None:
     """
     if not is_utf8(str(final)):
         raise UsageError(f"The name {printable(str(final))} is not UTF-8. Choose another --out.")
+    if final.exists() and not final.is_dir():
+        raise UsageError(
+            f"{final} is a file; a run needs a folder of its own. Name one with --out."
+        )
     if final.exists() and not replace:
         raise RunError(f"{final} exists already. Name another folder with --out, or --replace it.")
-    if final.exists() and not final.is_dir():
-        raise UsageError(f"{final} is a file; a run needs a folder of its own.")
     if final.is_symlink():
         raise UsageError(f"{final} is a link; name the folder itself with --out.")
     if final.exists() and any(final.iterdir()) and not (final / "manifest.json").is_file():

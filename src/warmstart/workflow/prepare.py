@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from difflib import get_close_matches
+from importlib import import_module
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +31,8 @@ __all__ = [
 ]
 
 _SIZE_FILE = "input_size.json"
+
+_VERBS = ("adapt", "compare", "embed", "evaluate", "fit", "plan", "predict", "rank", "shift")
 
 Source = Any  # a path, a hub id, a Dataset or a Hugging Face datasets object
 
@@ -82,6 +87,7 @@ def as_dataset(
         DataError: When the rows cannot be read.
         UsageError: For options that a Dataset cannot take, naming them.
     """
+    _refuse_unknown(reading)
     if not isinstance(data, Dataset):
         return read(data, group=group, need_label=need_label, need_classes=need_classes, **reading)
     limit, seed = reading.pop("limit", None), reading.pop("seed", 0)
@@ -89,6 +95,18 @@ def as_dataset(
     if group is not None:
         data.column(group)  # a column that is not there is told with the nearest name
     return data if limit is None else limit_rows(data, limit, seed)
+
+
+def _refuse_unknown(options: Mapping[str, Any]) -> None:
+    """Refuse an option that no verb and no reader has: it is misspelt."""
+    known = set(signature(read).parameters)
+    for name in options:
+        if name not in known:
+            verbs = import_module(__package__)
+            own = (signature(getattr(verbs, verb)).parameters for verb in _VERBS)
+            close = get_close_matches(name, known.union(*own), n=1)
+            hint = f' Did you mean "{close[0]}="?' if close else ""
+            raise UsageError(f"{name}= is no option.{hint} help(warmstart.fit) shows all.")
 
 
 def refuse_reading(

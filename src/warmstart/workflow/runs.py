@@ -156,6 +156,10 @@ def check_run(folder: Path) -> dict[str, Any]:
     partial = partial_of(folder)
     if not folder.exists() and partial.exists():
         raise RunError(f"{folder} is unfinished ({partial}): repeat its command to go on.")
+    if folder.is_file():
+        raise RunError(
+            f"{folder} is a file. Name a run folder, such as runs/fit-reviews, before the data."
+        )
     if not folder.is_dir():
         raise RunError(f"{folder} does not exist. Name a run folder, such as runs/fit-reviews.")
     return verify_manifest(folder)
