@@ -12,10 +12,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from warmstart.backbones import backbone, state_hash
-from warmstart.core import Interrupted, UsageError
+from warmstart.core import UsageError
 from warmstart.data import read
 from warmstart.models import AdaptedModel, EncoderModel
-from warmstart.shift import DomainInputs, Mmd, SourceOnly
+from warmstart.shift import DomainInputs, Mmd
 from warmstart.training import LoopState
 from warmstart.workflow import adapt, open_run, predict
 
@@ -71,6 +71,10 @@ def test_the_kept_model_holds_what_the_encoder_learned(
 
 def test_results_say_what_learned_and_how_fast(run: Any) -> None:
     part = run.results["adaptation"]["trainable"]
+    words = {"lora": "LoRA on the encoder", "last:1": "the last layer group",
+             "all": "the whole encoder"}[part]  # fmt: skip
+    for page in (run.report, run.folder / "README.md"):
+        assert f"Beside bottleneck and head, {words} learned." in page.read_text()
     assert json.loads((run.folder / "settings.json").read_text())["trainable"] == part
     for arm in run.results["arms"]:
         assert arm["chosen"]["trainable"] == part
@@ -109,7 +113,7 @@ def test_other_parts_are_refused_with_what_is_allowed(
 
 
 def test_all_groups_are_not_the_last_ones(pair: tuple[Path, Path], tiny_text: Path) -> None:
-    with pytest.raises(UsageError, match="N between 1 and 2 .* 3 layer groups, got 3.*use all"):
+    with pytest.raises(UsageError, match=r"N between 1 and 2 .* 3 layer groups, got 3.*use all"):
         adapt(*pair, methods=QUICK, trainable="last:3", backbone=tiny_text)
 
 
