@@ -134,7 +134,7 @@ def test_no_label_is_in_what_a_method_gets(
                  out=tmp_path / "run")  # fmt: skip
     (rows,) = given
     assert (rows.target.labels_N == -1).all()
-    assert rows.target.user_columns == ()
+    assert set(rows.target.column_names) == {"id", "image", "label", "content"}
     said = json.dumps([rows.target.source, rows.target.ids, rows.target.contents])
     cells = rows.target.column("image")
     assert all(cell["path"] is None for cell in cells)

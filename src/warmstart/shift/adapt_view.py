@@ -196,17 +196,14 @@ class DomainInputs(DomainVectors):
             tuning=tuning,
         )  # fmt: skip
 
-    def seen_by(
-        self, train_ND: np.ndarray, validation_MD: np.ndarray, target_UD: np.ndarray, name: str
-    ) -> DomainVectors:
+    def seen_by(self, vectors: Sequence[np.ndarray], name: str) -> DomainVectors:
         """The rows in another encoder's space.
 
         Args:
-            train_ND: Vectors of the source's training rows.
-            validation_MD: Of its validation rows.
-            target_UD: Of the target rows.
+            vectors: Of the source's training rows, its validation rows and the target rows.
             name: Of that encoder's weights.
         """
+        train_ND, validation_MD, target_UD = vectors
         return DomainVectors(
             train_ND=train_ND, labels_N=self.labels_N, ids_N=self.ids_N,
             validation_MD=validation_MD, labels_M=self.labels_M, target_UD=target_UD,
@@ -222,7 +219,7 @@ class DomainInputs(DomainVectors):
             name: Of its weights.
         """
         parts = (self.source.train, self.source.validation, self.target)
-        return self.seen_by(*(embed_inputs(encoder, RowInputs(part)) for part in parts), name)
+        return self.seen_by([embed_inputs(encoder, RowInputs(part)) for part in parts], name)
 
 
 def _without_paths(target: Dataset) -> Dataset:

@@ -45,7 +45,7 @@ class TunedNetwork(nn.Module):
 
     def __init__(self, encoder: nn.Module, bottleneck: Bottleneck) -> None:
         super().__init__()
-        self.encoder = encoder
+        self.encoder: nn.Module = encoder
         self.bottleneck = bottleneck
 
     def forward(
@@ -97,6 +97,7 @@ class TunedCourse(Course):
         run: Folder of the snapshots, device, random streams.
     """
 
+    network: TunedNetwork
     precision: ClassVar[str] = "auto"
     lean: ClassVar[bool] = True
     patience: ClassVar[int] = 3
@@ -203,7 +204,7 @@ class TunedCourse(Course):
             rows.space.backbone, str(rows.tuning), self._run.seed, epoch, str(path.parent)
         )
         vectors = [self._vectors(part) for part in ("source", "validation", "target")]
-        own = rows.seen_by(*vectors, name)
+        own = rows.seen_by(vectors, name)
         state = {key: value.detach().cpu() for key, value in head.items()}
         return Snapshot(epoch, self._bottleneck.folded(state), own=own, weights=path)
 

@@ -141,3 +141,16 @@ class Strategy(Config, ABC):
     def measure(self, backbone: Backbone, view: View, run: Run) -> Cost | None:
         """Time a few real steps; None for strategies that have no steps to speak of."""
         return None
+
+    def cost_by(self, full: Cost, backbone: Backbone, view: View) -> Cost | None:
+        """The cost by steps that were timed on fine-tuning, where its own steps are the same.
+
+        Args:
+            full: Of fine-tuning with its usual settings, on the same rows.
+            backbone: The recipe to start from.
+            view: Training and validation rows.
+
+        Returns:
+            None where steps of its own must be timed.
+        """
+        return None
