@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -48,7 +49,7 @@ _STEPPED = ("lora", "unfreeze", "scratch")
 _FAILS = (NotApplicable, DataError, BackboneError, Diverged, OutOfMemory)
 _EMBED_SHARE, _SHORT_SHARE, _CURVE_SHARE = 0.35, 0.5, 0.8  # of the time that measuring may take
 _LEAST_VALIDATION, _MOST_VALIDATION = 4, 1000
-_SHORT_LENGTH = 0.4  # of the full length: a short arm is no second training
+_SHORT_LENGTH = 1 / 3  # of the full length: a short arm is no second training
 _SHORT_LEAST, _SHORT_MOST_FULL = 8, 40
 _MARGIN = 1.15  # as for a budget: what the clock may add to measured steps
 
@@ -307,7 +308,9 @@ def _price_alike(desk: Desk, name: str) -> bool:
         return True
     if cost is None:
         return False
-    desk.prices[name], desk.costs[name] = price_of_cost(strategy, cost), cost
+    desk.costs[name] = cost
+    if not strategy.cost_is_bound:  # else its own short run tells
+        desk.prices[name] = price_of_cost(strategy, cost)
     return True
 
 
@@ -326,15 +329,27 @@ def _short(desk: Desk) -> None:
 
 
 def _short_second(desk: Desk) -> None:
-    """The same with frozen weights and adapters, which may serve few labels better."""
-    _try(desk, _TRIED_NEXT)
+    """The same with frozen weights and adapters, which may serve few labels better.
+
+    Its own steps price it; where it did not run, fine-tuning's say what it costs at most.
+    """
+    name = _TRIED_NEXT
+    made = _try(desk, name)
+    if name in desk.prices or name in desk.left_out or name not in desk.costs:
+        return
+    cost = desk.costs[name]
+    if made is not None and made[0].epochs:
+        fitted, peak = made
+        per_step = fitted.seconds / (fitted.epochs * cost.steps_per_epoch)  # validation included
+        cost = replace(cost, seconds_per_step=per_step, overhead=0.0, peak_bytes=peak)
+    desk.prices[name], desk.costs[name] = price_of_cost(make(name), cost), cost
 
 
-def _try(desk: Desk, name: str) -> None:
-    """A training of few steps, its schedule fitted to them, beside the probe."""
+def _try(desk: Desk, name: str) -> tuple[Fitted, int] | None:
+    """A training of few steps, its schedule fitted to them, beside the probe; its peak memory."""
     cost, title = desk.costs.get(name), make(name).title
     if cost is None:
-        return
+        return None
     full = cost.epochs * cost.steps_per_epoch
     available = min(_SHORT_SHARE * desk.budget, 0.9 * desk.left)
     affordable = cost.steps_within(max(available, 0.0) / _MARGIN)
@@ -348,21 +363,24 @@ def _try(desk: Desk, name: str) -> None:
                 "--within more.",
             )
         )
-        return
+        return None
     began = time.perf_counter()
     deadline = time.monotonic() + max(min(1.5 * available, 0.85 * desk.left), 1.0)
     run = desk.run(f"short-{name}", max_steps=steps, deadline=deadline, resumable=False)
     view = View(desk.view.train, desk.small.validation)
     try:
-        with progress.muted():
+        with progress.muted(), Meter(desk.device) as meter:
             fitted = make(name).fit(desk.backbone, view, run)
     except _FAILS as error:
         desk.missing.append(
             Missing(name=f"short_{name}", text=f"The short run of {title} failed: {error}")
         )
-        return
+        if name not in desk.prices:  # nothing else has shown that it works here
+            desk.left_out[name] = str(error)
+        return None
     share = min(1.0, steps / full)
     _add_gain(desk, name, fitted.model, share, began, f" of {steps} steps ({share:.0%} of a run)")
+    return fitted, meter.peak_bytes
 
 
 def _points(value: float) -> str:

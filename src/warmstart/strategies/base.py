@@ -107,6 +107,8 @@ class Strategy(Config, ABC):
     """Whether training rows change the result: not of what goes by the class names alone."""
     from_scratch: ClassVar[bool] = False
     """Whether losing to it is negative transfer."""
+    cost_is_bound: ClassVar[bool] = False
+    """Whether `cost_by` tells what it costs at most, its own steps being lighter."""
 
     @property
     def runs_once(self) -> bool:
@@ -143,7 +145,7 @@ class Strategy(Config, ABC):
         return None
 
     def cost_by(self, full: Cost, backbone: Backbone, view: View) -> Cost | None:
-        """The cost by steps that were timed on fine-tuning, where its own steps are the same.
+        """The cost by steps that were timed on fine-tuning, where its own are the same or lighter.
 
         Args:
             full: Of fine-tuning with its usual settings, on the same rows.
