@@ -26,11 +26,14 @@ SMALL = {"width": 8, "epochs": 2, "rate": 1e-2, "snapshots": 1, "dropout": 0.0}
 def rows_of(topics: Any, opened: Backbone, part: str) -> DomainInputs:
     texts, labels = topics(90)
     source = read(datasets.Dataset.from_dict({"text": texts[:60], "label": labels[:60]}))
-    target = read(datasets.Dataset.from_dict({"text": [f"photo of {t}" for t in texts[60:]]}))
+    there = {"text": [f"photo of {t}" for t in texts[60:]], "label": labels[60:]}
+    target = read(datasets.Dataset.from_dict(there))
     view: View = split(source).view(source)
     tuning = parse_trainable(part)
     assert tuning is not None
-    return DomainInputs.of_tuned(domain_view(view, target), opened, tuning)
+    found = DomainInputs.of_tuned(domain_view(view, target), opened, tuning)
+    assert (found.target.labels_N == -1).all()
+    return found
 
 
 @pytest.mark.parametrize("text", ["lora", "all", "last:1", "last:12"])
