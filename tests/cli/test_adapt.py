@@ -58,6 +58,7 @@ def test_it_answers_people_and_programs(
     [
         ({"--methods": "dnan"}, 2, 'Did you mean "dann"'),
         ({"--methods": "dann:weight=-1"}, 2, "dann.weight must be at least 0"),
+        ({"--trainable": "head"}, 2, "trainable must be features, lora, last:N"),
         ({"--methods": ","}, 2, "methods names none"),
         ({"--target": "gadget.csv"}, 3, 'Did you mean "gadgets.csv"'),
         ({"--source": "nothing.csv"}, 3, "nothing.csv does not exist"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -32,6 +33,40 @@ def test_real_steps_are_extrapolated(tiny_text: Path, topics: Any, tmp_path: Pat
     assert "4 epochs" in price.words()
     with pytest.raises(NotApplicable, match="learns without steps"):
         price_of_steps(make("probe"), backbone(tiny_text), view, run)
+
+
+def test_fine_tunings_steps_price_the_arms_that_take_them(tiny_text: Path, topics: Any) -> None:
+    """84 rows are 11 batches of 8; three layer groups make four stages of 2, 2, 2 and 10 epochs."""
+    texts, labels = topics(120)
+    data = read(datasets.Dataset.from_dict({"text": texts, "label": labels}))
+    rows, opened = split(data).view(data), backbone(tiny_text)
+    full = Cost(seconds_per_step=0.5, steps_per_epoch=11, epochs=15, overhead=1.0, peak_bytes=7)
+    assert len(rows.train) == 84
+    scratch = make("scratch").cost_by(full, opened, rows)
+    assert scratch == replace(full, epochs=30)
+    work = 2 * 0.05 + 2 * (0.05 + 0.95 / 3) + 2 * (0.05 + 0.95 * 2 / 3) + 10
+    unfreeze = make("unfreeze").cost_by(full, opened, rows)
+    assert unfreeze is not None
+    assert unfreeze.epochs == 16
+    assert unfreeze.seconds_per_step == pytest.approx(0.5 * work / 16)
+    lora = make("lora")
+    assert lora.cost_is_bound
+    assert lora.cost_by(full, opened, rows) == replace(full, epochs=15)
+    for name, settings in (
+        ("scratch", {"batch_size": 4}), ("unfreeze", {"mixup": 0.2}), ("lora", {"dora": True}),
+        ("scratch", {"head": "mlp"}), ("probe", {}), ("ia3", {}),
+    ):  # fmt: skip
+        assert make(name, settings).cost_by(full, opened, rows) is None, "steps of another kind"
+
+
+def test_a_trial_leaves_no_checkpoint(tiny_text: Path, topics: Any, tmp_path: Path) -> None:
+    texts, labels = topics(60)
+    data = read(datasets.Dataset.from_dict({"text": texts, "label": labels}))
+    view, arm = split(data).view(data), make("finetune", {"epochs": 1})
+    for resumable in (True, False):
+        run = Run(tmp_path / str(resumable), device="cpu", max_steps=2, resumable=resumable)
+        arm.fit(backbone(tiny_text), view, run.again())
+        assert (run.folder / "checkpoints").exists() == resumable
 
 
 def test_features_are_priced_by_the_row() -> None:

@@ -19,6 +19,7 @@ from warmstart.planning import Survey, label_noise, survey
 from warmstart.planning.evidence import gain_error, label_items, wilson
 from warmstart.planning.noise import held_out_proba
 from warmstart.planning.survey_distance import measured_distance
+from warmstart.strategies import Scratch
 
 
 @pytest.fixture(scope="module")
@@ -46,6 +47,9 @@ def test_all_that_can_be_had_is_measured(looked: tuple[Survey, View, Split]) -> 
     assert set(found.prices) == {"probe", "zero-shot", "prototypes", "finetune", "lora",
                                  "unfreeze", "scratch"}  # fmt: skip
     assert found.prices["finetune"].basis == "steps"
+    for name in ("lora", "unfreeze", "scratch"):
+        assert found.prices[name].measuring == 0, "no steps are taken for a price alone"
+        assert found.prices[name].peak_bytes
     assert 1 / (len(view.validation) + 2) <= found.probe_error <= 1
     assert found.latency_ms is not None
     assert found.seconds > 0
@@ -68,7 +72,10 @@ def test_gains_are_of_the_validation_rows(looked: tuple[Survey, View, Split]) ->
         assert -1 <= probe.value + gain.value <= 1
 
 
-def test_too_little_time_is_told(tiny_text: Path, topics: Any, tmp_path: Path) -> None:
+def test_too_little_time_is_told(
+    tiny_text: Path, topics: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Scratch, "cost_by", lambda *_: None)  # steps of its own are needed
     texts, labels = topics(120)
     data = read(datasets.Dataset.from_dict({"text": texts, "label": labels}))
     opened = backbone(tiny_text, cache=FeatureCache(tmp_path / "cache"))
@@ -80,6 +87,10 @@ def test_too_little_time_is_told(tiny_text: Path, topics: Any, tmp_path: Path) -
     assert "--within" in missing["rows"]
     assert "steps fit into what is left" in missing["short_finetune"]
     assert "--within" in found.left_out["scratch"]
+    assert "steps fit into what is left" in missing["short_lora"]
+    for name in ("lora", "unfreeze"):  # priced by fine-tuning's steps, of which four were taken
+        assert found.prices[name].measuring == 0
+        assert found.prices[name].seconds > 0
     assert found.item("distance").value == 1.0  # type: ignore[union-attr]
     assert found.gains, "what costs nothing is measured all the same"
 

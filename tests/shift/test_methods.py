@@ -223,7 +223,7 @@ def test_a_fit_that_was_killed_ends_as_if_it_had_not_been(
 
     rows, _ = domains(seed=11, move=0.5)
     method = make_method(name, {**SMALL, "epochs": 12})
-    monkeypatch.setattr(adapt_train, "Checkpoints", lambda: Checkpoints(every_steps=4))
+    monkeypatch.setattr(adapt_train, "Checkpoints", lambda **of: Checkpoints(every_steps=4, **of))
     real = adapt_train.fit_loop
 
     def watched(**parts: Any) -> Any:

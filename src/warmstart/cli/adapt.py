@@ -30,6 +30,14 @@ def adapt(
             "source-only is always beside them.",
         ),
     ] = None,
+    trainable: Annotated[
+        str,
+        typer.Option(
+            "--trainable",
+            help="What learns beside bottleneck and head: features (nothing; vectors are computed "
+            "once), lora, last:N (the last N layer groups) or all.",
+        ),
+    ] = "features",
     seeds: Annotated[int, typer.Option("--seeds", min=1, help="Training seeds.")] = 3,
     backbone: o.Backbone = None,
     allow_bin: o.AllowBin = False,
@@ -56,15 +64,17 @@ def adapt(
 ) -> None:
     """Carry a labelled source over to a target without labels, where the evidence speaks for it.
 
-    Aligns, reweights, corrects and self-trains on the untouched backbone's vectors, chooses method
-    and epoch without a target label, and keeps source-only where the evidence is against adapting.
-    Labels that the target has are read for the final report alone. Interrupted, it goes on when the
-    command is repeated.
+    Aligns, reweights, corrects and self-trains on the untouched backbone's vectors, or with a part
+    of the encoder (--trainable), chooses method and epoch without a target label, and keeps
+    source-only where the evidence is against adapting. Labels that the target has are read for the
+    final report alone. Interrupted, it goes on when the command is repeated.
 
     Examples:
       warmstart adapt --source films.csv --target gadgets.csv
 
       warmstart adapt --source scans/ --target photos/ --methods mmd,dann --out runs/photos
+
+      warmstart adapt --source films.csv --target gadgets.csv --trainable last:2 --methods mmd,coral
 
       warmstart predict runs/photos new_photos/
     """
@@ -75,6 +85,7 @@ def adapt(
         source,
         target,
         methods=None if methods is None else [m for m in methods.split(",") if m.strip()],
+        trainable=trainable,
         seeds=seeds,
         backbone=backbone,
         allow_bin=allow_bin,

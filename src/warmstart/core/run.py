@@ -25,6 +25,8 @@ class Run:
         max_steps: Optimiser steps at most, or None.
         device: Name of the device, or `auto`.
         trackers: Names of experiment trackers to report to as well.
+        resumable: Whether an interrupted fit shall go on where it stopped; False for trials that
+            nobody goes on with, which then write no checkpoint.
     """
 
     def __init__(
@@ -37,6 +39,7 @@ class Run:
         device: str = "auto",
         trackers: tuple[str, ...] = (),
         max_forgetting: float | None = None,
+        resumable: bool = True,
     ) -> None:
         self.folder = Path(folder)
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -46,6 +49,7 @@ class Run:
         self.device = device
         self.trackers = trackers
         self.max_forgetting = max_forgetting
+        self.resumable = resumable
         self.streams = Streams(self.seed)
 
     @property
@@ -101,6 +105,7 @@ class Run:
             "device": self.device,
             "trackers": self.trackers,
             "max_forgetting": self.max_forgetting,
+            "resumable": self.resumable,
             **changes,
         }
         return Run(self.folder / name, **settings)

@@ -12,7 +12,15 @@ from warmstart.strategies import Cost, Strategy
 
 from .task import ArmResult, Task
 
-__all__ = ["CostCheck", "Price", "check_cost", "duration", "price_of_features", "price_of_steps"]
+__all__ = [
+    "CostCheck",
+    "Price",
+    "check_cost",
+    "duration",
+    "price_of_cost",
+    "price_of_features",
+    "price_of_steps",
+]
 
 
 class Price(Config):
@@ -96,13 +104,22 @@ def price_of_steps(
     cost = strategy.measure(backbone, view, run)
     if cost is None:
         raise NotApplicable(f"{strategy.name} learns without steps, so there is none to time")
-    steps = cost.epochs * cost.steps_per_epoch
-    price = Price(
+    return price_of_cost(strategy, cost, time.perf_counter() - began), cost
+
+
+def price_of_cost(strategy: Strategy, cost: Cost, measuring: float = 0.0) -> Price:
+    """The price of a whole run from timed steps.
+
+    Args:
+        strategy: One that trains in steps.
+        cost: By steps of its own, or of another strategy that takes the same.
+        measuring: Seconds that the timing took.
+    """
+    return Price(
         strategy=strategy.name, seconds=cost.seconds, epochs=cost.epochs,
-        seconds_per_epoch=cost.seconds / cost.epochs, steps=steps,
-        peak_bytes=cost.peak_bytes or None, measuring=time.perf_counter() - began,
+        seconds_per_epoch=cost.seconds / cost.epochs, steps=cost.epochs * cost.steps_per_epoch,
+        peak_bytes=cost.peak_bytes or None, measuring=measuring,
     )  # fmt: skip
-    return price, cost
 
 
 def price_of_features(

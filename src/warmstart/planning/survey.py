@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -20,22 +20,22 @@ from warmstart.core import (
     Meter,
     NotApplicable,
     OutOfMemory,
-    Run,
     Streams,
     progress,
 )
 from warmstart.data import View
 from warmstart.evaluation import compare_arms, score_metric
 from warmstart.models import Model
-from warmstart.strategies import Cost, Fitted, make
+from warmstart.strategies import Fitted, make
 from warmstart.training import Diverged
 
-from .budget import Budgeted, embedding_estimate
+from .budget import embedding_estimate
 from .evidence import Gain, Measured, Missing, Survey, gain_error, label_items
 from .meter import latency_ms
 from .noise import label_noise
-from .pricing import Price, duration, price_of_features, price_of_steps
+from .pricing import duration, price_of_cost, price_of_features, price_of_steps
 from .survey_curve import probe_curve
+from .survey_desk import Desk
 from .survey_distance import measured_distance, transferability
 
 __all__ = ["CANDIDATES", "survey"]
@@ -49,46 +49,9 @@ _STEPPED = ("lora", "unfreeze", "scratch")
 _FAILS = (NotApplicable, DataError, BackboneError, Diverged, OutOfMemory)
 _EMBED_SHARE, _SHORT_SHARE, _CURVE_SHARE = 0.35, 0.5, 0.8  # of the time that measuring may take
 _LEAST_VALIDATION, _MOST_VALIDATION = 4, 1000
-_SHORT_LENGTH = 0.4  # of the full length: a short arm is no second training
+_SHORT_LENGTH = 1 / 3  # of the full length: a short arm is no second training
 _SHORT_LEAST, _SHORT_MOST_FULL = 8, 40
 _MARGIN = 1.15  # as for a budget: what the clock may add to measured steps
-
-
-@dataclass
-class _Desk(Budgeted):
-    """What is shared while measuring, and what was found so far."""
-
-    backbone: Backbone
-    view: View
-    small: View
-    metric: str
-    folder: Path
-    device: str
-    seed: int
-    budget: float
-    started: float
-    distance: float | None = None
-    reference: Path | None = None
-    items: list[Measured] = field(default_factory=list)
-    missing: list[Missing] = field(default_factory=list)
-    left_out: dict[str, str] = field(default_factory=dict)
-    gains: list[Gain] = field(default_factory=list)
-    prices: dict[str, Price] = field(default_factory=dict)
-    costs: dict[str, Cost] = field(default_factory=dict)
-    seconds_per_row: float = 0.0
-    probe: Fitted | None = None
-    probe_MC: np.ndarray | None = None
-    probe_error: tuple[float, float] = (0.0, 0.0)
-    exponent: tuple[float, float] | None = None
-    latency: float | None = None
-
-    def run(self, name: str, **limits: float | int | None) -> Run:
-        """A run of its own folder."""
-        return Run(self.folder / name, seed=self.seed, device=self.device, **limits)  # type: ignore[arg-type]
-
-    def proba(self, model: Model) -> np.ndarray:
-        """Probabilities on the validation rows, asked without labels."""
-        return model.proba(self.small.validation.without_labels())
 
 
 def survey(
@@ -127,11 +90,11 @@ def survey(
             f"{len(view.validation)}"
         )
     plain = View(view.train, view.validation)
-    desk = _Desk(
+    desk = Desk(
         backbone, plain, plain, metric, folder, device, seed, within, time.monotonic(),
         distance=distance, reference=reference,
     )  # fmt: skip
-    stages: tuple[tuple[str, Callable[[_Desk], None]], ...] = (
+    stages: tuple[tuple[str, Callable[[Desk], None]], ...] = (
         ("rows", _cut), ("probe", _probe), ("untrained arms", _untrained),
         ("price of fine-tuning", _price_first), ("short fine-tuning", _short),
         ("learning curve", _curve), ("distance", _distance), ("other prices", _price_others),
@@ -146,7 +109,7 @@ def survey(
     return _told(desk)
 
 
-def _told(desk: _Desk) -> Survey:
+def _told(desk: Desk) -> Survey:
     exponent, exponent_error = desk.exponent or (None, 0.0)
     return Survey(
         labels=int((desk.view.train.labels_N >= 0).sum()), metric=desk.metric,
@@ -158,7 +121,7 @@ def _told(desk: _Desk) -> Survey:
     )  # fmt: skip
 
 
-def _cut(desk: _Desk) -> None:
+def _cut(desk: Desk) -> None:
     """As many rows as can be embedded in a share of the time; the labels that there are."""
     train, validation = desk.view.train, desk.view.validation
     desk.items += label_items([n for n in train.class_counts.values() if n])
@@ -185,7 +148,7 @@ def _cut(desk: _Desk) -> None:
         )
 
 
-def _probe(desk: _Desk) -> None:
+def _probe(desk: Desk) -> None:
     """The probe on the validation rows: the zero of every gain."""
     began = time.perf_counter()
     small = desk.small
@@ -225,7 +188,7 @@ def _l2(fitted: Fitted) -> dict[str, float]:
     return {"l2": float(fitted.values["l2"])}
 
 
-def _curve(desk: _Desk) -> None:
+def _curve(desk: Desk) -> None:
     assert desk.probe_MC is not None
     train, validation = desk.small.train, desk.small.validation
     try:
@@ -243,7 +206,7 @@ def _curve(desk: _Desk) -> None:
     desk.exponent = item.value, (high - low) / 3.92
 
 
-def _noise(desk: _Desk) -> None:
+def _noise(desk: Desk) -> None:
     assert desk.probe is not None
     train = desk.small.train
     try:
@@ -254,7 +217,7 @@ def _noise(desk: _Desk) -> None:
         desk.missing.append(Missing(name="label_noise", text=f"{_sentence(error)}."))
 
 
-def _untrained(desk: _Desk) -> None:
+def _untrained(desk: Desk) -> None:
     """Zero-shot and class means, which cost no training: their gains are measured outright."""
     for name in _UNTRAINED:
         began = time.perf_counter()
@@ -266,7 +229,7 @@ def _untrained(desk: _Desk) -> None:
         _add_gain(desk, name, fitted.model, 1.0, began, "")
 
 
-def _add_gain(desk: _Desk, name: str, model: Model, share: float, began: float, how: str) -> None:
+def _add_gain(desk: Desk, name: str, model: Model, share: float, began: float, how: str) -> None:
     """Hold an arm against the probe on the same validation rows."""
     truth_M = desk.small.validation.labels_N
     paired = compare_arms(
@@ -287,7 +250,7 @@ def _add_gain(desk: _Desk, name: str, model: Model, share: float, began: float, 
     )  # fmt: skip
 
 
-def _distance(desk: _Desk) -> None:
+def _distance(desk: Desk) -> None:
     if desk.distance is not None:
         where = {-1.0: "near", 1.0: "far"}.get(desk.distance, "neither near nor far")
         desk.items.append(
@@ -307,19 +270,24 @@ def _distance(desk: _Desk) -> None:
         desk.missing.append(Missing(name="distance", text=f"{_sentence(error)}."))
 
 
-def _transferability(desk: _Desk) -> None:
+def _transferability(desk: Desk) -> None:
     train = desk.small.train
     desk.items += transferability(desk.backbone.features(train).vectors_ND, train.labels_N)
 
 
-def _price_first(desk: _Desk) -> None:
+def _price_first(desk: Desk) -> None:
     """Real steps of the arm that is tried next."""
     _price(desk, _TRIED)
 
 
-def _price_others(desk: _Desk) -> None:
-    """Real steps of the other arms that train, as long as they fit into the time left."""
+def _price_others(desk: Desk) -> None:
+    """Real steps of the other arms that train, as long as they fit into the time left.
+
+    Where an arm takes the steps that fine-tuning was timed by, they are not taken again.
+    """
     for name in _STEPPED:
+        if _TRIED in desk.costs and _price_alike(desk, name):
+            continue
         if max(price.measuring for price in desk.prices.values()) > desk.left:
             desk.left_out[name] = (
                 f"its steps were not timed within the {desk.budget:.0f} s of measuring: give "
@@ -329,7 +297,24 @@ def _price_others(desk: _Desk) -> None:
             _price(desk, name)
 
 
-def _price(desk: _Desk, name: str) -> None:
+def _price_alike(desk: Desk, name: str) -> bool:
+    """Price an arm by fine-tuning's steps; False where its own are others."""
+    strategy = make(name)
+    try:
+        strategy.check(desk.backbone, desk.view)
+        cost = strategy.cost_by(desk.costs[_TRIED], desk.backbone, desk.view)
+    except _FAILS as error:
+        desk.left_out[name] = str(error)
+        return True
+    if cost is None:
+        return False
+    desk.costs[name] = cost
+    if not strategy.cost_is_bound:  # else its own short run tells
+        desk.prices[name] = price_of_cost(strategy, cost)
+    return True
+
+
+def _price(desk: Desk, name: str) -> None:
     try:
         price, cost = price_of_steps(make(name), desk.backbone, desk.view, desk.run(name))
     except _FAILS as error:
@@ -338,21 +323,33 @@ def _price(desk: _Desk, name: str) -> None:
     desk.prices[name], desk.costs[name] = price, cost
 
 
-def _short(desk: _Desk) -> None:
+def _short(desk: Desk) -> None:
     """A fine-tuning of few steps: a probe alone misleads."""
     _try(desk, _TRIED)
 
 
-def _short_second(desk: _Desk) -> None:
-    """The same with frozen weights and adapters, which may serve few labels better."""
-    _try(desk, _TRIED_NEXT)
+def _short_second(desk: Desk) -> None:
+    """The same with frozen weights and adapters, which may serve few labels better.
+
+    Its own steps price it; where it did not run, fine-tuning's say what it costs at most.
+    """
+    name = _TRIED_NEXT
+    made = _try(desk, name)
+    if name in desk.prices or name in desk.left_out or name not in desk.costs:
+        return
+    cost = desk.costs[name]
+    if made is not None and made[0].epochs:
+        fitted, peak = made
+        per_step = fitted.seconds / (fitted.epochs * cost.steps_per_epoch)  # validation included
+        cost = replace(cost, seconds_per_step=per_step, overhead=0.0, peak_bytes=peak)
+    desk.prices[name], desk.costs[name] = price_of_cost(make(name), cost), cost
 
 
-def _try(desk: _Desk, name: str) -> None:
-    """A training of few steps, its schedule fitted to them, beside the probe."""
+def _try(desk: Desk, name: str) -> tuple[Fitted, int] | None:
+    """A training of few steps, its schedule fitted to them, beside the probe; its peak memory."""
     cost, title = desk.costs.get(name), make(name).title
     if cost is None:
-        return
+        return None
     full = cost.epochs * cost.steps_per_epoch
     available = min(_SHORT_SHARE * desk.budget, 0.9 * desk.left)
     affordable = cost.steps_within(max(available, 0.0) / _MARGIN)
@@ -366,21 +363,24 @@ def _try(desk: _Desk, name: str) -> None:
                 "--within more.",
             )
         )
-        return
+        return None
     began = time.perf_counter()
     deadline = time.monotonic() + max(min(1.5 * available, 0.85 * desk.left), 1.0)
-    run = desk.run(f"short-{name}", max_steps=steps, deadline=deadline)
+    run = desk.run(f"short-{name}", max_steps=steps, deadline=deadline, resumable=False)
     view = View(desk.view.train, desk.small.validation)
     try:
-        with progress.muted():
+        with progress.muted(), Meter(desk.device) as meter:
             fitted = make(name).fit(desk.backbone, view, run)
     except _FAILS as error:
         desk.missing.append(
             Missing(name=f"short_{name}", text=f"The short run of {title} failed: {error}")
         )
-        return
+        if name not in desk.prices:  # nothing else has shown that it works here
+            desk.left_out[name] = str(error)
+        return None
     share = min(1.0, steps / full)
     _add_gain(desk, name, fitted.model, share, began, f" of {steps} steps ({share:.0%} of a run)")
+    return fitted, meter.peak_bytes
 
 
 def _points(value: float) -> str:

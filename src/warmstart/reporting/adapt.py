@@ -153,12 +153,13 @@ def _html_row(row: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _about(results: Json) -> str:
-    target = (results.get("adaptation") or {}).get("target") or {}
+    found = results.get("adaptation") or {}
+    target = found.get("target") or {}
     data = results.get("data") or {}
     text = (
         f"Learned from {fmt.clean(data.get('source') or 'the source')} with labels and from "
         f"{target.get('adapted_to', 0):,} rows of {fmt.clean(target.get('source') or 'the target')}"
-        " without. "
+        f" without. {_trained(str(found.get('trainable') or 'features'))}"
     )
     if target.get("test"):
         return text + (
@@ -166,6 +167,16 @@ def _about(results: Json) -> str:
             "once, for the numbers of this report, after everything had been chosen."
         )
     return text + "The target has no labels that could be reported on."
+
+
+def _trained(part: str) -> str:
+    """Which part of the encoder learned, as a sentence; empty where none did."""
+    if part == "features":
+        return ""
+    count = part.removeprefix("last:")
+    groups = "the last layer group" if count == "1" else f"the last {count} layer groups"
+    words = {"lora": "LoRA on the encoder", "all": "the whole encoder"}.get(part, groups)
+    return f"Beside bottleneck and head, {words} learned. "
 
 
 def _evidence(results: Json) -> list[str]:

@@ -13,8 +13,15 @@ from .adapt_base import (
     parse_methods,
     register_method,
 )
-from .adapt_seed import MethodResult, MethodSeed, SeedRecord, fit_method, read_method
-from .adapt_view import DomainVectors, DomainView, check_classes, domain_view
+from .adapt_seed import (
+    MethodResult,
+    MethodSeed,
+    SeedRecord,
+    fit_method,
+    forget_weights,
+    read_method,
+)
+from .adapt_view import DomainInputs, DomainVectors, DomainView, check_classes, domain_view
 from .align import Coral, Mmd, SourceOnly
 from .dann import Cdan, Dann
 from .diagnosis import Diagnosis, Finding, diagnose
@@ -65,6 +72,7 @@ from .select_choice import Choice, choose
 from .select_ranks import choose_snapshot, concordance
 from .selftrain import SelfTraining
 from .selftrain_pseudo import pick_pseudo_labels
+from .tuning import FEATURES, Tuning, parse_trainable
 from .validators import (
     VALIDATORS,
     Judged,
@@ -77,6 +85,7 @@ from .words import MovedWord, WordDivergence, word_divergence, words_of
 
 __all__ = [
     "DISTANCES",
+    "FEATURES",
     "MMD",
     "SOURCE_ONLY",
     "VALIDATORS",
@@ -100,6 +109,7 @@ __all__ = [
     "DistanceInfo",
     "DomainClassifier",
     "DomainGap",
+    "DomainInputs",
     "DomainScores",
     "DomainVectors",
     "DomainView",
@@ -125,6 +135,7 @@ __all__ = [
     "SharesConflict",
     "Snapshot",
     "SourceOnly",
+    "Tuning",
     "UnfamiliarShare",
     "Validators",
     "Weights",
@@ -155,6 +166,7 @@ __all__ = [
     "fit_domain_classifier",
     "fit_kliep",
     "fit_method",
+    "forget_weights",
     "frechet",
     "how_large",
     "kernel_mean_matching",
@@ -167,6 +179,7 @@ __all__ = [
     "method_names",
     "mmd",
     "parse_methods",
+    "parse_trainable",
     "pick_pseudo_labels",
     "principal",
     "principal_plane",

@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
 from pydantic import ConfigDict
@@ -37,11 +38,15 @@ class Snapshot:
 
     Attributes:
         epoch: Counted from 1.
-        head: Reads the backbone's raw vectors.
+        head: Reads the raw vectors of the backbone, or of the encoder as it was then.
+        own: The rows' vectors by the encoder as it was then; None where it is the backbone's.
+        weights: File of the weights that the encoder had learned; None likewise.
     """
 
     epoch: int
     head: Head
+    own: DomainVectors | None = None
+    weights: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -86,7 +91,8 @@ class AdaptationMethod(Config, ABC):
         """Learn from the rows.
 
         Args:
-            rows: Labelled source and unlabelled target vectors.
+            rows: Labelled source and unlabelled target vectors; `DomainInputs` where the encoder
+                may learn too.
             run: Where to log, the seed, and how long it may take.
         """
 

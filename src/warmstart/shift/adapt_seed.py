@@ -27,11 +27,19 @@ from warmstart.models import Head, HeadShape
 from .adapt_base import NamedMethod
 from .adapt_view import DomainVectors
 from .select_ranks import choose_snapshot, mean_ranks, rank_table
+from .tuning import SNAPSHOTS
 from .validators import Judged, Validators
 
-__all__ = ["MethodResult", "MethodSeed", "SeedRecord", "fit_method", "read_method"]
+__all__ = [
+    "MethodResult",
+    "MethodSeed",
+    "SeedRecord",
+    "fit_method",
+    "forget_weights",
+    "read_method",
+]
 
-_RESULT, _HEADS = "result.json", "heads.safetensors"
+_RESULT, _HEADS, _WEIGHTS = "result.json", "heads.safetensors", "encoder.safetensors"
 
 
 class SeedRecord(Config):
@@ -50,6 +58,7 @@ class SeedRecord(Config):
         history: One dictionary an epoch.
         values: What was found on the way.
         notes: Sentences for the reader.
+        tuned: Whether the encoder learned too, so that its weights lie beside the heads.
     """
 
     method: str
@@ -64,6 +73,7 @@ class SeedRecord(Config):
     history: tuple[dict[str, Any], ...]
     values: dict[str, Any]
     notes: tuple[str, ...]
+    tuned: bool = False
 
 
 @dataclass(frozen=True)
@@ -72,11 +82,15 @@ class MethodSeed:
 
     Attributes:
         record: What is known of the fit.
-        heads: One for each snapshot; they read the backbone's raw vectors.
+        heads: One for each snapshot; they read the backbone's raw vectors, or those of the encoder
+            as it was then.
+        weights: File of what the encoder had learned by the chosen snapshot; None where it is as
+            the backbone came.
     """
 
     record: SeedRecord
     heads: tuple[Head, ...]
+    weights: Path | None = None
 
     @property
     def head(self) -> Head:
@@ -107,13 +121,15 @@ def fit_method(
     """
     adapted = named.method.fit(rows, run)
     heads = tuple(snapshot.head for snapshot in adapted.snapshots)
-    judged = tuple(validators.judge(head) for head in heads)
+    judged = tuple(validators.judge(one.head, one.own) for one in adapted.snapshots)
+    chosen = choose_snapshot(judged)
+    weights = adapted.snapshots[chosen].weights
     record = SeedRecord(
         method=named.name,
         seed=run.seed,
         epochs=tuple(snapshot.epoch for snapshot in adapted.snapshots),
         judged=judged,
-        chosen=choose_snapshot(judged),
+        chosen=chosen,
         shape=heads[0].shape,
         trainable_parameters=adapted.trainable_parameters,
         seconds=adapted.seconds,
@@ -121,6 +137,7 @@ def fit_method(
         history=tuple(_finite(epoch) for epoch in adapted.history),
         values=adapted.values,
         notes=tuple(adapted.notes),
+        tuned=weights is not None,
     )
     tensors = {
         f"{place}/{key}": value.detach().cpu().contiguous()
@@ -129,9 +146,23 @@ def fit_method(
     }
     save_file(tensors, run.folder / _HEADS)
     write_json(run.folder / _RESULT, record.model_dump(mode="json"))
+    if weights is not None:
+        weights = weights.replace(run.folder / _WEIGHTS)
+        shutil.rmtree(run.folder / SNAPSHOTS, ignore_errors=True)
     shutil.rmtree(run.folder / "checkpoints", ignore_errors=True)
     write_manifest(run.folder, task_type="classify")
-    return MethodSeed(record, heads)
+    return MethodSeed(record, heads, weights)
+
+
+def forget_weights(folder: Path) -> None:
+    """Remove what the encoder had learned from a finished fit: it is kept as a model elsewhere.
+
+    Args:
+        folder: Of one method and seed.
+    """
+    if (folder / _WEIGHTS).is_file():
+        (folder / _WEIGHTS).unlink()
+        write_manifest(folder, task_type="classify")
 
 
 def read_method(folder: Path) -> MethodSeed | None:
@@ -143,8 +174,12 @@ def read_method(folder: Path) -> MethodSeed | None:
         record = SeedRecord.parse(read_json(folder / _RESULT), str(folder / _RESULT))
     except RunError:
         return None
+    weights = folder / _WEIGHTS if record.tuned else None
+    if weights is not None and not weights.is_file():
+        return None
     tensors = load_file(folder / _HEADS)
-    return MethodSeed(record, tuple(_head(record, tensors, k) for k in range(len(record.epochs))))
+    heads = tuple(_head(record, tensors, k) for k in range(len(record.epochs)))
+    return MethodSeed(record, heads, weights)
 
 
 @dataclass

@@ -3,7 +3,8 @@
 A target's classes hide in more places than its label column: in other columns, in row ids, in the
 folder that an image lies in, in the order of a sorted file. `DomainView` keeps none of the first
 two and has its target rows in the order of their content hashes. `DomainVectors`, which is what a
-method gets, holds no path either: vectors and nothing else.
+method gets, holds no path either: vectors and nothing else. `DomainInputs` adds the texts or the
+bytes of the images, again without a path, for methods that train the encoder too.
 
 U counts unlabelled target rows.
 """
@@ -12,15 +13,26 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 
-from warmstart.backbones import Backbone, Space
+from warmstart.backbones import Backbone, Encoder, Space, embed_inputs
 from warmstart.core import DataError, UsageError, nearest
 from warmstart.data import Dataset, View, from_columns
+from warmstart.data.dataset import image_source
+from warmstart.models.encoder import RowInputs
 
-__all__ = ["FEWEST_TARGET_ROWS", "DomainVectors", "DomainView", "check_classes", "domain_view"]
+from .tuning import Tuning
+
+__all__ = [
+    "FEWEST_TARGET_ROWS",
+    "DomainInputs",
+    "DomainVectors",
+    "DomainView",
+    "check_classes",
+    "domain_view",
+]
 
 FEWEST_TARGET_ROWS = 10
 
@@ -145,6 +157,92 @@ class DomainVectors:
             label_names=view.source.label_names,
             space=train.space,
         )
+
+
+@dataclass(frozen=True, eq=False)
+class DomainInputs(DomainVectors):
+    """The same rows with the inputs that the vectors were made of, for an encoder that learns.
+
+    Attributes:
+        backbone: The untouched one that the encoder starts from.
+        source: Training and validation rows of the source, labelled.
+        target: Target rows without labels, under the ids of `target_ids_U`, images as bytes.
+        tuning: Which part of the encoder learns.
+    """
+
+    backbone: Backbone
+    source: View
+    target: Dataset
+    tuning: Tuning
+
+    @classmethod
+    def of_tuned(cls, view: DomainView, backbone: Backbone, tuning: Tuning) -> DomainInputs:
+        """Embed the rows and keep their inputs.
+
+        Args:
+            view: The rows.
+            backbone: The untouched backbone.
+            tuning: Which part of the encoder learns.
+
+        Raises:
+            UsageError: For a part that this backbone does not have.
+            NotApplicable: Where its family takes no such adapter.
+        """
+        tuning.check(backbone, view.source)
+        plain = DomainVectors.of(view, backbone)
+        return cls(
+            **{field.name: getattr(plain, field.name) for field in fields(plain)},
+            backbone=backbone, source=view.source, target=_without_paths(view.target),
+            tuning=tuning,
+        )  # fmt: skip
+
+    def seen_by(self, vectors: Sequence[np.ndarray], name: str) -> DomainVectors:
+        """The rows in another encoder's space.
+
+        Args:
+            vectors: Of the source's training rows, its validation rows and the target rows.
+            name: Of that encoder's weights.
+        """
+        train_ND, validation_MD, target_UD = vectors
+        return DomainVectors(
+            train_ND=train_ND, labels_N=self.labels_N, ids_N=self.ids_N,
+            validation_MD=validation_MD, labels_M=self.labels_M, target_UD=target_UD,
+            target_ids_U=self.target_ids_U, label_names=self.label_names,
+            space=self.space.model_copy(update={"backbone": name}),
+        )  # fmt: skip
+
+    def embedded(self, encoder: Encoder, name: str) -> DomainVectors:
+        """The rows as an encoder sees them.
+
+        Args:
+            encoder: With what it has learned.
+            name: Of its weights.
+        """
+        parts = (self.source.train, self.source.validation, self.target)
+        return self.seen_by([embed_inputs(encoder, RowInputs(part)) for part in parts], name)
+
+
+def _without_paths(target: Dataset) -> Dataset:
+    """The rows with images as bytes: the folder that an image lies in may be its class."""
+    cells = target.column(target.modality)
+    if target.modality == "image":
+        sources = [image_source(cell) for cell in cells]
+        cells = [
+            {"bytes": one if isinstance(one, bytes) else one.read_bytes(), "path": None}
+            for one in sources
+        ]
+    return from_columns(
+        {
+            "id": target.ids,
+            target.modality: cells,
+            "label": [-1] * len(target),
+            "content": target.contents,
+        },
+        label_names=target.label_names,
+        modality=target.modality,
+        source="target",
+        max_pixels=target.max_pixels,
+    )
 
 
 def check_classes(source: Sequence[str], target: Sequence[str], *, where: str) -> None:

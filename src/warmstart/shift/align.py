@@ -13,7 +13,8 @@ from warmstart.objectives import coral_loss, mmd_loss, reversal_strength
 from warmstart.training import LoopState
 
 from .adapt_base import SOURCE_ONLY, register_method
-from .adapt_train import Objective, Seen, TrainedMethod
+from .adapt_objective import Objective, Seen
+from .adapt_train import TrainedMethod
 from .adapt_view import DomainVectors
 
 __all__ = ["Coral", "Mmd", "SourceOnly"]

@@ -21,7 +21,8 @@ from warmstart.objectives import (
 from warmstart.training import LoopState
 
 from .adapt_base import register_method
-from .adapt_train import Objective, Seen, TrainedMethod
+from .adapt_objective import Objective, Seen
+from .adapt_train import TrainedMethod
 from .adapt_view import DomainVectors
 
 __all__ = ["Cdan", "Dann", "Discriminator"]

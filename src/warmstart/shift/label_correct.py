@@ -11,7 +11,7 @@ import torch
 from warmstart.core import Run
 from warmstart.models import Head
 
-from .adapt_base import Adapted, Snapshot, register_method
+from .adapt_base import Adapted, register_method
 from .adapt_train import TrainedMethod
 from .adapt_view import DomainVectors
 from .label_correct_priors import (
@@ -53,6 +53,7 @@ class LabelShiftCorrection(TrainedMethod):
 
     def _finish(self, rows: DomainVectors, run: Run, adapted: Adapted) -> Adapted:
         (only,) = adapted.snapshots
+        rows = only.own or rows
         found = estimate_shares(only.head, rows)
         target_C = found[self.shares]
         head = correct_head(only.head, rows, found["source"], target_C)
@@ -63,7 +64,7 @@ class LabelShiftCorrection(TrainedMethod):
         )
         values = {**adapted.values, "class_shares": shares_json(found, rows)}
         return replace(
-            adapted, snapshots=(Snapshot(only.epoch, head),), values=values,
+            adapted, snapshots=(replace(only, head=head),), values=values,
             notes=[*adapted.notes, note],
         )  # fmt: skip
 
@@ -73,7 +74,7 @@ def estimate_shares(head: Head, rows: DomainVectors) -> dict[str, np.ndarray]:
 
     Args:
         head: Learned on the source; reads raw vectors.
-        rows: Source and target vectors.
+        rows: Source and target vectors, in the space that the head reads.
 
     Returns:
         `source`, `em` and `bbse`, each (C,).

@@ -14,7 +14,8 @@ from warmstart.core import Run
 from warmstart.training import LoopState
 
 from .adapt_base import register_method
-from .adapt_train import Objective, Seen, TrainedMethod
+from .adapt_objective import Objective, Seen
+from .adapt_train import TrainedMethod
 from .adapt_view import DomainVectors
 from .reweight_kernel import fit_kliep, kernel_mean_matching, median_width, principal
 from .reweight_ratio import Weights, domain_ratio, settle_weights

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from .adapt_seed import MethodResult, MethodSeed
-from .adapt_view import DomainVectors
+from .adapt_view import DomainInputs, DomainVectors
 from .label_correct import estimate_shares
 from .reweight_ratio import DomainGap
 from .select import Candidate, Decision, SharesConflict, decide, shares_conflict
@@ -43,7 +43,7 @@ def choose(results: Sequence[MethodResult], rows: DomainVectors, gap: DomainGap)
     """
     fitted = [result for result in results if result.seeds]
     reference = fitted[0].seeds[fitted[0].kept]
-    shares = estimate_shares(reference.head, rows)
+    shares = estimate_shares(reference.head, _seen(reference, rows))
     conflict = shares_conflict(shares)
     candidates = [
         Candidate(result.named.name, result.named.title, result.named.method.aligns, result.judged)
@@ -52,3 +52,11 @@ def choose(results: Sequence[MethodResult], rows: DomainVectors, gap: DomainGap)
     decision = decide(candidates, gap=gap, conflict=conflict)
     kept = next(result for result in fitted if result.named.name == decision.kept)
     return Choice(decision, shares, conflict, kept.seeds[kept.kept])
+
+
+def _seen(seed: MethodSeed, rows: DomainVectors) -> DomainVectors:
+    """The rows in the space that the chosen head of a fit reads."""
+    if seed.weights is None or not isinstance(rows, DomainInputs):
+        return rows
+    encoder = rows.tuning.restore(rows.backbone, seed.weights)
+    return rows.embedded(encoder, f"{rows.tuning} of {rows.space.backbone}")

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
-import numpy as np
 import torch
 from pydantic import Field, NonNegativeFloat, PositiveInt
 from torch import Tensor
@@ -15,7 +14,9 @@ from warmstart.core import Run
 from warmstart.training import Callback, LoopState
 
 from .adapt_base import register_method
-from .adapt_train import Objective, Seen, TrainedMethod, target_proba
+from .adapt_course import Course
+from .adapt_objective import Objective, Seen
+from .adapt_train import TrainedMethod
 from .adapt_view import DomainVectors
 from .selftrain_pseudo import pick_pseudo_labels
 
@@ -33,7 +34,7 @@ class Rounds(Callback):
 
     def __init__(
         self,
-        target_UD: np.ndarray,
+        rows: int,
         *,
         first: int,
         every: int,
@@ -46,7 +47,7 @@ class Rounds(Callback):
         """Set the rounds.
 
         Args:
-            target_UD: Target vectors.
+            rows: Number U of target rows.
             first: Epoch after which the first labels are given.
             every: Epochs between two rounds.
             threshold: See `pick_pseudo_labels`.
@@ -55,14 +56,18 @@ class Rounds(Callback):
             settled: Share of changed labels at which training stops, once shares are at their most.
             values: Told the rounds at the end.
         """
-        self._target_UD = torch.from_numpy(np.array(target_UD, dtype=np.float32))
-        self.labels_U = torch.full((len(target_UD),), -1, dtype=torch.int64)
+        self.labels_U = torch.full((rows,), -1, dtype=torch.int64)
         self.count = 0
         self.changes: list[float] = []
         self._first, self._every = first, every
         self._threshold, self._shares, self._balance = threshold, shares, balance
         self._settled = settled
         self._values = values
+        self._course: Course | None = None
+
+    def attend(self, course: Course) -> None:
+        """Say whose answers become labels."""
+        self._course = course
 
     def on_epoch_end(self, state: LoopState, record: Mapping[str, float]) -> None:
         """Give labels where a round is due."""
@@ -71,7 +76,8 @@ class Rounds(Callback):
             return
         begin, step, most = self._shares
         share = min(most, begin + step * self.count)
-        proba_UC = target_proba(state, self._target_UD).double().cpu().numpy()
+        assert self._course is not None
+        proba_UC = self._course.target_proba(state).double().cpu().numpy()
         found = torch.from_numpy(
             pick_pseudo_labels(
                 proba_UC, threshold=self._threshold, share=share, balance=self._balance
@@ -110,6 +116,10 @@ class _PseudoLabels(Objective):
         super().__init__(reads_target=True, callbacks=[rounds], values=values)
         self._rounds = rounds
         self._weight = weight
+
+    def attend(self, course: Course) -> None:
+        """Let the rounds ask this course."""
+        self._rounds.attend(course)
 
     def losses(self, seen: Seen, state: LoopState) -> dict[str, Tensor]:
         found = {"source": functional.cross_entropy(seen.logits_NC, seen.labels_N)}
@@ -161,11 +171,10 @@ class SelfTraining(TrainedMethod):
     settled: float = Field(0.01, ge=0, lt=1)
 
     def _objective(self, rows: DomainVectors, run: Run) -> Objective:
-        per_epoch = max(1, len(rows.ids_N) // self.batch_size)
         values: dict[str, Any] = {}
         rounds = Rounds(
-            rows.target_UD,
-            first=max(1, round(self.warm * self._epochs(per_epoch))),
+            len(rows.target_UD),
+            first=max(1, round(self.warm * self._epochs(rows))),
             every=self.every,
             threshold=self.threshold,
             shares=(min(self.start_share, self.most_share), self.add_share, self.most_share),

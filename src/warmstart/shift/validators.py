@@ -166,14 +166,18 @@ class Validators:
         self._source = drawn.permutation(len(rows.train_ND))[:_LEARNED_ROWS]
         self._target = drawn.permutation(len(rows.target_UD))[:_LEARNED_ROWS]
 
-    def judge(self, head: Head) -> Judged:
+    def judge(self, head: Head, own: DomainVectors | None = None) -> Judged:
         """The values of one head.
+
+        Importance weights stay those of the backbone's space, whatever the head reads: they tell
+        how rows count, and that must not differ between the models that are compared.
 
         Args:
             head: Reads raw vectors.
+            own: The same rows in the space that the head reads; None where it is the backbone's.
         """
-        rows = self._rows
-        losses_M, hits_M = self._losses(head)
+        rows = own or self._rows
+        losses_M, hits_M = _losses(head, rows)
         classifier = fit_domain_classifier(
             bottleneck_features(head, rows.train_ND[self._source]),
             bottleneck_features(head, rows.target_UD[self._target]),
@@ -187,11 +191,12 @@ class Validators:
             accuracy=float(hits_M.mean()),
         )
 
-    def _losses(self, head: Head) -> tuple[np.ndarray, np.ndarray]:
-        """Cross-entropy and whether the answer is right, of each validation row of the source."""
-        logits_MC = head_logits(head, self._rows.validation_MD)
-        top_M1 = logits_MC.max(axis=1, keepdims=True)
-        norm_M = np.log(np.exp(logits_MC - top_M1).sum(axis=1)) + top_M1[:, 0]
-        truth_M = self._rows.labels_M
-        losses_M = norm_M - logits_MC[np.arange(len(truth_M)), truth_M]
-        return losses_M, logits_MC.argmax(axis=1) == truth_M
+
+def _losses(head: Head, rows: DomainVectors) -> tuple[np.ndarray, np.ndarray]:
+    """Cross-entropy and whether the answer is right, of each validation row of the source."""
+    logits_MC = head_logits(head, rows.validation_MD)
+    top_M1 = logits_MC.max(axis=1, keepdims=True)
+    norm_M = np.log(np.exp(logits_MC - top_M1).sum(axis=1)) + top_M1[:, 0]
+    truth_M = rows.labels_M
+    losses_M = norm_M - logits_MC[np.arange(len(truth_M)), truth_M]
+    return losses_M, logits_MC.argmax(axis=1) == truth_M

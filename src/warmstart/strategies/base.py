@@ -107,6 +107,8 @@ class Strategy(Config, ABC):
     """Whether training rows change the result: not of what goes by the class names alone."""
     from_scratch: ClassVar[bool] = False
     """Whether losing to it is negative transfer."""
+    cost_is_bound: ClassVar[bool] = False
+    """Whether `cost_by` tells what it costs at most, its own steps being lighter."""
 
     @property
     def runs_once(self) -> bool:
@@ -140,4 +142,17 @@ class Strategy(Config, ABC):
 
     def measure(self, backbone: Backbone, view: View, run: Run) -> Cost | None:
         """Time a few real steps; None for strategies that have no steps to speak of."""
+        return None
+
+    def cost_by(self, full: Cost, backbone: Backbone, view: View) -> Cost | None:
+        """The cost by steps that were timed on fine-tuning, where its own are the same or lighter.
+
+        Args:
+            full: Of fine-tuning with its usual settings, on the same rows.
+            backbone: The recipe to start from.
+            view: Training and validation rows.
+
+        Returns:
+            None where steps of its own must be timed.
+        """
         return None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import ClassVar, Literal
 
 from pydantic import Field, PositiveFloat, PositiveInt
@@ -10,6 +11,7 @@ from warmstart.backbones import Backbone
 from warmstart.core import Run, UsageError
 from warmstart.data import View
 
+from .base import Cost
 from .registry import register
 from .retain import OldTask
 from .trained import Trained
@@ -91,6 +93,12 @@ class Scratch(Trained):
                     f"scratch.{setting} would hold random weights to where they began. Leave it "
                     "out, or use finetune."
                 )
+
+    def cost_by(self, full: Cost, backbone: Backbone, view: View) -> Cost | None:
+        """The same steps from another start; whether a user's own network has one is tried."""
+        if backbone.code or not self._steps_as(full, view):
+            return None
+        return replace(full, epochs=self._epochs(view))
 
     def _old_task(self, backbone: Backbone, view: View) -> OldTask | None:
         return None  # random weights have nothing to forget

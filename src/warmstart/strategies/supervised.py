@@ -250,7 +250,7 @@ class Job:
             evaluate=evaluate,
             evaluate_first=self.keep_start,
             callbacks=callbacks,
-            checkpoints=Checkpoints(skip_frozen=lean),
+            checkpoints=Checkpoints(skip_frozen=lean) if self.run.resumable else None,
             name=self.stage or self.name,
             title=self.name,
         )

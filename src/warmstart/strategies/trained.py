@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from typing import ClassVar, Literal
 
@@ -186,6 +187,13 @@ class Trained(Strategy):
     def measure(self, backbone: Backbone, view: View, run: Run) -> Cost:
         """Time a few real steps."""
         return self._job(backbone, view, run).measure()
+
+    def _steps_as(self, full: Cost, view: View) -> bool:
+        """Whether a step in which every group learns is the same as in `full`."""
+        plain = Recipe(batch_size=self.batch_size)
+        steps = math.ceil(len(view.train) / smaller_batches(plain, len(view.train)).batch_size)
+        changed = self.oversample or self.mixup or self.augment or self.l2_sp or self.ewc
+        return steps == full.steps_per_epoch and not changed and self.head == "linear"
 
     def find_rates(
         self, backbone: Backbone, view: View, run: Run, *, groups: bool = False, steps: int = 100

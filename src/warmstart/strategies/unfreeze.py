@@ -116,7 +116,14 @@ class Unfreeze(Replaying):
 
     def measure(self, backbone: Backbone, view: View, run: Run) -> Cost:
         """Time a few real steps with every group learning, and count the rest by share."""
-        full = self._job(backbone, view, run).measure()
+        return self._shared_out(self._job(backbone, view, run).measure(), backbone, view)
+
+    def cost_by(self, full: Cost, backbone: Backbone, view: View) -> Cost | None:
+        """Its last stage takes fine-tuning's steps; the others are counted by share."""
+        return self._shared_out(full, backbone, view) if self._steps_as(full, view) else None
+
+    def _shared_out(self, full: Cost, backbone: Backbone, view: View) -> Cost:
+        """Steps of every stage, from steps with every group learning."""
         stages = self.stages(backbone.group_names, view)
         epochs = sum(stage.epochs for stage in stages)
         groups = len(backbone.group_names)

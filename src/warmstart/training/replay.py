@@ -75,12 +75,14 @@ class Replayed:
         train: Loader of the training rows.
         validation: Loader of the validation rows.
         depth: Block that the kept rows enter, or `ALL` where they are final vectors.
+        beside: Further rows that were kept, as they were given.
     """
 
     module: Replay
     train: RowLoader
     validation: RowLoader
     depth: int | Literal["all"]
+    beside: tuple[ReplayRows, ...] = ()
 
 
 class ReplayRows:
@@ -142,6 +144,7 @@ def replay_prefix(
     num_workers: int = 0,
     bucket: bool = True,
     evaluation_batch_size: int | None = None,
+    beside: Sequence[Dataset] = (),
 ) -> Replayed | None:
     """Record the frozen prefix of the rows, prove that replaying it changes nothing, and set it up.
 
@@ -162,6 +165,7 @@ def replay_prefix(
         num_workers: Threads that read images' rows ahead.
         bucket: Whether rows of similar length share a batch.
         evaluation_batch_size: Validation rows a batch; twice `batch_size` when None.
+        beside: Further rows to keep, labelled or not, such as another domain's.
 
     Returns:
         None where nothing is frozen from the start on, or where the prefix cannot be kept or
@@ -178,27 +182,27 @@ def replay_prefix(
         depth = frozen_depth(encoder, encoder.frozen if frozen is None else frozen)
         if depth is None:
             return None
-        learned, held = (
-            ExampleRows(data, encoder.preprocess, streams=streams) for data in (train, validation)
-        )
-        found = work.keep(depth, train, validation, streams)
+        held = (validation, *beside)
+        found = work.keep(depth, train, held, streams)
         if found is None:
             return None
-        module, (*seen, unseen) = found
+        module, kept = found
+        seen, unseen = kept[: -len(held)], kept[-len(held) :]
         tokens = depth != ALL and encoder.modality == "text"
-        sources = (
-            ReplayRows(train, learned, seen, tokens=tokens),
-            ReplayRows(validation, held, [unseen], tokens=tokens),
-        )
+        learned = ExampleRows(train, encoder.preprocess, streams=streams)
+        sources = [ReplayRows(train, learned, seen, tokens=tokens)]
+        for data, rows in zip(held, unseen, strict=True):
+            examples = ExampleRows(data, encoder.preprocess, streams=streams)
+            sources.append(ReplayRows(data, examples, [rows], tokens=tokens))
         work.verify(module, train, learned, sources[0], streams)
     except ReplayError as error:
         progress.note(f"The frozen prefix is recomputed at every step: {error}")
         return None
     loaders = replay_loaders(
-        *sources, batch_size=batch_size, streams=streams, num_workers=num_workers, bucket=bucket,
-        evaluation_batch_size=evaluation_batch_size,
+        *sources[:2], batch_size=batch_size, streams=streams, num_workers=num_workers,
+        bucket=bucket, evaluation_batch_size=evaluation_batch_size,
     )  # fmt: skip
-    return Replayed(module, *loaders, depth)
+    return Replayed(module, *loaders, depth, tuple(sources[2:]))
 
 
 def replay_loaders(
@@ -231,12 +235,16 @@ class _Setting:
     views: Views | None
 
     def keep(
-        self, depth: int | Literal["all"], train: Dataset, validation: Dataset, streams: Streams
+        self,
+        depth: int | Literal["all"],
+        train: Dataset,
+        held: Sequence[Dataset],
+        streams: Streams,
     ) -> tuple[Replay, list[Kept]] | None:
-        """Record; the module, and what was kept: each view of the training rows, the validation."""
+        """Record; the module, and what was kept: each view of the training rows, the held out."""
         encoder = self.encoder
         if depth == ALL and self.views is None:
-            return Replay(encoder, None), [self._vectors(data) for data in (train, validation)]
+            return Replay(encoder, None), [self._vectors(data) for data in (train, *held)]
         cut = None
         if depth != ALL:
             places = [0, min(1, len(train) - 1)]
@@ -249,7 +257,8 @@ class _Setting:
             parts = [
                 self._view(train, space, number, streams) for number in range(self.views.count)
             ]
-        kept = record(encoder, cut, [*parts, Part(validation, space)], cache=self.backbone.cache)
+        parts += [Part(data, space) for data in held]
+        kept = record(encoder, cut, parts, cache=self.backbone.cache)
         return None if kept is None else (Replay(encoder, cut), list(kept))
 
     def verify(

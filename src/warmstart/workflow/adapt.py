@@ -20,15 +20,21 @@ from warmstart.core import (
 )
 from warmstart.planning import elapsed_clock
 from warmstart.shift import (
+    FEATURES,
     AdaptationMethod,
+    DomainInputs,
     DomainVectors,
+    DomainView,
     MethodResult,
     NamedMethod,
+    Tuning,
     Validators,
     choose,
     domain_view,
     fit_method,
+    forget_weights,
     parse_methods,
+    parse_trainable,
     read_method,
 )
 from warmstart.training import Diverged
@@ -52,6 +58,7 @@ def adapt(
     target: Source,
     *,
     methods: Sequence[str | AdaptationMethod] | None = None,
+    trainable: str | Tuning = FEATURES,
     backbone: Backbone | str | Path | None = None,
     seeds: int = 3,
     first_seed: int = 0,
@@ -70,16 +77,18 @@ def adapt(
 ) -> FinishedRun:
     """Carry a labelled source over to a target without labels, and keep source-only where in doubt.
 
-    A bottleneck and a head are learned on the untouched backbone's vectors by each method and seed.
-    What is kept is chosen without target labels (importance-weighted validation, deep embedded
-    validation, soft neighbourhood density). Where the target has labels, they are used for the
-    final report alone, on rows that were held out.
+    A bottleneck and a head are learned by each method and seed, on the untouched backbone's vectors
+    or with a part of the encoder (`trainable`). What is kept is chosen without target labels
+    (importance-weighted validation, deep embedded validation, soft neighbourhood density). Where
+    the target has labels, they are used for the final report alone, on rows that were held out.
 
     Args:
         source: Labelled rows: path, hub id, Dataset or Hugging Face datasets object.
         target: Rows to adapt to, of the same modality; labels are not needed.
         methods: Names such as `dann` or `reweight:ratio=kmm`, or values; all when None.
             Source-only is always beside them.
+        trainable: What learns beside bottleneck and head: `features` (nothing: vectors are computed
+            once), `lora`, `last:N` (the last N layer groups) or `all`.
         backbone: What embeds the rows; the default for the modality otherwise.
         seeds: Training seeds of each method.
         first_seed: The first of them; the others count up from it.
@@ -102,12 +111,13 @@ def adapt(
     Raises:
         UsageError: For settings that make no sense.
         DataError: When rows cannot be read, or the target has a class that the source lacks.
+        NotApplicable: Where LoRA does not work on the backbone's family.
     """
     started = time.monotonic()
     check_seed(first_seed)
     if not 1 <= seeds <= 1000:
         raise UsageError(f"seeds must be 1 to 1000, got {seeds}. Usual: 3.")
-    named = parse_methods(methods)
+    named, tuning = parse_methods(methods), parse_trainable(trainable)
     prepared = prepare(
         source, backbone=backbone, limit=limit, image_size=image_size, max_length=max_length,
         device=device, allow_bin=allow_bin, **reading,
@@ -121,8 +131,12 @@ def adapt(
     view = prepared.split.view(prepared.dataset)
     primary = deciding_metric(metric, view.train.labels_N, view.n_classes)
     domains = domain_view(view, goal.dataset.take_ids(goal.adapt))
+    if tuning is not None:
+        tuning.check(prepared.backbone, view)
     wanted = range(first_seed, first_seed + seeds)
-    settings = _settings(prepared, goal, named, wanted, limit=limit, metric=metric)
+    settings = _settings(
+        prepared, goal, named, wanted, limit=limit, metric=metric, tuning=tuning
+    )  # fmt: skip
     name = f"{Path(prepared.dataset.source).stem}-to-{Path(goal.dataset.source).stem}"
     final = Path(out) if out else default_folder("adapt", name, settings)
     with (
@@ -136,20 +150,30 @@ def adapt(
         if show_audit:
             show_audit(audited)
         refuse_problems(audited)
-        rows = DomainVectors.of(domains, prepared.backbone)
+        rows = _rows(domains, prepared.backbone, tuning)
         validators = Validators(rows, Streams(first_seed).child("validators"))
         results = _fit_all(folder, rows, named, validators, seeds=wanted, device=device)
         choice = choose(results, rows, validators.gap)
         outcome = Outcome(
             prepared=prepared, target=goal, results=results, choice=choice, gap=validators.gap,
-            embedding=embedding, primary=primary, started=begun, seeds=seeds,
+            embedding=embedding, primary=primary, started=begun, seeds=seeds, tuning=tuning,
         )  # fmt: skip
         write_adaptation(
             folder, outcome, audited, settings=settings, name=final.name,
             command=command or f"warmstart adapt --source {prepared.dataset.source} --target "
             f"{goal.dataset.source}",
         )  # fmt: skip
+        for own in (folder / "arms").glob("*/seed-*"):
+            forget_weights(own)
     return open_run(final)
+
+
+def _rows(domains: DomainView, backbone: Backbone, tuning: Tuning | None) -> DomainVectors:
+    """What methods get: vectors, and the inputs too where the encoder learns."""
+    if tuning is None:
+        return DomainVectors.of(domains, backbone)
+    progress.note(f"Bottleneck, head and {tuning.title} learn.")
+    return DomainInputs.of_tuned(domains, backbone, tuning)
 
 
 def _fit_all(
@@ -203,10 +227,12 @@ def _settings(
     *,
     limit: int | None,
     metric: str | None,
+    tuning: Tuning | None,
 ) -> dict[str, Any]:
     """What decides the result; an unfinished run is continued only under the same settings."""
     values: dict[str, Any] = {
         "methods": {one.name: one.method.model_dump(mode="json") for one in named},
+        "trainable": FEATURES if tuning is None else str(tuning),
         "seeds": len(seeds),
         "seed": seeds.start,
         "limit": limit,

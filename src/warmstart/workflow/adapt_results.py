@@ -17,7 +17,7 @@ from warmstart.evaluation import compare_arms, measure, score
 from warmstart.models import EncoderModel
 from warmstart.planning import Comparison, Embedding, Pair, Task
 from warmstart.reporting import adaptation_card, write_report
-from warmstart.shift import Choice, DomainGap, MethodResult
+from warmstart.shift import FEATURES, Choice, DomainGap, MethodResult, MethodSeed, Tuning
 
 from .adapt_target import Target, shares_of
 from .adapt_words import adaptation_verdict
@@ -30,7 +30,10 @@ __all__ = ["Outcome", "write_adaptation"]
 
 @dataclass(frozen=True)
 class Outcome:
-    """Everything that an adaptation came to, before the target's labels are looked at."""
+    """Everything that an adaptation came to, before the target's labels are looked at.
+
+    `tuning` says which part of the encoder learned; None where it is as the backbone came.
+    """
 
     prepared: Prepared
     target: Target
@@ -41,6 +44,7 @@ class Outcome:
     primary: str
     started: float
     seeds: int
+    tuning: Tuning | None = None
 
     @property
     def shown(self) -> Dataset:
@@ -70,8 +74,7 @@ def write_adaptation(
     """
     prepared, target = outcome.prepared, outcome.target
     source_test = prepared.split.test_rows(prepared.dataset)
-    on_target = _probabilities(outcome, outcome.shown)
-    on_source = _probabilities(outcome, source_test)
+    on_target, on_source = _probabilities(outcome, [outcome.shown, source_test])
     arms = _arms(outcome, on_target, on_source, source_test)
     pairs = _pairs(outcome, on_target) if target.test else []
     verdict = adaptation_verdict(
@@ -91,25 +94,31 @@ def write_adaptation(
     write_json(folder / "target_split.json", {"adapt": target.adapt, "test": target.test})
     _write_seen(folder / CONTENTS_FILE, outcome)
     with publishing(folder / "model", replace=True, task_type="classify") as place:
-        _model(outcome).save(place)
+        _model(outcome, outcome.choice.kept).save(place)
     write_json(folder / "results.json", results)
     write_report(results, folder / "report.html")
     card = adaptation_card(results, name=name)
     (folder / "README.md").write_text(card, encoding="utf-8")
 
 
-def _model(outcome: Outcome) -> EncoderModel:
-    names = outcome.prepared.dataset.label_names
-    return EncoderModel(outcome.prepared.backbone, outcome.choice.kept.head, names)
+def _model(outcome: Outcome, seed: MethodSeed) -> EncoderModel:
+    """The model that a fit came to."""
+    prepared = outcome.prepared
+    names = prepared.dataset.label_names
+    if seed.weights is None or outcome.tuning is None:
+        return EncoderModel(prepared.backbone, seed.head, names)
+    return outcome.tuning.model(prepared.backbone, seed.weights, seed.head, names)
 
 
-def _probabilities(outcome: Outcome, rows: Dataset) -> dict[str, np.ndarray]:
-    """Each method's probabilities (S, N, C) of rows that it gets without labels."""
-    vectors_ND = outcome.prepared.backbone.features(rows.without_labels()).vectors_ND
-    return {
-        result.named.name: np.stack([seed.head.proba(vectors_ND) for seed in result.seeds])
-        for result in outcome.fitted
-    }
+def _probabilities(outcome: Outcome, rows: Sequence[Dataset]) -> list[dict[str, np.ndarray]]:
+    """Each method's probabilities (S, N, C) of several data sets, which it gets without labels."""
+    bare = [one.without_labels() for one in rows]
+    found: list[dict[str, np.ndarray]] = [{} for _ in bare]
+    for result in outcome.fitted:
+        models = [_model(outcome, seed) for seed in result.seeds]
+        for made, one in zip(found, bare, strict=True):
+            made[result.named.name] = np.stack([model.proba(one) for model in models])
+    return found
 
 
 def _arms(
@@ -142,8 +151,7 @@ def _arms(
         own = sum(seed.record.seconds for seed in result.seeds) / len(result.seeds)
         arm |= {
             "trainable_parameters": kept.record.trainable_parameters,
-            "total_parameters": int(outcome.prepared.backbone.card.parameters or 0)
-            + kept.record.trainable_parameters,
+            "total_parameters": _total(outcome, kept),
             "seconds": own + outcome.embedding.seconds,
             "history": [list(seed.record.history) for seed in result.seeds],
             "chosen": {"epoch": kept.epoch, **kept.record.values},
@@ -165,6 +173,14 @@ def _arms(
                 "metrics": measure(proba_SNC[result.kept], truth_N),
             }
     return arms
+
+
+def _total(outcome: Outcome, seed: MethodSeed) -> int:
+    """Weights of backbone, adapter and head."""
+    own = seed.record.trainable_parameters
+    if outcome.tuning is not None and outcome.tuning.part != "lora":
+        own = sum(parameter.numel() for parameter in seed.head.parameters())
+    return int(outcome.prepared.backbone.card.parameters or 0) + own
 
 
 def _pairs(outcome: Outcome, on_target: Mapping[str, np.ndarray]) -> list[Pair]:
@@ -189,6 +205,7 @@ def _adaptation_json(outcome: Outcome) -> dict[str, Any]:
     names = outcome.prepared.dataset.label_names
     low, high = outcome.gap.interval
     return {
+        "trainable": FEATURES if outcome.tuning is None else str(outcome.tuning),
         "target": {
             "source": target.dataset.source,
             "rows": len(target.dataset),

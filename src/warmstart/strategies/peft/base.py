@@ -121,7 +121,28 @@ class Adapting(Trained):
         require(family_in(encoder), self._method, explicit=self._explicit)
         return self._attach(encoder, Streams(0)).adapter_parameters()
 
-    def _groups(self, encoder: AdaptedEncoder, head: Head) -> tuple[dict[str, Any], dict[str, Any]]:
+    def attach(self, encoder: Encoder, streams: Streams) -> AdaptedEncoder:
+        """Put the adapter into a fresh encoder, for trainings other than `fit`.
+
+        Args:
+            encoder: Its network is changed in place.
+            streams: The adapter starts as a function of them.
+
+        Raises:
+            NotApplicable: For a family that this adapter does not work on.
+        """
+        require(family_in(encoder), self._method, explicit=self._explicit)
+        return self._attach(encoder, streams)
+
+    def learning(
+        self, encoder: AdaptedEncoder, head: nn.Module
+    ) -> tuple[dict[str, Any], dict[str, float]]:
+        """Ordered parameter groups (frozen base, adapter by layer group, head) and their rates."""
+        return self._groups(encoder, head)
+
+    def _groups(
+        self, encoder: AdaptedEncoder, head: nn.Module
+    ) -> tuple[dict[str, Any], dict[str, Any]]:
         """Ordered parameter groups and their rates: frozen base, adapter by layer group, head."""
         names = encoder.groups.names
         layered = discriminative_rates(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -134,6 +135,7 @@ class Lora(_LowRank):
 
     name: ClassVar[str] = "lora"
     title: ClassVar[str] = "LoRA"
+    cost_is_bound: ClassVar[bool] = True
     start: Path | None = None
     merge: bool = False
 
@@ -152,6 +154,12 @@ class Lora(_LowRank):
         for _, parameter in adapted.adapter_parameters():
             parameter.requires_grad_(True)
         return adapted
+
+    def cost_by(self, full: Cost, backbone: Backbone, view: View) -> Cost | None:
+        """At most that of fine-tuning's steps: frozen weights need no gradient of their own."""
+        if self.dora or self.rank == "auto" or not self._steps_as(full, view):
+            return None
+        return replace(full, epochs=self._epochs(view))
 
     def fit(self, backbone: Backbone, view: View, run: Run) -> Fitted:
         """Train; merge where that is asked for."""

@@ -1,0 +1,205 @@
+"""`adapt` with a part of the encoder that learns: what moves, what is kept, what goes on."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from warmstart.backbones import backbone, state_hash
+from warmstart.core import UsageError
+from warmstart.data import read
+from warmstart.models import AdaptedModel, EncoderModel
+from warmstart.shift import DomainInputs, Mmd
+from warmstart.training import LoopState
+from warmstart.workflow import adapt, open_run, predict
+
+QUICK = ["source-only:epochs=2:width=8:rate=1e-2", "mmd:epochs=2:width=8:rate=1e-2:snapshots=2"]
+
+
+@pytest.fixture(scope="session")
+def pair(tmp_path_factory: pytest.TempPathFactory, topics: Callable[..., Any]) -> tuple[Path, Path]:
+    """60 labelled sentences, and 50 others with words in front."""
+    texts, labels = topics(110)
+    folder = tmp_path_factory.mktemp("domains")
+
+    def write(name: str, part: slice, front: str) -> Path:
+        path = folder / name
+        lines = [f"{front}{t},{n}" for t, n in zip(texts[part], labels[part], strict=True)]
+        path.write_text("text,label\n" + "\n".join(lines) + "\n")
+        return path
+
+    return write("films.csv", slice(0, 60), ""), write("gadgets.csv", slice(60, 110), "photo of ")
+
+
+@pytest.fixture(scope="session", params=["lora", "last:1", "all"])
+def run(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory,
+    pair: tuple[Path, Path], tiny_text: Path,
+) -> Any:  # fmt: skip
+    return adapt(*pair, methods=QUICK, trainable=request.param, backbone=tiny_text, seeds=1,
+                 device="cpu", out=tmp_path_factory.mktemp("runs") / "adapted")  # fmt: skip
+
+
+def test_the_kept_model_holds_what_the_encoder_learned(
+    run: Any, tiny_text: Path, pair: tuple[Path, Path]
+) -> None:
+    part = run.results["adaptation"]["trainable"]
+    model = open_run(run.folder).model
+    assert isinstance(model, AdaptedModel if part == "lora" else EncoderModel)
+    assert model.tuned
+    plain, tuned = backbone(tiny_text).load(), model.encoder
+    names = plain.groups.names
+    if part != "lora":
+        moved = {n for n in names if state_hash(plain, [n]) != state_hash(tuned, [n])}
+        assert moved == (set(names) if part == "all" else {names[-1]})
+    rows = pq.read_table(run.folder / "predictions.parquet").to_pylist()
+    kept = {r["id"]: r["scores"] for r in rows
+            if (r["part"], r["arm"]) == ("target", run.best)}  # fmt: skip
+    target = read(pair[1]).take_ids(list(kept))
+    proba_NC = model.proba(target.without_labels())
+    np.testing.assert_array_equal(proba_NC, [kept[i] for i in target.ids], "the same bits")
+    untouched_ND = backbone(tiny_text).features(target).vectors_ND
+    assert np.abs(model.proba_and_vectors(target)[1] - untouched_ND).max() > 1e-4
+    assert predict(run.folder, ["photo of a plum"]).answers[0].label in ("fruit", "vehicle")
+
+
+def test_results_say_what_learned_and_how_fast(run: Any) -> None:
+    part = run.results["adaptation"]["trainable"]
+    words = {"lora": "LoRA on the encoder", "last:1": "the last layer group",
+             "all": "the whole encoder"}[part]  # fmt: skip
+    for page in (run.report, run.folder / "README.md"):
+        assert f"Beside bottleneck and head, {words} learned." in page.read_text()
+    assert json.loads((run.folder / "settings.json").read_text())["trainable"] == part
+    for arm in run.results["arms"]:
+        assert arm["chosen"]["trainable"] == part
+        assert arm["chosen"]["batch_size"] == 32
+        rates = arm["chosen"]["rates"]
+        assert rates["head"] == pytest.approx(1e-2)
+        encoder = [rate for name, rate in rates.items() if name != "head"]
+        if part == "all":
+            assert encoder == pytest.approx([1e-2 / 3 / 2.6**k for k in (2, 1, 0)])
+        elif part == "last:1":
+            assert encoder == pytest.approx([1e-2 / 3])
+        else:
+            assert encoder == pytest.approx([1e-2, 1e-2])
+        head = 24 * 8 + 8 + 8 * 2 + 2
+        assert arm["trainable_parameters"] > head
+        learned = arm["trainable_parameters"] - head
+        total = backbone_size(run) + head + (learned if part == "lora" else 0)
+        assert arm["total_parameters"] == total
+    assert not list(run.folder.rglob("encoder.safetensors")), "weights are kept once"
+    assert not list(run.folder.rglob("snapshots"))
+
+
+def backbone_size(run: Any) -> int:
+    return int(run.results["backbone"]["parameters"])
+
+
+@pytest.mark.parametrize(
+    "given", ["features:1", "last", "last:0", "last:x", "lora:2", "everything"]
+)
+def test_other_parts_are_refused_with_what_is_allowed(
+    given: str, pair: tuple[Path, Path], tiny_text: Path
+) -> None:
+    with pytest.raises(UsageError, match="trainable must be features, lora, last:N") as caught:
+        adapt(*pair, methods=QUICK, trainable=given, backbone=tiny_text)
+    assert repr(given) in str(caught.value)
+
+
+def test_all_groups_are_not_the_last_ones(pair: tuple[Path, Path], tiny_text: Path) -> None:
+    with pytest.raises(UsageError, match=r"N between 1 and 2 .* 3 layer groups, got 3.*use all"):
+        adapt(*pair, methods=QUICK, trainable="last:3", backbone=tiny_text)
+
+
+def test_no_label_is_in_what_a_method_gets(
+    pictures: Path, tiny_resnet: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Images lie in folders named by their class: no path is within reach either."""
+    given: list[DomainInputs] = []
+    real = Mmd.fit
+
+    def fit(self: Mmd, rows: DomainInputs, run: Any) -> Any:
+        given.append(rows)
+        return real(self, rows, run)
+
+    monkeypatch.setattr(Mmd, "fit", fit)
+    made = adapt(pictures, pictures, methods=[*QUICK, "self-training:epochs=2:width=8"],
+                 trainable="last:1", backbone=tiny_resnet, seeds=1, device="cpu",
+                 out=tmp_path / "run")  # fmt: skip
+    (rows,) = given
+    assert (rows.target.labels_N == -1).all()
+    assert set(rows.target.column_names) == {"id", "image", "label", "content"}
+    said = json.dumps([rows.target.source, rows.target.ids, rows.target.contents])
+    cells = rows.target.column("image")
+    assert all(cell["path"] is None for cell in cells)
+    assert str(pictures) not in said
+    assert rows.target.inputs([0])[0].size == (24, 24)
+    assert all(arm["status"] == "done" for arm in made.results["arms"])
+    assert predict(made.folder, pictures).answers
+
+
+class _StopError(Exception):
+    """Stands for a process that was killed."""
+
+
+def test_a_fit_that_was_killed_goes_on_to_the_same_bits(
+    pair: tuple[Path, Path], tiny_text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from warmstart.shift import adapt_train
+    from warmstart.training import Checkpoints
+
+    settings: dict[str, Any] = {"methods": QUICK, "trainable": "last:1", "backbone": tiny_text,
+                                "seeds": 1, "device": "cpu"}  # fmt: skip
+    monkeypatch.setattr(adapt_train, "Checkpoints", lambda **of: Checkpoints(every_steps=1, **of))
+    whole = adapt(*pair, **settings, out=tmp_path / "whole")
+    from warmstart.shift.tuning_course import TunedCourse
+
+    real = TunedCourse.write
+    written: list[int] = []
+
+    def stopped(self: TunedCourse, epoch: int) -> Path:
+        if epoch == 2 and not written and "mmd" in str(self._path(epoch)):
+            written.append(epoch)
+            raise _StopError
+        return real(self, epoch)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(TunedCourse, "write", stopped)
+        with pytest.raises(_StopError):
+            adapt(*pair, **settings, out=tmp_path / "run")
+    assert list((tmp_path / "run.partial").rglob("checkpoints"))
+    resumed: list[bool] = []
+    start = TunedCourse.validate
+
+    def watched(self: TunedCourse, state: LoopState) -> Any:
+        resumed.append(state.resumed)
+        return start(self, state)
+
+    monkeypatch.setattr(TunedCourse, "validate", watched)
+    made = adapt(*pair, **settings, out=tmp_path / "run")
+    assert all(resumed), "nothing begins anew"
+    tables = [pq.read_table(one.folder / "predictions.parquet") for one in (whole, made)]
+    assert tables[0].equals(tables[1])
+    weights = [(one.folder / "model" / "model.safetensors").read_bytes() for one in (whole, made)]
+    assert weights[0] == weights[1]
+
+
+def test_every_method_runs_on_an_encoder_that_learns(
+    pair: tuple[Path, Path], tiny_text: Path, tmp_path: Path
+) -> None:
+    methods = [f"{name}:epochs=2:width=8:snapshots=1" for name in
+               ("source-only", "coral", "dann", "cdan", "reweight", "label-shift",
+                "self-training")]  # fmt: skip
+    made = adapt(*pair, methods=methods, trainable="last:1", backbone=tiny_text, seeds=1,
+                 device="cpu", out=tmp_path / "run")  # fmt: skip
+    assert [arm["status"] for arm in made.results["arms"]] == ["done"] * 7
+    chosen = {arm["name"].partition(":")[0]: arm["chosen"] for arm in made.results["arms"]}
+    assert chosen["reweight"]["effective_rows"] > 0
+    assert set(chosen["label-shift"]["class_shares"]) == {"source", "em", "bbse"}
+    assert chosen["self-training"]["rounds"] >= 1
