@@ -31,7 +31,7 @@ from warmstart.core import (
 from warmstart.data import Modality, read_items
 from warmstart.evaluation import Queries
 from warmstart.reporting import write_index_report
-from warmstart.retrieval import TwoTowerModel
+from warmstart.retrieval import ProfileCode, TwoTowerModel
 from warmstart.retrieval.index import FaissIndex, ItemId, Target, build_index
 from warmstart.serving import ItemCard, Settings, point, pointed
 from warmstart.serving import serve as serve_http
@@ -265,11 +265,23 @@ class RunService:
     def _codes(self) -> dict[str, int]:
         return {name: code for code, name in enumerate(self.towers.item_ids)}
 
-    def user_vector(self, history: Sequence[ItemId], user: ItemId | None) -> np.ndarray:
+    @property
+    def profiles(self) -> ProfileCode | None:
+        """The attributes of users that the towers read."""
+        return self.towers.profiles
+
+    def user_vector(
+        self,
+        history: Sequence[ItemId],
+        user: ItemId | None,
+        attributes: Mapping[str, Any] | None = None,
+    ) -> np.ndarray:
         """The query (D,) of a user; see `serving.RecommendService`."""
         codes = [self._codes[str(item)] for item in history if str(item) in self._codes]
         known = -1 if user is None else self.run.user_codes.get(str(user), -1)
-        found: np.ndarray = self.towers.user_vectors(Queries.of([codes], users=[known]))[0]
+        found: np.ndarray = self.towers.user_vectors(
+            Queries.of([codes], users=[known]), attributes
+        )[0]
         return found
 
 
