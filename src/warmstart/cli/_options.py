@@ -57,8 +57,8 @@ STRATEGIES = (
     "partial, setfit, lp-ft, unfreeze, finetune, scratch, tfidf, cnn"
 )  # strategies.SPECTRUM, which is not imported before a command runs; a test holds them equal
 ARMS = (
-    "zero-shot, frozen, user-tower, two-tower, both-towers, scratch, random, popularity, "
-    "recent-popularity, item-knn, ease, als"
+    "zero-shot, frozen, user-tower, two-tower, both-towers, text-history, scratch, random, "
+    "popularity, recent-popularity, item-knn, ease, als"
 )  # workflow.RETRIEVAL_ARMS, likewise
 
 _READ, _SIZE, _RUN = "Reading the data", "Backbone and input size", "The run"

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -28,17 +28,17 @@ from warmstart.core import (
     verify_manifest,
     write_json,
 )
-from warmstart.data import Modality, read_items
+from warmstart.data import read_items
 from warmstart.evaluation import Queries
 from warmstart.reporting import write_index_report
-from warmstart.retrieval import ProfileCode, TwoTowerModel
+from warmstart.retrieval import ProfileCode, TwoTowerModel, item_titles
 from warmstart.retrieval.index import FaissIndex, ItemId, Target, build_index
 from warmstart.serving import ItemCard, Settings, point, pointed
 from warmstart.serving import serve as serve_http
 
 from .content import image_vectors
-from .prepare import as_backbone
 from .recommending import RetrievalRun, open_retrieval
+from .run_encoders import run_encoder
 from .runs import FinishedRun
 
 __all__ = ["IndexReport", "RunService", "build_run_index", "refresh", "run_service", "serve_run"]
@@ -168,13 +168,17 @@ def refresh(
     added = every.slice(known.height)
     vectors_NT = vectors_NG = None
     if towers.text:
-        encoder = _encoder(opened, "backbone", backbone, device, allow_bin)
+        encoder = run_encoder(
+            opened.results, opened.folder, "backbone", backbone, device, allow_bin
+        )
         vectors_NT = towers.encode_texts(encoder, added["text"].fill_null("").to_list())
     if towers.image:
         vectors_NG = np.zeros((added.height, towers.image), dtype=np.float32)
         paths = added["image"].to_list()
         if any(paths):
-            encoder = _encoder(opened, "image_backbone", image_backbone, device, allow_bin)
+            encoder = run_encoder(
+                opened.results, opened.folder, "image_backbone", image_backbone, device, allow_bin
+            )
             found_NG = image_vectors(paths, Path(items).expanduser().parent, encoder)
             vectors_NG = vectors_NG if found_NG is None else found_NG
     grown = towers.with_items(added["item_id"].to_list(), vectors_NT, vectors_NG)
@@ -301,7 +305,7 @@ def run_service(run: RetrievalRun, folder: Path) -> RunService:
     added = names[len(towers.item_ids) :]
     if added:
         grown = np.concatenate([towers.item_vectors(), index.vectors(added)])
-        towers = towers.with_vectors(names, grown)
+        towers = towers.with_vectors(names, grown).with_titles(item_titles(items))
     return RunService(run, towers, index, items)
 
 
@@ -321,34 +325,6 @@ def _current(run: RetrievalRun) -> Path | None:
         progress.note(f"{folder} is of another model than {run.folder}: it is left aside.")
         return None
     return folder
-
-
-def _encoder(
-    run: RetrievalRun,
-    kind: Literal["backbone", "image_backbone"],
-    given: Backbone | str | Path | None,
-    device: str,
-    allow_bin: bool,
-) -> Backbone:
-    """The text or image encoder that the run was made with.
-
-    Raises:
-        RunError: When another one is found.
-    """
-    wanted = run.results["settings"][kind]
-    card = run.results.get(kind) or {}
-    source = given
-    if source is None:
-        origin, _, named = str(card.get("source") or "").partition(":")
-        source = {"package": card.get("name"), "hub": named}.get(origin, card.get("source"))
-    reads: Modality = "text" if kind == "backbone" else "image"
-    found = as_backbone(source, reads, {"device": device}, allow_bin=allow_bin)
-    if found.fingerprint != wanted:
-        raise RunError(
-            f"{found.name} is not the encoder that {run.folder} was made with "
-            f"({card.get('name')}): its weights differ. Name it with --{kind.replace('_', '-')}."
-        )
-    return found
 
 
 def _shared(known: pl.DataFrame, fresh: pl.DataFrame) -> list[str]:

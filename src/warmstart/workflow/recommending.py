@@ -11,11 +11,13 @@ from typing import Any
 import numpy as np
 import polars as pl
 
+from warmstart.backbones import Backbone
 from warmstart.core import Config, DataError, RunError, UsageError, nearest
 from warmstart.evaluation import Queries
 from warmstart.models import Model
 from warmstart.retrieval import TwoTowerModel
 
+from .run_encoders import run_encoder
 from .runs import FinishedRun, check_run
 
 __all__ = ["Recommendation", "RetrievalRun", "open_retrieval", "open_run", "recommend"]
@@ -41,7 +43,13 @@ class Recommendation(Config):
 
 @dataclass(frozen=True, eq=False)
 class RetrievalRun(FinishedRun):
-    """A retrieval run folder that was read back: it recommends instead of predicting."""
+    """A retrieval run folder that was read back: it recommends instead of predicting.
+
+    Attributes:
+        encoder: The text encoder of the run, where its own name no longer finds it.
+    """
+
+    encoder: Backbone | str | Path | None = None
 
     @cached_property
     def model(self) -> Model:
@@ -57,17 +65,22 @@ class RetrievalRun(FinishedRun):
 
     @cached_property
     def towers(self) -> TwoTowerModel:
-        """The kept towers, loaded on first use.
+        """The kept towers, loaded on first use; where they read texts of users, with the encoder.
 
         Raises:
-            RunError: When no track with towers ended.
+            RunError: When no track with towers ended, or the encoder is not the run's.
         """
         if not (self.folder / "model").is_dir():
             raise RunError(
                 f"{self.folder} kept no model: no arm with towers ended. Fit one: warmstart fit "
                 "DATA --strategy two-tower."
             )
-        return TwoTowerModel.load(self.folder / "model", device=self.device)
+        found = TwoTowerModel.load(self.folder / "model", device=self.device)
+        if found.teller is None:
+            return found
+        return found.reading(
+            run_encoder(self.results, self.folder, "backbone", self.encoder, self.device)
+        )
 
     @cached_property
     def items(self) -> pl.DataFrame:

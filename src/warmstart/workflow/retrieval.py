@@ -57,9 +57,10 @@ __all__ = [
 ]
 
 RETRIEVAL_ARMS = (
-    "zero-shot", "frozen", "user-tower", "two-tower", "both-towers", "scratch",
+    "zero-shot", "frozen", "user-tower", "two-tower", "both-towers", "text-history", "scratch",
     "random", "popularity", "recent-popularity", "item-knn", "ease", "als",
 )  # fmt: skip
+_ASKED_FOR = ("text-history",)  # reads tens of thousands of texts: by name, or with `all`
 _CONTROLS = ("popularity", "recent-popularity", "item-knn", "ease")
 COLUMNS_READ = ("user", "item", "time", "event", "positive")
 _OWN = (*COLUMNS_READ, "limit_users", "test_from", "validation_from", "image_backbone")
@@ -152,7 +153,7 @@ def compare_interactions(
         raise UsageError(f"seeds must be at least 1, got {seeds}. Typical values: 1 to 5.")
     if device != "auto":
         pick_device(device)
-    named = list(strategies or RETRIEVAL_ARMS)
+    named = list(strategies or [name for name in RETRIEVAL_ARMS if name not in _ASKED_FOR])
     contenders = parse_contenders([one for one in named if isinstance(one, str)])
     given = [one for one in named if not isinstance(one, str)]
     contenders = [*given, *contenders]
