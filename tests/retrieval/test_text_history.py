@@ -239,7 +239,7 @@ def learned(tiny_text: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
 def test_it_learns_by_the_losses_and_negatives_of_the_others(learned: Any) -> None:
     made, _, _ = learned
     assert made.facts["negatives"] == "in-batch=0.5, mined=0.5"
-    losses = [epoch["loss"] for epoch in made.facts["history"]["epochs"]]
+    losses = [epoch["train_loss"] for epoch in made.facts["history"]["epochs"]]
     assert losses[-1] < losses[0]
     nobody = Queries.of([[]], users=[-1])
     red = made.scores(nobody, {"team": "plum"})[0]

@@ -36,6 +36,7 @@ __all__ = [
     "Out",
     "Positive",
     "Replace",
+    "RunEncoder",
     "RunFolder",
     "SkipBad",
     "SplitColumn",
@@ -196,6 +197,14 @@ ImageBackbone = Annotated[
 ]
 
 
+RunEncoder = Annotated[
+    str | None,
+    typer.Option(
+        "--backbone",
+        help="The run's text encoder, where its own name no longer finds it; for runs whose user "
+        "tower reads texts.",
+    ),
+]
 IndexRecall = Annotated[
     float,
     typer.Option(

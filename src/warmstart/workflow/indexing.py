@@ -87,6 +87,7 @@ def build_run_index(
     engine: str = "auto",
     device: str = "auto",
     thorough: bool = True,
+    backbone: Backbone | str | Path | None = None,
 ) -> IndexReport:
     """Index the item vectors of a run, and let the pointer name that index.
 
@@ -100,11 +101,12 @@ def build_run_index(
         device: Where the towers are put.
         thorough: Whether `auto` measures every engine at every effort, so that the report shows
             the whole trade-off; else it stops at the first that suffices.
+        backbone: See `open_retrieval`.
 
     Raises:
         RunError: When the run kept no towers.
     """
-    opened = open_retrieval(run, device=device)
+    opened = open_retrieval(run, device=device, backbone=backbone)
     towers, items = opened.towers, opened.items
     current = _current(opened)
     if current is not None:  # with the items that were added since
@@ -147,7 +149,7 @@ def refresh(
         RunError: When the encoder is not the one that the run was made with.
         DataError: When the table cannot be read or holds nothing new.
     """
-    opened = open_retrieval(run, device=device)
+    opened = open_retrieval(run, device=device, backbone=backbone)
     known, towers = opened.items, opened.towers
     current = _current(opened)
     if current is not None:
@@ -192,6 +194,7 @@ def serve_run(
     port: int = 8000,
     settings: Settings | None = None,
     device: str = "auto",
+    backbone: Backbone | str | Path | None = None,
 ) -> None:
     """Answer over HTTP until SIGTERM or Ctrl-C; a run without an index gets one first.
 
@@ -201,8 +204,9 @@ def serve_run(
         port: TCP port, 0 for any free one.
         settings: Limits and key.
         device: Where the towers are put.
+        backbone: See `open_retrieval`.
     """
-    opened = open_retrieval(run, device=device)
+    opened = open_retrieval(run, device=device, backbone=backbone)
     if _current(opened) is None:
         progress.note("This run has no index yet: one is built.")
         build_run_index(opened, thorough=False)

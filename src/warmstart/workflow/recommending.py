@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -190,12 +190,19 @@ def _few(name: str, known: dict[str, int]) -> str:
     return nearest(name, list(known)) if len(known) <= 200 else f" It knows {len(known):,}."
 
 
-def open_retrieval(run: FinishedRun | str | Path, *, device: str = "auto") -> RetrievalRun:
+def open_retrieval(
+    run: FinishedRun | str | Path,
+    *,
+    device: str = "auto",
+    backbone: Backbone | str | Path | None = None,
+) -> RetrievalRun:
     """A retrieval run, read after checking every file against its manifest where it is not yet.
 
     Args:
         run: A finished run or its folder.
         device: Where the model of a folder is put on first use.
+        backbone: The run's text encoder, where its own name no longer finds it; only towers that
+            read texts of users need one.
 
     Raises:
         RunError: When it is unfinished, damaged, or no retrieval run.
@@ -206,7 +213,7 @@ def open_retrieval(run: FinishedRun | str | Path, *, device: str = "auto") -> Re
             f"{found.folder} is a run that classifies. recommend, index and serve take a run that "
             "was fitted on interactions."
         )
-    return found
+    return found if backbone is None else replace(found, encoder=backbone)
 
 
 def open_run(
@@ -239,6 +246,7 @@ def recommend(
     tag: str | None = None,
     attributes: Mapping[str, Any] | None = None,
     device: str = "auto",
+    backbone: Backbone | str | Path | None = None,
 ) -> list[Recommendation]:
     """What a known user, or anybody with this history, should see next.
 
@@ -251,8 +259,9 @@ def recommend(
         tag: See `RetrievalRun.recommend`.
         attributes: See `RetrievalRun.recommend`.
         device: Where the model is put.
+        backbone: See `open_retrieval`.
     """
-    opened = open_retrieval(run, device=device)
+    opened = open_retrieval(run, device=device, backbone=backbone)
     return opened.recommend(
         user=user, history=history, k=k, exclude=exclude, tag=tag, attributes=attributes
     )

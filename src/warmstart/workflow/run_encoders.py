@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from warmstart.backbones import Backbone
-from warmstart.core import RunError
+from warmstart.core import BackboneError, RunError
 from warmstart.data import Modality
 
 from .prepare import as_backbone
@@ -35,6 +35,7 @@ def run_encoder(
 
     Raises:
         RunError: When another one is found.
+        BackboneError: When none is.
     """
     wanted = results["settings"][kind]
     card = results.get(kind) or {}
@@ -43,10 +44,17 @@ def run_encoder(
         origin, _, named = str(card.get("source") or "").partition(":")
         source = {"package": card.get("name"), "hub": named}.get(origin, card.get("source"))
     reads: Modality = "text" if kind == "backbone" else "image"
-    found = as_backbone(source, reads, {"device": device}, allow_bin=allow_bin)
+    cure = f"Name it with --{kind.replace('_', '-')}."
+    try:
+        found = as_backbone(source, reads, {"device": device}, allow_bin=allow_bin)
+    except BackboneError as error:
+        raise BackboneError(
+            f"the encoder that {folder} was made with ({card.get('name')}) is not where it was: "
+            f"{error} {cure}"
+        ) from error
     if found.fingerprint != wanted:
         raise RunError(
             f"{found.name} is not the encoder that {folder} was made with "
-            f"({card.get('name')}): its weights differ. Name it with --{kind.replace('_', '-')}."
+            f"({card.get('name')}): its weights differ. {cure}"
         )
     return found
