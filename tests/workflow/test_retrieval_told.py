@@ -22,6 +22,7 @@ from warmstart.workflow import (
     refresh,
     run_service,
 )
+from warmstart.workflow.retrieval import RETRIEVAL_ARMS, USUAL_ARMS, named_contenders
 
 ITEMS, USERS = 24, 50
 TRACK = (
@@ -66,6 +67,12 @@ def run(folder: Path, encoder: Path, tmp_path_factory: pytest.TempPathFactory) -
     )  # fmt: skip
     assert isinstance(found, RetrievalRun)
     return found
+
+
+def test_a_comparison_reads_users_as_texts_when_it_is_asked_to() -> None:
+    assert set(RETRIEVAL_ARMS) - set(USUAL_ARMS) == {"text-history"}
+    assert named_contenders(["all"]) == list(RETRIEVAL_ARMS)
+    assert named_contenders(None) is None, "the usual ones"
 
 
 def test_it_is_judged_like_any_track(run: RetrievalRun) -> None:

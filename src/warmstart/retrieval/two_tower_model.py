@@ -38,7 +38,6 @@ __all__ = ["TwoTowerModel", "join_features"]
 _WEIGHTS, _ITEMS, _FACTS = "towers.safetensors", "items.safetensors", "model.json"
 _TEXTS, _TOLD = "texts.safetensors", "told.json"
 _KIND = "two-tower"
-_TELLS = ("titles", "about", "names", "last", "width", "encoder")
 
 
 @dataclass(frozen=True)
@@ -286,8 +285,7 @@ class TwoTowerModel:
             save_file(_plain(self.towers.state_dict()), temporary / _WEIGHTS)
             save_file(_plain(tensors), temporary / _ITEMS)
             if self.teller is not None:
-                told = {key: getattr(self.teller, key) for key in _TELLS}
-                write_json(temporary / _TOLD, told)
+                write_json(temporary / _TOLD, self.teller.to_json())
             if self.text_weights is not None:
                 save_file(_plain(self.text_weights), temporary / _TEXTS)
             write_json(temporary / _FACTS, facts)
@@ -317,7 +315,9 @@ class TwoTowerModel:
         coded = facts.get("profiles")
         profiles = None if coded is None else ProfileCode.parse(coded, f"{path / _FACTS}")
         tuned = load_file(path / _TEXTS) if (path / _TEXTS).is_file() else None
-        teller = _teller(read_json(path / _TOLD)) if (path / _TOLD).is_file() else None
+        teller = None
+        if (path / _TOLD).is_file():
+            teller = UserTexts.from_json(read_json(path / _TOLD))
         return cls(
             towers.to(where).eval(), tensors["vectors"], tensors["known"], tensors["share"],
             tuple(facts["item_ids"]), facts["text"], facts["image"], facts["popularity"],
@@ -410,14 +410,6 @@ def join_features(text_IT: np.ndarray | None, image_IG: np.ndarray | None) -> np
             raise DataError(f"{name} vectors must be finite; some values are not. Make them again.")
         parts.append(np.asarray(given, dtype=np.float32))
     return np.concatenate(parts, axis=1) if parts else None
-
-
-def _teller(told: Mapping[str, Any]) -> UserTexts:
-    """Users as texts, as `save` wrote them; their encoder is given later."""
-    return UserTexts(
-        tuple(told["titles"]), tuple(told["about"]), tuple(told["names"]),
-        told["last"], told["width"], told["encoder"],
-    )  # fmt: skip
 
 
 def _plain(tensors: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -151,6 +151,21 @@ class UserTexts:
             "user texts", list(self.titles), list(self.about), self.last, self.encoder
         )
 
+    def to_json(self) -> dict[str, Any]:
+        """All but the reader."""
+        return {
+            "titles": list(self.titles), "about": list(self.about), "names": list(self.names),
+            "last": self.last, "width": self.width, "encoder": self.encoder,
+        }  # fmt: skip
+
+    @classmethod
+    def from_json(cls, told: Mapping[str, Any]) -> UserTexts:
+        """As `to_json` wrote it; an encoder is given later, by `reading`."""
+        return cls(
+            tuple(told["titles"]), tuple(told["about"]), tuple(told["names"]),
+            told["last"], told["width"], told["encoder"],
+        )  # fmt: skip
+
     def reading(self, backbone: Backbone) -> UserTexts:
         """The same with an encoder to ask.
 
@@ -181,7 +196,7 @@ class UserTexts:
         for place, user in enumerate(users):
             first = max(offsets[place], offsets[place + 1] - self.last)
             items = np.asarray(queries.items_H)[first : offsets[place + 1]].tolist()
-            known = self._known(user) if about is None else about
+            known = self.known(user) if about is None else about
             found.append(self.text(items, known))
         return found
 
@@ -208,7 +223,8 @@ class UserTexts:
             found_NE[told] = self.read([texts[place] for place in told])
         return found_NE
 
-    def _known(self, user: int) -> str:
+    def known(self, user: int) -> str:
+        """What is known of a user, in words; blank for one that is not among them."""
         return self.about[user] if 0 <= user < len(self.about) else ""
 
 
@@ -284,7 +300,7 @@ def past_texts(
             row_P[first + place : first + min(place + step, count)] = len(texts)
             items = sequences.items_P[max(first, first + place - teller.last) : first + place]
             silent = _goes_without(user, place, without)
-            texts.append(teller.text(items.tolist(), "" if silent else teller._known(user)))
+            texts.append(teller.text(items.tolist(), "" if silent else teller.known(user)))
     told = sum(1 for text in texts if text.strip())
     if not told:
         raise NotApplicable("history as text needs titles of the items or a users table")
