@@ -139,6 +139,10 @@ def test_an_encoder_that_has_moved_is_named(
         with pytest.raises(RunError, match=r"not the encoder that .* was made with"):
             recommend(run.folder, user="u1", backbone=wide_text, device="cpu")
         found = recommend(run.folder, user="u1", k=3, backbone=moved, device="cpu")
+        source = run.results["data"]["source"]
+        later = evaluate(run.folder, source, metric="HR@10", backbone=moved, device="cpu")
+        told = run.results["arms"][0]["next_item"]["test"]["metrics"]["HR@10"]["value"]
+        assert later.scores.main.value == pytest.approx(told)
     finally:
         moved.rename(encoder)
     assert found == recommend(run.folder, user="u1", k=3, device="cpu")
