@@ -16,7 +16,7 @@ from warmstart.evaluation import Queries, next_item_task
 from warmstart.retrieval import ItemTexts, TextHistory, TwoTowerModel, item_titles
 from warmstart.retrieval.sequences import Sequences, WindowRows
 from warmstart.retrieval.towers import Towers, TowerShape
-from warmstart.retrieval.user_texts import UserTexts, about_text, past_texts, user_text
+from warmstart.retrieval.user_texts import FreshTexts, UserTexts, about_text, past_texts, user_text
 
 from .towerkit import SMALL, ToyEvents, chains, events, halves
 
@@ -272,6 +272,31 @@ def test_a_saved_model_answers_as_it_did_once_it_has_its_encoder(
     assert now == kept, "nothing of who asks is written"
     with pytest.raises(UsageError, match='Did you mean "team"'):
         again.scores(strange, {"tem": "plum"})
+
+
+def test_a_reader_keeps_the_newest_texts_at_hand(tiny_text: Path) -> None:
+    encoder = backbone(tiny_text, modality="text").load()
+    prepare = encoder.prepare
+    asked: list[str] = []
+
+    def counted(inputs: Any) -> Any:
+        asked.extend(inputs)
+        return prepare(inputs)
+
+    encoder.prepare = counted  # type: ignore[method-assign]
+    reader = FreshTexts(encoder, most=2)
+    first = reader(["plum", "truck", "plum"])
+    assert asked == ["plum", "truck"]
+    np.testing.assert_array_equal(first[0], first[2])
+    reader(["plum"])
+    assert asked == ["plum", "truck"], "at hand"
+    again = reader(["night", "plum"])
+    assert asked == ["plum", "truck", "night"]
+    np.testing.assert_array_equal(again[1], first[0])
+    reader(["truck"])
+    assert asked[-1] == "truck", "the oldest had gone"
+    many = reader(["old", "good", "bad"])
+    np.testing.assert_allclose(many[2], reader(["bad"])[0], atol=1e-6)
 
 
 def test_items_that_came_later_are_told_by_their_titles(learned: Any) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import threading
+from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
@@ -108,18 +109,34 @@ class CachedTexts:
 class FreshTexts:
     """Reads what is asked by a loaded encoder: nothing of the askers is written to disk.
 
-    Several threads may ask at once.
+    The newest texts are kept at hand. Several threads may ask at once.
     """
 
-    def __init__(self, encoder: Encoder) -> None:
-        """Take the encoder."""
+    def __init__(self, encoder: Encoder, most: int = 4096) -> None:
+        """Take the encoder.
+
+        Args:
+            encoder: Of texts.
+            most: Texts that are kept at hand.
+        """
         self._encoder = encoder
+        self._most = most
+        self._kept: OrderedDict[str, np.ndarray] = OrderedDict()
         self._lock = threading.Lock()
 
     def __call__(self, texts: Sequence[str]) -> np.ndarray:
         """Vectors (N, E)."""
         with self._lock:
-            return embed_inputs(self._encoder, list(texts))
+            lacking = [text for text in dict.fromkeys(texts) if text not in self._kept]
+            found: dict[str, np.ndarray] = {}
+            if lacking:
+                found.update(zip(lacking, embed_inputs(self._encoder, lacking), strict=True))
+            for text in dict.fromkeys(texts):
+                found[text] = self._kept[text] = found[text] if text in found else self._kept[text]
+                self._kept.move_to_end(text)
+            while len(self._kept) > self._most:
+                self._kept.popitem(last=False)
+            return np.stack([found[text] for text in texts])
 
 
 @dataclass(frozen=True)
