@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: help setup demo test fuzz check bench clean
+.PHONY: help setup demo test fuzz browser check bench clean
 help:  ## list the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
 
@@ -26,6 +26,9 @@ test: setup  ## run the test suite
 
 fuzz: setup  ## a thousand requests for each route, drawn from the server's own schema
 	WARMSTART_CASES=1000 $(BIN)/python -m pytest -q tests/serving/test_schema_cases.py
+
+browser: setup  ## the served page in a headless Chromium, which must be there
+	WARMSTART_BROWSER=$${WARMSTART_BROWSER:-chromium} $(BIN)/python -m pytest -q tests/serving/test_browser.py
 
 check: setup  ## ruff, mypy, import contracts, docs
 	$(BIN)/ruff check .

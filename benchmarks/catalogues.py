@@ -13,6 +13,7 @@ import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -138,6 +139,7 @@ class Service:
     """What the benchmark serves: a version names model and cards, its folder the index."""
 
     images = None
+    profiles = None
 
     def __init__(self, folder: Path) -> None:
         self.index = FaissIndex.load(folder / "index")
@@ -148,7 +150,9 @@ class Service:
         self.histories: dict[str, list[ItemId]] = read_json(folder / "histories.json")
         self._tower = UserTower(self.index.dimension)
 
-    def user_vector(self, history: Sequence[ItemId], user: ItemId | None) -> np.ndarray:
+    def user_vector(
+        self, history: Sequence[ItemId], user: ItemId | None, attributes: Any = None
+    ) -> np.ndarray:
         """The tower over the latest items."""
         items_HD = self.index.vectors([item for item in history[-HISTORY:] if item in self.index])
         vector_D: np.ndarray = self._tower(torch.from_numpy(items_HD)[None])[0].numpy()

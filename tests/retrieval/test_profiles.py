@@ -99,6 +99,8 @@ def test_every_value_has_its_place() -> None:
     np.testing.assert_array_equal(code.of({"age": math.nan, "job": " "}), nobody_P)
     with pytest.raises(UsageError, match='Did you mean "job"'):
         code.of({"jop": "nurse"})
+    with pytest.raises(UsageError, match=r"'age' of users is a number such as 35\.4, got 'old'"):
+        code.of({"age": "old"})
     again = ProfileCode.parse(code.model_dump(mode="json"), "profiles")
     np.testing.assert_array_equal(again.encode(users.drop("age")), code.encode(
         users.with_columns(age=pl.lit(None, dtype=pl.Float64))

@@ -120,6 +120,6 @@ def test_some_events_of_sequences() -> None:
 
 def test_every_track_has_a_name_and_a_title() -> None:
     assert list(TRACKS) == ["zero-shot", "frozen", "user-tower", "two-tower", "both-towers",
-                            "scratch"]  # fmt: skip
+                            "text-history", "scratch"]  # fmt: skip
     assert all(kind.name == name and kind.title for name, kind in TRACKS.items())
     assert len({kind.title for kind in TRACKS.values()}) == len(TRACKS)

@@ -14,12 +14,20 @@ import numpy as np
 from fastapi import FastAPI
 
 from warmstart.core import NotApplicable
+from warmstart.retrieval import ProfileCode
 from warmstart.retrieval.index import FaissIndex, ItemId
+from warmstart.retrieval.profiles import ProfileColumn
 from warmstart.serving import ItemCard, Settings, app
 
 D = 8
 ITEMS = 60
 KEY = "a-key-of-sixteen-characters"
+PROFILES = ProfileCode(
+    columns=(
+        ProfileColumn(name="age", kind="number", mean=33.5, scale=10.0, edges=(25.0, 45.0)),
+        ProfileColumn(name="team", kind="category", values=("blue", "red")),
+    )
+)
 
 
 def unit(rows: int, seed: int = 0) -> np.ndarray:
@@ -46,6 +54,7 @@ class Fake:
     images: Path | None = None
     before: Callable[[], object] = field(default=lambda: None)
     empty_allowed: bool = True
+    profiles: ProfileCode | None = field(default_factory=lambda: PROFILES)
 
     def __post_init__(self) -> None:
         self.model = f"model-{self.version}"
@@ -63,8 +72,16 @@ class Fake:
             "empty": [],
         }
 
-    def user_vector(self, history: Sequence[ItemId], user: ItemId | None) -> np.ndarray:
+    def user_vector(
+        self,
+        history: Sequence[ItemId],
+        user: ItemId | None,
+        attributes: Mapping[str, Any] | None = None,
+    ) -> np.ndarray:
         self.before()
+        if attributes is not None and self.profiles is not None:
+            told_P = self.profiles.of(attributes)
+            return np.asarray(told_P @ unit(len(told_P), 7), dtype=np.float32)
         if not history:
             if not self.empty_allowed:
                 raise NotApplicable("The model needs a history of one item or more.")

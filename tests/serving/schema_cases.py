@@ -137,14 +137,32 @@ def _objects(schema: Json, known: Sequence[Any], required: Sequence[str]) -> st.
     )
 
 
+def _numbers(schema: Json, known: Sequence[Any]) -> st.SearchStrategy[Any]:
+    low, high = schema.get("minimum", -1e18), schema.get("maximum", 1e18)
+    return st.floats(low, high, allow_nan=False) | st.sampled_from([low, high, 0, 41])
+
+
+def _named(schema: Json, known: Sequence[Any]) -> st.SearchStrategy[Any]:
+    """Objects whose names are free."""
+    most = min(schema.get("maxProperties", 4), 4)
+    names = _texts(schema.get("propertyNames", {}), known)
+    return st.dictionaries(names, values(schema["additionalProperties"], known), max_size=most)
+
+
 _KINDS: Mapping[str, tuple[set[str], Any]] = {
     "string": ({"maxLength", "minLength"}, _texts),
     "integer": ({"minimum", "maximum"}, _wholes),
+    "number": ({"minimum", "maximum"}, _numbers),
+    "null": (set(), lambda schema, known: st.none()),
     "boolean": (set(), lambda schema, known: st.booleans()),
     "array": ({"items", "maxItems"}, _arrays),
     "object": (
-        {"properties", "required", "additionalProperties"},
-        lambda schema, known: _objects(schema, known, schema.get("required", ())),
+        {"properties", "required", "additionalProperties", "propertyNames", "maxProperties"},
+        lambda schema, known: (
+            _objects(schema, known, schema.get("required", ()))
+            if "properties" in schema
+            else _named(schema, known)
+        ),
     ),
 }
 

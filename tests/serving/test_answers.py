@@ -10,7 +10,7 @@ import pytest
 from warmstart.core import RunError, UsageError
 from warmstart.serving import app
 
-from .fakes import Fake, get, is_error, make, post
+from .fakes import Fake, get, is_error, make, post, unit
 
 
 def ids(answer: dict[str, Any]) -> list[str]:
@@ -92,6 +92,64 @@ def test_new_users_without_any_history() -> None:
     assert "one item or more" in refused.json()["error"]["message"]
 
 
+def test_attributes_of_somebody_new() -> None:
+    fake = Fake()
+    told = {"team": "red", "age": 41}
+    answer = post("/v1/recommend", {"history": [], "attributes": told, "k": 5}, fake).json()
+    place = ["(value)", "to 25", "to 45", "on", "(no age)", "blue", "red", "(other)", "(no team)"]
+    rows_PD = unit(len(place), 7)
+    query_D = 0.75 * rows_PD[0] + rows_PD[2] + rows_PD[6]  # (41 - 33.5) / 10 by hand
+    scored = {item: float(fake.index.vectors([item])[0] @ query_D) for item in fake.cards}
+    assert ids(answer) == sorted(scored, key=lambda item: -scored[item])[:5]
+    assert answer["items"][0]["score"] == pytest.approx(max(scored.values()), abs=1e-5)
+    seen = post("/v1/recommend", {"history": ["a-3"], "attributes": told, "k": 60}, fake).json()
+    assert "a-3" not in ids(seen)
+    known = post("/v1/recommend", {"user": "u/1", "attributes": told, "k": 5}, fake).json()
+    assert known["user"] == "u/1"
+    assert known["items"][0]["score"] <= answer["items"][0]["score"]
+
+
+@pytest.mark.parametrize(
+    "told",
+    [{}, {"team": None}, {"team": "", "age": " "}, {"age": None}],
+)
+def test_attributes_that_tell_nothing(told: dict[str, Any]) -> None:
+    alone = post("/v1/recommend", {"history": [], "attributes": {"team": None}}).json()
+    assert post("/v1/recommend", {"history": [], "attributes": told}).json() == alone
+
+
+def test_a_value_that_training_never_saw_is_another() -> None:
+    green = post("/v1/recommend", {"history": [], "attributes": {"team": "green"}}).json()
+    mauve = post("/v1/recommend", {"history": [], "attributes": {"team": "mauve"}}).json()
+    blue = post("/v1/recommend", {"history": [], "attributes": {"team": "blue"}}).json()
+    assert green == mauve
+    assert green != blue
+
+
+@pytest.mark.parametrize(
+    ("told", "message"),
+    [
+        ({"teem": "red"}, "no attribute 'teem' of users. Did you mean \"team\""),
+        ({"shoe": 44}, "Available: age, team"),
+        ({"age": "old"}, "a number such as 33.5, got 'old'"),
+    ],
+)
+def test_attributes_that_the_model_does_not_read(told: dict[str, Any], message: str) -> None:
+    refused = post("/v1/recommend", {"history": ["a-1"], "attributes": told})
+    assert is_error(refused, 422, "wrong_attributes")
+    assert message in refused.json()["error"]["message"]
+    assert refused.json()["error"]["details"][0]["where"] == "attributes"
+
+
+def test_a_model_without_attributes() -> None:
+    plain = Fake(profiles=None)
+    refused = post("/v1/recommend", {"history": [], "attributes": {"team": "red"}}, plain)
+    assert is_error(refused, 422, "wrong_attributes")
+    assert "reads no attributes" in refused.json()["error"]["message"]
+    assert post("/v1/recommend", {"history": [], "attributes": {}}, plain).status_code == 200
+    assert get("/v1/catalogue", plain).json()["attributes"] == []
+
+
 def test_unknown_items_are_told() -> None:
     answer = post("/v1/recommend", {"history": ["a-3", "zzz", 9, "zzz"]}).json()
     assert answer["unknown"] == ["zzz", 9]
@@ -114,7 +172,7 @@ def test_numbers_and_text_find_one_another() -> None:
 
 def test_a_vector_without_meaning_is_no_failure() -> None:
     class Broken(Fake):
-        def user_vector(self, history: Any, user: Any) -> np.ndarray:
+        def user_vector(self, history: Any, user: Any, attributes: Any = None) -> np.ndarray:
             return np.full(8, np.nan, dtype=np.float32)
 
     assert is_error(post("/v1/recommend", {"history": ["a-1"]}, Broken()), 422, "no_vector")
@@ -122,7 +180,7 @@ def test_a_vector_without_meaning_is_no_failure() -> None:
 
 def test_a_defect_is_told_in_the_same_form() -> None:
     class Broken(Fake):
-        def user_vector(self, history: Any, user: Any) -> np.ndarray:
+        def user_vector(self, history: Any, user: Any, attributes: Any = None) -> np.ndarray:
             raise ZeroDivisionError("secret")
 
     refused = post("/v1/recommend", {"history": ["a-1"]}, Broken())
@@ -172,6 +230,10 @@ def test_the_catalogue_is_described() -> None:
     assert answer["items"] == 60
     assert answer["users"] == 3
     assert answer["tags"] == [{"tag": "blue", "items": 20}, {"tag": "round", "items": 12}]
+    assert answer["attributes"] == [
+        {"name": "age", "kind": "number", "values": [], "typical": 33.5},
+        {"name": "team", "kind": "category", "values": ["blue", "red"], "typical": None},
+    ]
 
 
 def test_items_without_a_card_are_called_by_their_id() -> None:

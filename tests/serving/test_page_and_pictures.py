@@ -88,6 +88,17 @@ def test_the_page_works_with_a_keyboard_and_for_screen_readers() -> None:
     assert "prefers-reduced-motion" in html
 
 
+def test_the_page_asks_for_what_the_model_reads_of_users() -> None:
+    """The form is made from /v1/catalogue alone, and what it sends is what the route takes."""
+    html, _ = page()
+    assert "drawAbout(served.attributes)" in html
+    assert "{ attributes: Object.fromEntries(state.about) }" in html
+    for one in get("/v1/catalogue").json()["attributes"]:
+        chosen = one["values"][0] if one["kind"] == "category" else one["typical"]
+        body = {"history": [], "attributes": {one["name"]: chosen}}
+        assert post("/v1/recommend", body).status_code == 200
+
+
 # --- pictures ------------------------------------------------------------------------------------
 
 

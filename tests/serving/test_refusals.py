@@ -48,13 +48,19 @@ JSON = {"Content-Type": "application/json"}
         ({"history": [], "match": "some"}, "match"),
         ({"history": [], "exclude": ["a"] * 11}, "exclude"),
         ({"history": [], "exclude_seen": "yes"}, "exclude_seen"),
+        ({"history": [], "attributes": []}, "attributes"),
+        ({"history": [], "attributes": None}, "attributes"),
+        ({"history": [], "attributes": {"team": ["red"]}}, "attributes.team"),
+        ({"history": [], "attributes": {"team": "x" * 300}}, "attributes.team"),
+        ({"history": [], "attributes": {"age": 1e300}}, "attributes.age"),
+        ({"history": [], "attributes": {f"n{n}": 1 for n in range(4)}}, "attributes"),
         ({"history": [], "surprise": 1}, "surprise"),
         ([], "body"),
         ("text", "body"),
     ],
 )
 def test_fields_that_are_wrong_are_named(body: Any, where: str) -> None:
-    response = post("/v1/recommend", body, max_history=10, max_k=100, max_tags=5)
+    response = post("/v1/recommend", body, max_history=10, max_k=100, max_tags=5, max_attributes=3)
     assert is_error(response, 422, "invalid_request")
     assert where in [detail["where"] for detail in response.json()["error"]["details"]]
 
@@ -73,6 +79,10 @@ def test_fields_that_are_wrong_are_named(body: Any, where: str) -> None:
         b'{"history": [], "k": ' + b"9" * 5000 + b"}",
         b'{"history": ' + b"[" * 50_000 + b"]" * 50_000 + b"}",
         b'{"history": [], "history": 3}',
+        b'{"history": [], "attributes": {"age": NaN}}',
+        b'{"history": [], "attributes": {"age": 1e999}}',
+        b'{"history": [], "attributes": {"age": ' + b"9" * 5000 + b"}}",
+        b'{"history": [], "attributes": {"\\ud800": 1}}',
         b"\x00",
     ],
 )
@@ -124,7 +134,7 @@ anything = st.recursive(
     max_leaves=8,
 )
 names = st.sampled_from(
-    ["user", "history", "k", "tags", "match", "exclude", "exclude_seen", "item", "x"]
+    ["user", "history", "k", "tags", "match", "exclude", "exclude_seen", "attributes", "item", "x"]
 )
 
 

@@ -111,6 +111,7 @@ def test_it_recommends_to_users_and_to_anybody(run: RetrievalRun) -> None:
         ({"history": ["i1", "i99"]}, DataError, "knows no item 'i99'"),
         ({"user": "u1", "history": ["i1"]}, UsageError, "either a user or a history"),
         ({}, UsageError, "either a user or a history"),
+        ({"history": [], "attributes": {"tea": "red"}}, UsageError, 'Did you mean "team"'),
         ({"user": "u1", "k": 0}, UsageError, "k must be 1 to 1000, got 0"),
         ({"user": "u1", "tag": "evn"}, DataError, 'Did you mean "even"'),
     ],
@@ -143,6 +144,16 @@ def test_an_index_answers_as_the_model_does_and_grows(
     vector = service.user_vector(["i1", "i2"], None)
     _, ids = service.index.search(vector[None], 4, exclude=["i1", "i2"])
     assert list(ids[0]) == [one.item for one in run.recommend(history=["i1", "i2"], k=4)]
+    about = {"team": "red"}
+    vector = service.user_vector([], None, about)
+    scores, ids = service.index.search(vector[None], 4)
+    told = run.recommend(history=[], k=4, attributes=about)
+    assert list(ids[0]) == [one.item for one in told]
+    np.testing.assert_allclose(scores[0], [one.score for one in told], atol=1e-6)
+    nobody = run.recommend(history=[], k=4)
+    assert [one.score for one in told] != [one.score for one in nobody]
+    assert service.profiles is not None
+    assert [column.values for column in service.profiles.columns] == [("blue", "red")]
     assert service.cards["i0"].title == "plum 0"
     assert list(service.histories["u3"]) == run.history("u3")
     new = tmp_path / "new.csv"

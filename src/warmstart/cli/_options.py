@@ -36,6 +36,7 @@ __all__ = [
     "Out",
     "Positive",
     "Replace",
+    "RunEncoder",
     "RunFolder",
     "SkipBad",
     "SplitColumn",
@@ -57,8 +58,8 @@ STRATEGIES = (
     "partial, setfit, lp-ft, unfreeze, finetune, scratch, tfidf, cnn"
 )  # strategies.SPECTRUM, which is not imported before a command runs; a test holds them equal
 ARMS = (
-    "zero-shot, frozen, user-tower, two-tower, both-towers, scratch, random, popularity, "
-    "recent-popularity, item-knn, ease, als"
+    "zero-shot, frozen, user-tower, two-tower, both-towers, text-history, scratch, random, "
+    "popularity, recent-popularity, item-knn, ease, als"
 )  # workflow.RETRIEVAL_ARMS, likewise
 
 _READ, _SIZE, _RUN = "Reading the data", "Backbone and input size", "The run"
@@ -196,6 +197,14 @@ ImageBackbone = Annotated[
 ]
 
 
+RunEncoder = Annotated[
+    str | None,
+    typer.Option(
+        "--backbone",
+        help="The run's text encoder, where its own name no longer finds it; for runs whose user "
+        "tower reads texts.",
+    ),
+]
 IndexRecall = Annotated[
     float,
     typer.Option(

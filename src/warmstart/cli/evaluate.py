@@ -22,6 +22,7 @@ def evaluate(
     time: o.TimeColumn = None,
     event: o.EventColumn = None,
     positive: o.Positive = None,
+    backbone: o.RunEncoder = None,
     device: o.Device = "auto",
     json: o.Json = False,
 ) -> None:
@@ -41,7 +42,7 @@ def evaluate(
 
     scores = verb(
         run, data, metric=metric, group=group, text=text, label=label, image=image,
-        skip_bad=skip_bad, device=device,
+        skip_bad=skip_bad, device=device, backbone=backbone,
         **o.interactions(user, item, time, event, positive, None, None, None),
     )  # fmt: skip
     if isinstance(scores, RetrievalEvaluation):

@@ -19,7 +19,7 @@ def fit(
         typer.Option(
             "--strategy",
             help=f"{o.STRATEGIES}; the plan's recommendation otherwise. On interactions: frozen, "
-            "user-tower, two-tower (otherwise), both-towers, scratch, zero-shot.",
+            "user-tower, two-tower (otherwise), both-towers, text-history, scratch, zero-shot.",
         ),
     ] = None,
     quick: Annotated[

@@ -13,6 +13,7 @@ def index(
     recall: o.IndexRecall = 0.95,
     p99: o.IndexTime = "5ms",
     engine: o.IndexEngine = "auto",
+    backbone: o.RunEncoder = None,
     device: o.Device = "auto",
     json: o.Json = False,
 ) -> None:
@@ -31,7 +32,12 @@ def index(
     from warmstart.workflow import build_run_index
 
     found = build_run_index(
-        run, recall=recall, p99_ms=o.milliseconds(p99), engine=engine, device=device
+        run,
+        recall=recall,
+        p99_ms=o.milliseconds(p99),
+        engine=engine,
+        device=device,
+        backbone=backbone,
     )
     if json:
         print_json(found.to_json())

@@ -28,6 +28,7 @@ def recommend(
         list[str] | None,
         typer.Option("--about", metavar="KEY=VALUE", help="An attribute of whoever asks: age=30"),
     ] = None,
+    backbone: o.RunEncoder = None,
     device: o.Device = "auto",
     json: o.Json = False,
 ) -> None:
@@ -48,6 +49,7 @@ def recommend(
     found = verb(
         run, user=user, history=_ids(history), k=k, exclude=_ids(exclude) or (), tag=tag,
         attributes=o.parse_settings(about, "--about") or None, device=device,
+        backbone=backbone,
     )  # fmt: skip
     if json:
         print_json([one.model_dump(mode="json") for one in found])

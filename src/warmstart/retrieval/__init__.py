@@ -10,10 +10,12 @@ from .item_texts import ItemTexts
 from .knn import ItemKnn
 from .popularity import Popularity, Random, RecentPopularity
 from .profiles import ProfileCode, learn_profiles
+from .text_history import TextHistory
 from .tracks import TRACKS, Content, HistoryMean, MeanRecommender, make_track
 from .tuning import tune
 from .two_tower import TwoTower
 from .two_tower_model import TwoTowerModel
+from .user_texts import item_titles
 
 __all__ = [
     "BASELINES",
@@ -34,9 +36,11 @@ __all__ = [
     "Random",
     "RecentPopularity",
     "StreamingFrequency",
+    "TextHistory",
     "TwoTower",
     "TwoTowerModel",
     "build_index",
+    "item_titles",
     "learn_profiles",
     "make_baseline",
     "make_track",

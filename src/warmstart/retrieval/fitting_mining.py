@@ -12,8 +12,9 @@ from warmstart.training import Callback, LoopState
 from .fitting import Catalogue, item_table
 from .negatives import Known
 from .negatives_hard import Mined, mine
-from .sequences import Sequences, before_last, query_batch
+from .sequences import Sequences, before_last
 from .towers import Towers
+from .user_texts import UserTexts, asked_windows
 
 __all__ = ["MineNegatives"]
 
@@ -31,6 +32,7 @@ class MineNegatives(Callback):
         every: int,
         margin: float,
         history: int,
+        texts: UserTexts | None = None,
     ) -> None:
         """Prepare the question put to the model: what came last in each user's sequence.
 
@@ -42,6 +44,7 @@ class MineNegatives(Callback):
             every: Epochs between two minings.
             margin: See `mine`.
             history: Events that the user tower looks back on.
+            texts: Users as texts, for a tower that reads them.
         """
         self._mined = mined
         self._catalogue = catalogue
@@ -49,6 +52,7 @@ class MineNegatives(Callback):
         self._every = every
         self._margin = margin
         self._history = history
+        self._texts = texts
         self._queries, taken_U = before_last(sequences)
         self._taken_U = torch.from_numpy(taken_U)
 
@@ -64,8 +68,8 @@ class MineNegatives(Callback):
 
         @torch.inference_mode()
         def ask(start: int, stop: int) -> Tensor:
-            windows = query_batch(self._queries, start, stop, self._history).to(state.device)
-            return towers.user_vectors(windows, items_ID, catalogue.profile_UP)
+            windows = asked_windows(self._queries, start, stop, self._history, self._texts)
+            return towers.user_vectors(windows.to(state.device), items_ID, catalogue.profile_UP)
 
         pools = mine(
             ask, items_ID, self._taken_U.to(state.device), self._known, size=self._mined.size,

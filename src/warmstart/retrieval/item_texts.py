@@ -44,10 +44,12 @@ class ItemTexts:
     Attributes:
         backbone: A text encoder, or CLIP.
         texts: Of each item, blank where it has none.
+        titles: Of each item, for what tells users by them; may be left out.
     """
 
     backbone: Backbone
     texts: Sequence[str]
+    titles: Sequence[str] = ()
 
     @property
     def told(self) -> list[int]:

@@ -103,6 +103,7 @@ def compare(
             MineNegatives(
                 mined, catalogue, work.sequences.select(work.learned_P), work.known,
                 every=settings.mine_every, margin=settings.mine_margin, history=settings.history,
+                texts=work.teller,
             )
         )  # fmt: skip
     objective = SampledSoftmax(

@@ -113,19 +113,35 @@ class ProfileCode(Config):
         """One user (P): what is not told is missing.
 
         Raises:
-            UsageError: For an attribute that the towers do not read.
+            UsageError: As `check`.
         """
         told = dict(attributes or {})
-        names = [column.name for column in self.columns]
-        for name in told:
-            if name not in names:
-                raise UsageError(
-                    f"the towers read no attribute {name!r} of users.{nearest(name, names)}"
-                )
+        self.check(told)
         found_P: np.ndarray = np.concatenate(
             [column.code([told.get(column.name)])[0] for column in self.columns]
         )
         return found_P
+
+    def check(self, attributes: Mapping[str, Any]) -> None:
+        """Refuse what the towers cannot read.
+
+        A name that training never saw is none of that: it has a place of its own.
+
+        Raises:
+            UsageError: For an attribute that the towers do not read, or a number that is none.
+        """
+        columns = {column.name: column for column in self.columns}
+        for name, value in attributes.items():
+            if name not in columns:
+                raise UsageError(
+                    f"the towers read no attribute {name!r} of users.{nearest(name, columns)}"
+                )
+            blank = _name(value) is None
+            if columns[name].kind == "number" and not blank and _number(value) is None:
+                raise UsageError(
+                    f"the attribute {name!r} of users is a number such as "
+                    f"{columns[name].mean:.4g}, got {value!r}. Leave it out where it is not known."
+                )
 
 
 def learn_profiles(users: pl.DataFrame, trained: np.ndarray) -> ProfileCode | None:

@@ -7,8 +7,8 @@ from the newest events before it.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import numpy as np
@@ -156,6 +156,8 @@ class WindowBatch:
         place_N: Its place in the window, 0 to T.
         targets_N: The item to foretell there.
         rows_B: Row of each window in its source.
+        told_NE: Vector of the user's text at each position, for a tower that reads texts in place
+            of items; None for any other.
     """
 
     items_BT: Tensor
@@ -164,6 +166,7 @@ class WindowBatch:
     place_N: Tensor
     targets_N: Tensor
     rows_B: Tensor
+    told_NE: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.items_BT)
@@ -176,7 +179,9 @@ class WindowBatch:
                 self.items_BT, self.users_B, self.row_N, self.place_N, self.targets_N, self.rows_B
             )
         ]  # fmt: skip
-        return WindowBatch(*moved)
+        told = self.told_NE
+        told = told if told is None else told.to(device, non_blocking=non_blocking)
+        return replace(WindowBatch(*moved), told_NE=told)
 
     def chunks(self, size: int) -> list[WindowBatch]:
         """The same windows, at most `size` at a time; positions stay in order."""
@@ -188,7 +193,7 @@ class WindowBatch:
                 WindowBatch(
                     self.items_BT[start:stop], self.users_B[start:stop],
                     self.row_N[mine] - start, self.place_N[mine], self.targets_N[mine],
-                    self.rows_B[start:stop],
+                    self.rows_B[start:stop], None if self.told_NE is None else self.told_NE[mine],
                 )
             )  # fmt: skip
         return parts
@@ -218,6 +223,7 @@ class WindowRows:
         shuffle_ties: bool = False,
         streams: Streams | None = None,
         learned_P: np.ndarray | None = None,
+        told: Callable[[np.ndarray], Tensor] | None = None,
     ) -> None:
         """Cut the sequences.
 
@@ -231,6 +237,8 @@ class WindowRows:
                 in another order in each epoch.
             streams: Source of the cuts and of the order of ties.
             learned_P: Which events are foretold; all when None.
+            told: From events to vectors of their users' texts before them; then windows have
+                these in place of items.
 
         Raises:
             UsageError: For settings outside their range, or when nothing is to be foretold.
@@ -249,6 +257,7 @@ class WindowRows:
         self._shuffle_ties = shuffle_ties
         self._drawn: tuple[int, np.ndarray] = (-1, sequences.items_P)
         self._streams = streams or Streams(0)
+        self._told = told
         self._learned_P = np.ones(len(sequences), dtype=bool) if learned_P is None else learned_P
         if not self._learned_P.any():
             raise UsageError("there is no positive event to learn from. Give at least one.")
@@ -301,6 +310,7 @@ class WindowRows:
         stop_B = np.maximum(start_B, stop_B)
         back_B = np.maximum(0, stop_B - 1 - self._history)  # the oldest event that is looked at
         seen_B = np.where(stop_B > start_B, stop_B - 1 - back_B, 0)
+        seen_B = seen_B if self._told is None else np.zeros_like(seen_B)
         width = max(1, int(seen_B.max()))
         place_T = np.arange(width)
         held_BT = place_T[None, :] < seen_B[:, None]
@@ -319,6 +329,7 @@ class WindowRows:
             torch.from_numpy(event_N - back_B[row_N]),
             torch.from_numpy(items_P[source_N]),
             torch.from_numpy(chosen_B),
+            None if self._told is None else self._told(source_N),
         )
 
     def _stretches(

@@ -1,8 +1,9 @@
-"""The two networks: one makes a vector of an item, the other one of a user's last items."""
+"""The two networks: one makes a vector of an item, the other one of a user."""
 
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -13,7 +14,7 @@ from warmstart.objectives import TEMPERATURES, bounded_temperature, unbounded_te
 
 from .sequences import WindowBatch
 
-__all__ = ["ItemTower", "Temperature", "TowerShape", "Towers", "UserTower"]
+__all__ = ["ItemTower", "Temperature", "TextUserTower", "TowerShape", "Towers", "UserTower"]
 
 
 class TowerShape(Config):
@@ -32,6 +33,8 @@ class TowerShape(Config):
         feature_dropout: Of the given item vectors, while training.
         id_dropout: Share of items whose id part is taken away in a training step.
         hidden: Width of the hidden layer between given vectors and the item's vector; 0 for none.
+        told: Length E of the vectors of users' texts, which the user tower then reads in place of
+            item vectors; 0 for item vectors.
     """
 
     items: int
@@ -46,6 +49,7 @@ class TowerShape(Config):
     feature_dropout: float = 0.0
     id_dropout: float = 0.1
     hidden: int = 0
+    told: int = 0
 
 
 class ItemTower(nn.Module):
@@ -183,6 +187,33 @@ class UserTower(nn.Module):
         return profile_BP
 
 
+class TextUserTower(nn.Module):
+    """A user's vector from the vector of a text about the user, by a projection with hidden layers.
+
+    The vector of a user of whom nothing is told is zero; the biases are such a user's.
+    """
+
+    def __init__(self, shape: TowerShape, streams: Streams) -> None:
+        super().__init__()
+        generator = streams.torch("user tower")
+        self.shape = shape
+        widths = [shape.told, *[2 * shape.width] * shape.layers]
+        pairs = pairwise(widths)
+        self.blocks = nn.ModuleList(_linear(given, made, generator) for given, made in pairs)
+        self.output = _linear(widths[-1], shape.width, generator)
+        with torch.no_grad():  # somebody of whom nothing is known has a direction too
+            self.output.bias.copy_(_normal((shape.width,), 0.02, generator))
+        self.drop = nn.Dropout(shape.dropout)
+
+    def forward(self, told_NE: Tensor) -> Tensor:
+        """Unit vectors (N, D) of vectors of texts."""
+        unit_NE = functional.normalize(told_NE.float(), dim=-1)
+        state_NH = self.drop(unit_NE * math.sqrt(self.shape.told))
+        for block in self.blocks:
+            state_NH = self.drop(functional.gelu(block(state_NH)))
+        return functional.normalize(self.output(state_NH).float(), dim=-1)
+
+
 def _running_mean(vectors_BTD: Tensor) -> Tensor:
     """The mean of each row's vectors up to each place."""
     counts_T1 = torch.arange(1, vectors_BTD.shape[1] + 1, device=vectors_BTD.device)[:, None]
@@ -255,7 +286,9 @@ class Towers(nn.Module):
         named = streams or Streams(0)
         self.shape = shape
         self.items = ItemTower(shape, named)
-        self.users = UserTower(shape, named, absent_P)
+        self.users: UserTower | TextUserTower = (
+            TextUserTower(shape, named) if shape.told else UserTower(shape, named, absent_P)
+        )
         self.temperature = Temperature(temperature, learned=learn_temperature)
 
     def forward(
@@ -312,6 +345,11 @@ class Towers(nn.Module):
             profile_UP: Attributes of all users. For a user without a row there, and for all where
                 it is None, stands what the tower was given for nobody known.
         """
+        if isinstance(self.users, TextUserTower):
+            if windows.told_NE is None:
+                raise UsageError("this user tower reads texts of users. Give their vectors.")
+            read_ND: Tensor = self.users(windows.told_NE)
+            return read_ND
         vectors_BTD = functional.embedding(windows.items_BT.clamp(min=0), items_KD)
         profile_BP = None
         if profile_UP is not None and len(profile_UP) and self.users.profile is not None:

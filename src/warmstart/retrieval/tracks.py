@@ -19,6 +19,7 @@ from warmstart.evaluation import Queries
 
 from .both_towers import BothTowers
 from .item_texts import ItemTexts
+from .text_history import TextHistory
 from .two_tower import Negatives, Shares, TwoTower
 
 __all__ = ["TRACKS", "Content", "HistoryMean", "MeanRecommender", "make_track"]
@@ -146,6 +147,7 @@ TRACKS: Mapping[str, type[HistoryMean] | type[TwoTower]] = {
     "user-tower": UserTowerTrack,
     "two-tower": TwoTower,
     "both-towers": BothTowers,
+    "text-history": TextHistory,
     "scratch": ScratchTrack,
 }
 

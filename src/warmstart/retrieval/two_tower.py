@@ -243,9 +243,9 @@ class TwoTower(Config):
             DataError: For vectors that are not finite.
             NotApplicable: For negatives that these events do not have.
         """
-        work = prepare(
-            self, train, run, text_IE=text_IE, image_IE=image_IE, profile_UP=profile_UP,
-            watches_loss=validation is None, users=users, texts=texts,
+        work = self._prepare(
+            train, run, validation, text_IE=text_IE, image_IE=image_IE, profile_UP=profile_UP,
+            users=users, texts=texts,
         )  # fmt: skip
         comparison = compare(self, train, work, run.streams, tags)
         towers = Towers(
@@ -272,6 +272,12 @@ class TwoTower(Config):
         }  # fmt: skip
         made = model(kept, strength)
         return replace(made, facts=facts, text_weights=trained.text_weights)
+
+    def _prepare(
+        self, train: Events, run: Run, validation: RankingTask | None, **given: Any
+    ) -> Work:
+        """What the fit works on; others add to it."""
+        return prepare(self, train, run, watches_loss=validation is None, **given)
 
     def _train(self, fit: Fit) -> Trained:
         """Train the modules in place, in one stage; others have several."""
@@ -324,7 +330,7 @@ def _model(towers: Towers, work: Work, item_ids: Sequence[str], popularity: floa
     return TwoTowerModel(
         towers, item_table(towers, here), here.known_I, (counts_I / counts_I.sum()).float(),
         tuple(item_ids), work.text, work.image, popularity, here.profile_UP,
-        profiles=work.profiles,
+        profiles=work.profiles, teller=work.teller,
     )  # fmt: skip
 
 

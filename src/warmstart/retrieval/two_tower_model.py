@@ -29,13 +29,14 @@ from warmstart.objectives import calibrate_popularity
 
 from .item_texts import apply_text_weights, load_text_encoder
 from .profiles import ProfileCode
-from .sequences import Histories, QueryRows, query_batch
+from .sequences import Histories, QueryRows
 from .towers import Towers, TowerShape
+from .user_texts import UserTexts, about_text, asked_windows
 
 __all__ = ["TwoTowerModel", "join_features"]
 
 _WEIGHTS, _ITEMS, _FACTS = "towers.safetensors", "items.safetensors", "model.json"
-_TEXTS = "texts.safetensors"
+_TEXTS, _TOLD = "texts.safetensors", "told.json"
 _KIND = "two-tower"
 
 
@@ -57,6 +58,7 @@ class TwoTowerModel:
             given as numbers, or without.
         text_weights: Weights of the text encoder that were tuned, by name; None where it is the
             pretrained one.
+        teller: Users as texts, for a user tower that reads them; None for any other.
         facts: What is worth keeping of the fit: settings, epochs, notes.
         name: What tables call it.
     """
@@ -74,6 +76,7 @@ class TwoTowerModel:
     name: str = "two-tower"
     profiles: ProfileCode | None = None
     text_weights: dict[str, Tensor] | None = None
+    teller: UserTexts | None = None
 
     @property
     def device(self) -> torch.device:
@@ -244,6 +247,23 @@ class TwoTowerModel:
             item_ids=tuple(item_ids),
         )
 
+    def reading(self, backbone: Backbone) -> TwoTowerModel:
+        """This model with the encoder that its user tower reads texts by.
+
+        Raises:
+            RunError: When it is another one than it was trained on.
+            UsageError: When the tower reads no texts of users.
+        """
+        if self.teller is None:
+            raise UsageError("this user tower reads item vectors, and needs no encoder.")
+        return replace(self, teller=self.teller.reading(backbone))
+
+    def with_titles(self, titles: Sequence[str]) -> TwoTowerModel:
+        """This model with the titles of a longer catalogue, by which users are told."""
+        if self.teller is None:
+            return self
+        return replace(self, teller=replace(self.teller, titles=tuple(titles)))
+
     def save(self, folder: Path | str, *, replace: bool = False) -> None:
         """Write the model: safetensors and JSON under a manifest.
 
@@ -264,6 +284,8 @@ class TwoTowerModel:
         with publishing(Path(folder), replace=replace, kind=_KIND) as temporary:
             save_file(_plain(self.towers.state_dict()), temporary / _WEIGHTS)
             save_file(_plain(tensors), temporary / _ITEMS)
+            if self.teller is not None:
+                write_json(temporary / _TOLD, self.teller.to_json())
             if self.text_weights is not None:
                 save_file(_plain(self.text_weights), temporary / _TEXTS)
             write_json(temporary / _FACTS, facts)
@@ -293,10 +315,13 @@ class TwoTowerModel:
         coded = facts.get("profiles")
         profiles = None if coded is None else ProfileCode.parse(coded, f"{path / _FACTS}")
         tuned = load_file(path / _TEXTS) if (path / _TEXTS).is_file() else None
+        teller = None
+        if (path / _TOLD).is_file():
+            teller = UserTexts.from_json(read_json(path / _TOLD))
         return cls(
             towers.to(where).eval(), tensors["vectors"], tensors["known"], tensors["share"],
             tuple(facts["item_ids"]), facts["text"], facts["image"], facts["popularity"],
-            tensors.get("profile"), facts["facts"], facts["name"], profiles, tuned,
+            tensors.get("profile"), facts["facts"], facts["name"], profiles, tuned, teller,
         )  # fmt: skip
 
     @torch.inference_mode()
@@ -304,27 +329,43 @@ class TwoTowerModel:
         self, queries: QueryRows, attributes: Mapping[str, Any] | None = None, block: int = 1024
     ) -> Tensor:
         """User vectors (Q, D) on the model's device."""
-        profile_UP = self.profile_UP
-        if attributes is not None:
+        profile_UP, about = self.profile_UP, None
+        if attributes is not None and self.teller is not None:
+            about = self._about(attributes)
+        elif attributes is not None:
             queries, profile_UP = self._described(queries, attributes)
         found = [torch.zeros(0, self.dimension, device=self.device)]
         for start in range(0, len(queries), block):
             stop = min(start + block, len(queries))
-            windows = query_batch(queries, start, stop, self.towers.shape.history)
+            windows = asked_windows(
+                queries, start, stop, self.towers.shape.history, self.teller, about
+            )
             here = windows.to(self.device)
             found.append(self.towers.user_vectors(here, self.items_ID, profile_UP))
         return torch.cat(found)
 
-    def _described(
-        self, queries: QueryRows, attributes: Mapping[str, Any]
-    ) -> tuple[QueryRows, Tensor]:
-        """The same questions by somebody with these attributes."""
+    def _about(self, attributes: Mapping[str, Any]) -> str:
+        """These attributes in words."""
+        assert self.teller is not None
+        self._checked(attributes)
+        return about_text(attributes, self.teller.names)
+
+    def _checked(self, attributes: Mapping[str, Any]) -> ProfileCode:
+        """How attributes are coded, once it is known that the towers read these."""
         if self.profiles is None:
             raise UsageError(
                 "this model reads no attributes of users. Leave them out, or fit with a users "
                 "table and use_profiles."
             )
-        told_1P = torch.from_numpy(self.profiles.of(attributes))[None].to(self.device)
+        self.profiles.check(attributes)
+        return self.profiles
+
+    def _described(
+        self, queries: QueryRows, attributes: Mapping[str, Any]
+    ) -> tuple[QueryRows, Tensor]:
+        """The same questions by somebody with these attributes."""
+        coded_P = self._checked(attributes).of(attributes)
+        told_1P = torch.from_numpy(coded_P)[None].to(self.device)
         somebody = np.zeros(len(queries), dtype=np.int64)
         return Histories(somebody, queries.offsets_Q1, queries.items_H), told_1P
 

@@ -126,6 +126,7 @@ def train_stage(settings: TwoTower, fit: Fit, stage: Stage) -> History:
     rows = WindowRows(
         work.sequences, history=settings.history, stride=settings.stride, shift=settings.shift,
         shuffle_ties=settings.shuffle_ties, streams=streams, learned_P=work.learned_P,
+        told=work.told,
     )  # fmt: skip
     loader = RowLoader(rows, settings.batch_size, streams=streams)
     loader.fingerprint = fingerprint(
@@ -176,7 +177,7 @@ def _evaluation(settings: TwoTower, fit: Fit, stage: Stage) -> tuple[EvaluateFun
         watched = "validation_loss"
         held = WindowRows(
             fit.work.sequences, history=settings.history, stride=settings.stride,
-            learned_P=fit.work.held_P,
+            learned_P=fit.work.held_P, told=fit.work.told,
         )  # fmt: skip
         evaluate = held_out_loss(held, fit.work.catalogue)
     if evaluate is None or stage.before is None:

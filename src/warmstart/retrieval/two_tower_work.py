@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 import polars as pl
 import torch
+from torch import Tensor
 
 from warmstart.core import DataError, Run, UsageError, fingerprint, pick_device
 
@@ -19,6 +21,7 @@ from .profiles import ProfileCode, learn_profiles
 from .sequences import Events, Sequences, group_events
 from .towers import TowerShape
 from .two_tower_model import join_features
+from .user_texts import PastTexts, UserTexts
 
 if TYPE_CHECKING:
     from .two_tower import TwoTower
@@ -42,6 +45,8 @@ class Work:
         fingerprint: Of the given vectors: a fit that resumes must meet the same.
         profiles: How users' attributes are coded, by the users with learned events.
         texts: The items' texts and their encoder, for what tunes it.
+        teller: Users as texts, for a tower that reads them; None for any other.
+        past: Their vectors before the events.
     """
 
     sequences: Sequences
@@ -55,6 +60,13 @@ class Work:
     fingerprint: str
     profiles: ProfileCode | None = None
     texts: ItemTexts | None = None
+    teller: UserTexts | None = None
+    past: PastTexts | None = None
+
+    @property
+    def told(self) -> Callable[[np.ndarray], Tensor] | None:
+        """What windows have in place of items; None for items."""
+        return None if self.past is None else self.past.of
 
 
 def prepare(

@@ -19,6 +19,7 @@ from warmstart.retrieval.index import ItemId
 from .settings import Settings
 
 __all__ = [
+    "Attribute",
     "CatalogueAnswer",
     "Health",
     "Item",
@@ -54,6 +55,11 @@ class RecommendRequest(_Request):
     user: ItemId | None = Field(default=None, description="Id of a known user")
     history: list[ItemId] | None = Field(
         default=None, description="Items of the catalogue, oldest first; in place of `user`"
+    )
+    attributes: dict[str, str | float | bool | None] | None = Field(
+        default=None,
+        description="What is known of whoever asks, by the names that /v1/catalogue lists, in "
+        "place of what is known of a known user; what is left out, null or blank is not known",
     )
     exclude_seen: bool = Field(default=True, description="Leave out the items of the history")
 
@@ -137,12 +143,22 @@ class TagCount(BaseModel):
     items: int
 
 
+class Attribute(BaseModel):
+    """An attribute of users that the model reads."""
+
+    name: str
+    kind: Literal["category", "number"]
+    values: list[str] = Field(description="Of a category: those that training knows well")
+    typical: float | None = Field(description="Of a number: the mean in training")
+
+
 class CatalogueAnswer(_Answer):
     """What is served."""
 
     items: int
     users: int
     tags: list[TagCount] = Field(description="The commonest tags")
+    attributes: list[Attribute] = Field(description="What a request may tell of a user")
 
 
 class Health(BaseModel):
@@ -168,6 +184,8 @@ def limited(model: type[_T], settings: Settings) -> type[_T]:
     count = Annotated[int, Field(ge=1, le=settings.max_k), BeforeValidator(_whole)]
     item: Any = text | whole
     many: Any = list[item]
+    number = Annotated[float, Field(ge=-LARGEST_ID, le=LARGEST_ID)]
+    told: Any = dict[text, text | number | bool | None]
     fields: dict[str, Any] = {}
     kinds: dict[str, tuple[Any, dict[str, Any]]] = {
         "k": (count, {}),
@@ -175,6 +193,7 @@ def limited(model: type[_T], settings: Settings) -> type[_T]:
         "tags": (list[text], {"max_length": settings.max_tags}),
         "user": (item, {}),  # left out, not null
         "history": (many, {"max_length": settings.max_history}),
+        "attributes": (told, {"max_length": settings.max_attributes}),
         "item": (item, {}),
     }
     for name, (kind, limits) in kinds.items():

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from warmstart.core import DataError, NotApplicable
+from warmstart.core import DataError, NotApplicable, UsageError
 from warmstart.retrieval.index import ItemId
 
 from .errors import Detail, ServingError
@@ -26,9 +26,10 @@ def recommend(snapshot: Snapshot, request: RecommendRequest, metrics: Metrics) -
     """Items for a known user or a raw history.
 
     Raises:
-        ServingError: 404 for an unknown user, or a history of unknown items alone; 422 when the
-            model can say nothing about the history.
+        ServingError: 404 for an unknown user, or a history of unknown items alone; 422 for
+            attributes that the model does not read, and when it can say nothing about the history.
     """
+    told = _told(snapshot, request.attributes)
     user: ItemId | None = None
     unknown: list[ItemId] = []
     if request.user is not None:
@@ -47,7 +48,7 @@ def recommend(snapshot: Snapshot, request: RecommendRequest, metrics: Metrics) -
     exclude = [*left_out, *(history if request.exclude_seen else [])]
     try:
         with metrics.step("user_tower"):
-            vector_D = snapshot.service.user_vector(history, user)
+            vector_D = snapshot.service.user_vector(history, user, told)
         answer = _near(snapshot, vector_D, request, exclude, metrics)
     except (NotApplicable, DataError) as reason:
         raise ServingError(422, "no_vector", str(reason)) from None
@@ -96,10 +97,20 @@ def user_history(snapshot: Snapshot, asked: ItemId, limit: int) -> dict[str, Any
 
 
 def catalogue(snapshot: Snapshot) -> dict[str, Any]:
-    """Counts, and the commonest tags."""
+    """Counts, the commonest tags, and the attributes of users that the model reads."""
     tags = [{"tag": tag, "items": items} for tag, items in snapshot.tags.common(TAGS)]
     counts = {"items": len(snapshot.service.index), "users": len(snapshot.users)}
-    return {**_named(snapshot), **counts, "tags": tags}
+    profiles = snapshot.service.profiles
+    attributes = [
+        {
+            "name": column.name,
+            "kind": column.kind,
+            "values": list(column.values),
+            "typical": column.mean if column.kind == "number" else None,
+        }
+        for column in ([] if profiles is None else profiles.columns)
+    ]
+    return {**_named(snapshot), **counts, "tags": tags, "attributes": attributes}
 
 
 def _near(
@@ -152,6 +163,24 @@ def _known(snapshot: Snapshot, items: Sequence[ItemId]) -> tuple[list[ItemId], l
         else:
             known.append(form)
     return known, unknown
+
+
+def _told(snapshot: Snapshot, attributes: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
+    """What a request tells of a user, if the model can read it; None where it tells nothing."""
+    profiles = snapshot.service.profiles
+    if attributes is None or (profiles is None and not attributes):
+        return None
+    if profiles is None:
+        wrong = "this model reads no attributes of users. Leave them out."
+    else:
+        try:
+            profiles.check(attributes)
+            return attributes
+        except UsageError as error:
+            wrong = str(error)
+    raise ServingError(
+        422, "wrong_attributes", wrong, details=[Detail(where="attributes", message=wrong)]
+    )
 
 
 def _user(snapshot: Snapshot, asked: ItemId) -> ItemId:

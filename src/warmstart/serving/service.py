@@ -9,6 +9,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from warmstart.retrieval import ProfileCode
 from warmstart.retrieval.index import ItemId, ItemIndex
 
 __all__ = ["ItemCard", "RecommendService"]
@@ -61,12 +62,20 @@ class RecommendService(Protocol):
     def images(self) -> Path | None:
         """The folder that pictures must lie in; None: no pictures are served."""
 
-    def user_vector(self, history: Sequence[ItemId], user: ItemId | None) -> np.ndarray:
+    @property
+    def profiles(self) -> ProfileCode | None:
+        """The attributes of users that the model reads; None where it reads none."""
+
+    def user_vector(
+        self, history: Sequence[ItemId], user: ItemId | None, attributes: Mapping[str, Any] | None
+    ) -> np.ndarray:
         """The query (D,) of a user.
 
         Args:
             history: Items of the catalogue, oldest first; may be empty.
             user: Id of a known user, for attributes; None for a new one.
+            attributes: What the request tells of the user, in place of what is known; None where
+                it tells nothing. `profiles` has accepted it.
 
         Raises:
             NotApplicable: When the model can say nothing about this history; the message is the

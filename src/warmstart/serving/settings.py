@@ -31,6 +31,7 @@ class Settings(Config):
         max_k: Results at most.
         max_history: Items of a raw history at most; also of a list of items to leave out.
         max_tags: Tags of a filter at most.
+        max_attributes: Attributes of a user in a request at most.
         max_text: Characters of an id, a tag or a search at most.
         threads: Threads that compute.
         waiting: Accepted requests that may wait for a thread; more are refused with 429.
@@ -53,6 +54,7 @@ class Settings(Config):
     max_k: int = Field(default=500, ge=1, le=10_000)
     max_history: int = Field(default=1000, ge=1, le=100_000)
     max_tags: int = Field(default=50, ge=1, le=1000)
+    max_attributes: int = Field(default=100, ge=1, le=1000)
     max_text: int = Field(default=256, ge=8, le=10_000)
     threads: int = Field(default_factory=lambda: max(1, min(8, os.cpu_count() or 1)), ge=1, le=256)
     waiting: int = Field(default=16, ge=0, le=100_000)

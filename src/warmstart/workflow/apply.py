@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from warmstart.backbones import Backbone
 from warmstart.core import Config, DataError, UsageError, pick_device, progress
 from warmstart.data import Dataset, from_inputs
 from warmstart.evaluation import (
@@ -21,7 +22,7 @@ from warmstart.models import Prediction
 from .familiar import Unfamiliar, flag
 from .later import RetrievalEvaluation, evaluate_later
 from .prepare import as_dataset, refuse_reading
-from .recommending import RetrievalRun, open_run
+from .recommending import RetrievalRun, open_retrieval, open_run
 from .retrieval import COLUMNS_READ
 from .runs import FinishedRun
 from .seen import count_seen
@@ -178,6 +179,7 @@ def evaluate(
     metric: str | None = None,
     group: str | None = None,
     device: str = "auto",
+    backbone: Backbone | str | Path | None = None,
     **reading: Any,
 ) -> Evaluation | RetrievalEvaluation:
     """Score a finished run on labelled rows that it has not seen.
@@ -189,6 +191,7 @@ def evaluate(
         metric: Primary metric; chosen by the rows' balance otherwise.
         group: Column by which accuracy is shown.
         device: Where the model is put: `auto`, `cpu`, `cuda`, `mps`.
+        backbone: For a retrieval run; see `open_retrieval`.
         **reading: Passed to `read`; of these a Dataset takes limit= alone. For a retrieval run
             user=, item=, time=, event=, positive= and skip_bad=.
 
@@ -207,8 +210,9 @@ def evaluate(
     if isinstance(opened, RetrievalRun):
         own["skip_bad"] = bool(reading.pop("skip_bad", False))
         refuse_reading({**reading, "group": group}, "a run on interactions", " Leave it out.")
+        opened = open_retrieval(opened, backbone=backbone)
         return evaluate_later(opened, data, metric=metric, **own)
-    refuse_reading(own, "a run that classifies", " Leave it out.")
+    refuse_reading({**own, "backbone": backbone}, "a run that classifies", " Leave it out.")
     dataset = as_dataset(data, need_classes=False, **reading)
     check_modality(opened, dataset)
     dataset = dataset.relabel(opened.model.label_names)

@@ -10,7 +10,7 @@ import numpy as np
 from warmstart.backbones import Backbone
 from warmstart.core import progress
 from warmstart.data import Interactions, from_inputs
-from warmstart.retrieval import Content, ItemTexts
+from warmstart.retrieval import Content, ItemTexts, item_titles
 
 __all__ = ["image_vectors", "read_content"]
 
@@ -23,7 +23,9 @@ def read_content(data: Interactions, text: Backbone | None, images: Backbone | N
         image_IE=_image_vectors(data, images) if images is not None else None,
         tags=_tags(data),
         users=data.users,
-        texts=None if text is None else ItemTexts(text, data.items["text"].fill_null("").to_list()),
+        texts=None
+        if text is None
+        else ItemTexts(text, data.items["text"].fill_null("").to_list(), item_titles(data.items)),
     )
 
 

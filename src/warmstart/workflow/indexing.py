@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -28,17 +28,17 @@ from warmstart.core import (
     verify_manifest,
     write_json,
 )
-from warmstart.data import Modality, read_items
+from warmstart.data import read_items
 from warmstart.evaluation import Queries
 from warmstart.reporting import write_index_report
-from warmstart.retrieval import TwoTowerModel
+from warmstart.retrieval import ProfileCode, TwoTowerModel, item_titles
 from warmstart.retrieval.index import FaissIndex, ItemId, Target, build_index
 from warmstart.serving import ItemCard, Settings, point, pointed
 from warmstart.serving import serve as serve_http
 
 from .content import image_vectors
-from .prepare import as_backbone
 from .recommending import RetrievalRun, open_retrieval
+from .run_encoders import run_encoder
 from .runs import FinishedRun
 
 __all__ = ["IndexReport", "RunService", "build_run_index", "refresh", "run_service", "serve_run"]
@@ -87,6 +87,7 @@ def build_run_index(
     engine: str = "auto",
     device: str = "auto",
     thorough: bool = True,
+    backbone: Backbone | str | Path | None = None,
 ) -> IndexReport:
     """Index the item vectors of a run, and let the pointer name that index.
 
@@ -100,11 +101,12 @@ def build_run_index(
         device: Where the towers are put.
         thorough: Whether `auto` measures every engine at every effort, so that the report shows
             the whole trade-off; else it stops at the first that suffices.
+        backbone: See `open_retrieval`.
 
     Raises:
         RunError: When the run kept no towers.
     """
-    opened = open_retrieval(run, device=device)
+    opened = open_retrieval(run, device=device, backbone=backbone)
     towers, items = opened.towers, opened.items
     current = _current(opened)
     if current is not None:  # with the items that were added since
@@ -147,7 +149,7 @@ def refresh(
         RunError: When the encoder is not the one that the run was made with.
         DataError: When the table cannot be read or holds nothing new.
     """
-    opened = open_retrieval(run, device=device)
+    opened = open_retrieval(run, device=device, backbone=backbone)
     known, towers = opened.items, opened.towers
     current = _current(opened)
     if current is not None:
@@ -168,13 +170,17 @@ def refresh(
     added = every.slice(known.height)
     vectors_NT = vectors_NG = None
     if towers.text:
-        encoder = _encoder(opened, "backbone", backbone, device, allow_bin)
+        encoder = run_encoder(
+            opened.results, opened.folder, "backbone", backbone, device, allow_bin
+        )
         vectors_NT = towers.encode_texts(encoder, added["text"].fill_null("").to_list())
     if towers.image:
         vectors_NG = np.zeros((added.height, towers.image), dtype=np.float32)
         paths = added["image"].to_list()
         if any(paths):
-            encoder = _encoder(opened, "image_backbone", image_backbone, device, allow_bin)
+            encoder = run_encoder(
+                opened.results, opened.folder, "image_backbone", image_backbone, device, allow_bin
+            )
             found_NG = image_vectors(paths, Path(items).expanduser().parent, encoder)
             vectors_NG = vectors_NG if found_NG is None else found_NG
     grown = towers.with_items(added["item_id"].to_list(), vectors_NT, vectors_NG)
@@ -188,6 +194,7 @@ def serve_run(
     port: int = 8000,
     settings: Settings | None = None,
     device: str = "auto",
+    backbone: Backbone | str | Path | None = None,
 ) -> None:
     """Answer over HTTP until SIGTERM or Ctrl-C; a run without an index gets one first.
 
@@ -197,8 +204,9 @@ def serve_run(
         port: TCP port, 0 for any free one.
         settings: Limits and key.
         device: Where the towers are put.
+        backbone: See `open_retrieval`.
     """
-    opened = open_retrieval(run, device=device)
+    opened = open_retrieval(run, device=device, backbone=backbone)
     if _current(opened) is None:
         progress.note("This run has no index yet: one is built.")
         build_run_index(opened, thorough=False)
@@ -265,11 +273,23 @@ class RunService:
     def _codes(self) -> dict[str, int]:
         return {name: code for code, name in enumerate(self.towers.item_ids)}
 
-    def user_vector(self, history: Sequence[ItemId], user: ItemId | None) -> np.ndarray:
+    @property
+    def profiles(self) -> ProfileCode | None:
+        """The attributes of users that the towers read."""
+        return self.towers.profiles
+
+    def user_vector(
+        self,
+        history: Sequence[ItemId],
+        user: ItemId | None,
+        attributes: Mapping[str, Any] | None = None,
+    ) -> np.ndarray:
         """The query (D,) of a user; see `serving.RecommendService`."""
         codes = [self._codes[str(item)] for item in history if str(item) in self._codes]
         known = -1 if user is None else self.run.user_codes.get(str(user), -1)
-        found: np.ndarray = self.towers.user_vectors(Queries.of([codes], users=[known]))[0]
+        found: np.ndarray = self.towers.user_vectors(
+            Queries.of([codes], users=[known]), attributes
+        )[0]
         return found
 
 
@@ -289,7 +309,7 @@ def run_service(run: RetrievalRun, folder: Path) -> RunService:
     added = names[len(towers.item_ids) :]
     if added:
         grown = np.concatenate([towers.item_vectors(), index.vectors(added)])
-        towers = towers.with_vectors(names, grown)
+        towers = towers.with_vectors(names, grown).with_titles(item_titles(items))
     return RunService(run, towers, index, items)
 
 
@@ -309,34 +329,6 @@ def _current(run: RetrievalRun) -> Path | None:
         progress.note(f"{folder} is of another model than {run.folder}: it is left aside.")
         return None
     return folder
-
-
-def _encoder(
-    run: RetrievalRun,
-    kind: Literal["backbone", "image_backbone"],
-    given: Backbone | str | Path | None,
-    device: str,
-    allow_bin: bool,
-) -> Backbone:
-    """The text or image encoder that the run was made with.
-
-    Raises:
-        RunError: When another one is found.
-    """
-    wanted = run.results["settings"][kind]
-    card = run.results.get(kind) or {}
-    source = given
-    if source is None:
-        origin, _, named = str(card.get("source") or "").partition(":")
-        source = {"package": card.get("name"), "hub": named}.get(origin, card.get("source"))
-    reads: Modality = "text" if kind == "backbone" else "image"
-    found = as_backbone(source, reads, {"device": device}, allow_bin=allow_bin)
-    if found.fingerprint != wanted:
-        raise RunError(
-            f"{found.name} is not the encoder that {run.folder} was made with "
-            f"({card.get('name')}): its weights differ. Name it with --{kind.replace('_', '-')}."
-        )
-    return found
 
 
 def _shared(known: pl.DataFrame, fresh: pl.DataFrame) -> list[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -11,11 +11,13 @@ from typing import Any
 import numpy as np
 import polars as pl
 
+from warmstart.backbones import Backbone
 from warmstart.core import Config, DataError, RunError, UsageError, nearest
 from warmstart.evaluation import Queries
 from warmstart.models import Model
 from warmstart.retrieval import TwoTowerModel
 
+from .run_encoders import run_encoder
 from .runs import FinishedRun, check_run
 
 __all__ = ["Recommendation", "RetrievalRun", "open_retrieval", "open_run", "recommend"]
@@ -41,7 +43,13 @@ class Recommendation(Config):
 
 @dataclass(frozen=True, eq=False)
 class RetrievalRun(FinishedRun):
-    """A retrieval run folder that was read back: it recommends instead of predicting."""
+    """A retrieval run folder that was read back: it recommends instead of predicting.
+
+    Attributes:
+        encoder: The text encoder of the run, where its own name no longer finds it.
+    """
+
+    encoder: Backbone | str | Path | None = None
 
     @cached_property
     def model(self) -> Model:
@@ -57,17 +65,22 @@ class RetrievalRun(FinishedRun):
 
     @cached_property
     def towers(self) -> TwoTowerModel:
-        """The kept towers, loaded on first use.
+        """The kept towers, loaded on first use; where they read texts of users, with the encoder.
 
         Raises:
-            RunError: When no track with towers ended.
+            RunError: When no track with towers ended, or the encoder is not the run's.
         """
         if not (self.folder / "model").is_dir():
             raise RunError(
                 f"{self.folder} kept no model: no arm with towers ended. Fit one: warmstart fit "
                 "DATA --strategy two-tower."
             )
-        return TwoTowerModel.load(self.folder / "model", device=self.device)
+        found = TwoTowerModel.load(self.folder / "model", device=self.device)
+        if found.teller is None:
+            return found
+        return found.reading(
+            run_encoder(self.results, self.folder, "backbone", self.encoder, self.device)
+        )
 
     @cached_property
     def items(self) -> pl.DataFrame:
@@ -177,12 +190,19 @@ def _few(name: str, known: dict[str, int]) -> str:
     return nearest(name, list(known)) if len(known) <= 200 else f" It knows {len(known):,}."
 
 
-def open_retrieval(run: FinishedRun | str | Path, *, device: str = "auto") -> RetrievalRun:
+def open_retrieval(
+    run: FinishedRun | str | Path,
+    *,
+    device: str = "auto",
+    backbone: Backbone | str | Path | None = None,
+) -> RetrievalRun:
     """A retrieval run, read after checking every file against its manifest where it is not yet.
 
     Args:
         run: A finished run or its folder.
         device: Where the model of a folder is put on first use.
+        backbone: The run's text encoder, where its own name no longer finds it; only towers that
+            read texts of users need one.
 
     Raises:
         RunError: When it is unfinished, damaged, or no retrieval run.
@@ -193,7 +213,7 @@ def open_retrieval(run: FinishedRun | str | Path, *, device: str = "auto") -> Re
             f"{found.folder} is a run that classifies. recommend, index and serve take a run that "
             "was fitted on interactions."
         )
-    return found
+    return found if backbone is None else replace(found, encoder=backbone)
 
 
 def open_run(
@@ -226,6 +246,7 @@ def recommend(
     tag: str | None = None,
     attributes: Mapping[str, Any] | None = None,
     device: str = "auto",
+    backbone: Backbone | str | Path | None = None,
 ) -> list[Recommendation]:
     """What a known user, or anybody with this history, should see next.
 
@@ -238,8 +259,9 @@ def recommend(
         tag: See `RetrievalRun.recommend`.
         attributes: See `RetrievalRun.recommend`.
         device: Where the model is put.
+        backbone: See `open_retrieval`.
     """
-    opened = open_retrieval(run, device=device)
+    opened = open_retrieval(run, device=device, backbone=backbone)
     return opened.recommend(
         user=user, history=history, k=k, exclude=exclude, tag=tag, attributes=attributes
     )

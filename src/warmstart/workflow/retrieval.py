@@ -49,6 +49,7 @@ from .retrieval_results import contest_json, pictures_folder, write_contest
 __all__ = [
     "COLUMNS_READ",
     "RETRIEVAL_ARMS",
+    "USUAL_ARMS",
     "compare_interactions",
     "fit_interactions",
     "interaction_options",
@@ -57,9 +58,11 @@ __all__ = [
 ]
 
 RETRIEVAL_ARMS = (
-    "zero-shot", "frozen", "user-tower", "two-tower", "both-towers", "scratch",
+    "zero-shot", "frozen", "user-tower", "two-tower", "both-towers", "text-history", "scratch",
     "random", "popularity", "recent-popularity", "item-knn", "ease", "als",
 )  # fmt: skip
+USUAL_ARMS = tuple(name for name in RETRIEVAL_ARMS if name != "text-history")
+"""What `compare` tries unasked: all but what reads tens of thousands of texts."""
 _CONTROLS = ("popularity", "recent-popularity", "item-knn", "ease")
 COLUMNS_READ = ("user", "item", "time", "event", "positive")
 _OWN = (*COLUMNS_READ, "limit_users", "test_from", "validation_from", "image_backbone")
@@ -119,7 +122,7 @@ def compare_interactions(
 
     Args:
         data: Folder or file of interactions; see `data.read_interactions`.
-        strategies: Arms such as `two-tower`, `ease` or `item-knn:last=20`; all of them otherwise.
+        strategies: Arms such as `two-tower`, `ease` or `item-knn:last=20`; `USUAL_ARMS` otherwise.
         backbone: Text encoder for the items; the default for text otherwise.
         image_backbone: Image encoder for items with a picture; without, pictures are read only
             where the text encoder is CLIP.
@@ -152,7 +155,7 @@ def compare_interactions(
         raise UsageError(f"seeds must be at least 1, got {seeds}. Typical values: 1 to 5.")
     if device != "auto":
         pick_device(device)
-    named = list(strategies or RETRIEVAL_ARMS)
+    named = list(strategies or USUAL_ARMS)
     contenders = parse_contenders([one for one in named if isinstance(one, str)])
     given = [one for one in named if not isinstance(one, str)]
     contenders = [*given, *contenders]
