@@ -48,8 +48,6 @@ CASES = [
     (("predict", "TABLE", "TABLE"), 5, "is a file. Name a run folder"),
     (("fit", "TABLE", "--out", "one.csv"), 2, "one.csv is a file; a run needs a folder"),
     (("compare", "TABLE", "--budget", "0.5s"), 2, "of a second or more"),
-    (("compare",), 2, "Missing argument 'DATA'"),
-    (("rank",), 2, "Missing argument 'DATA'"),
     (("evaluate", "runs/none", "TABLE"), 5, "runs/none does not exist"),
     (("predict", ".", "TABLE"), 5, "no finished warmstart folder"),
     (("info", "."), 3, "."),
@@ -126,6 +124,8 @@ def test_errors(call: Any, place: Any, given: tuple[str, ...], code: int, messag
     ("given", "message"),
     [
         (("fit",), "Missing argument 'DATA'"),
+        (("compare",), "Missing argument 'DATA'"),
+        (("rank",), "Missing argument 'DATA'"),
         (("predict",), "Missing argument 'RUN'"),
         (("fit", "x.csv", "--sede", "1"), "No such option: --sede"),
         (("compare", "x.csv", "--seeds", "0"), "greater than or equal to 1"),

@@ -15,7 +15,7 @@ from warmstart.backbones import FeatureCache, backbone
 from warmstart.core import NotApplicable
 from warmstart.data import Split, View, read, split
 from warmstart.evaluation import Paired
-from warmstart.planning import Survey, label_noise, survey
+from warmstart.planning import Limits, Survey, label_noise, survey
 from warmstart.planning.evidence import gain_error, label_items, wilson
 from warmstart.planning.noise import held_out_proba
 from warmstart.planning.survey_distance import measured_distance
@@ -91,6 +91,10 @@ def test_too_little_time_is_told(
     for name in ("lora", "unfreeze"):  # priced by fine-tuning's steps, of which four were taken
         assert found.prices[name].measuring == 0
         assert found.prices[name].seconds > 0
+    assert found.prices["lora"].bound
+    assert not found.prices["unfreeze"].bound
+    assert Limits(seconds=1e-9).against_price(found.prices["unfreeze"]) is not None
+    assert Limits(seconds=1e-9).against_price(found.prices["lora"]) is None, "it may take less"
     assert found.item("distance").value == 1.0  # type: ignore[union-attr]
     assert found.gains, "what costs nothing is measured all the same"
 

@@ -30,9 +30,11 @@ def test_a_misspelt_option_is_told_with_the_nearest(
     source: str, table: Path, rows: Dataset, tiny_text: Path
 ) -> None:
     data: Any = table if source == "path" else rows
-    with pytest.raises(UsageError, match=r'strategie= is no option. Did you mean "strategy="\?'):
+    with pytest.raises(
+        UsageError, match=r"strategie= is no option. Did you mean strategies= or strategy=\?"
+    ):
         fit(data, backbone=tiny_text, strategie="probe")
-    with pytest.raises(UsageError, match=r'txt= is no option. Did you mean "text="\?'):
+    with pytest.raises(UsageError, match=r"txt= is no option. Did you mean text="):
         plan(data, txt="text")
 
 

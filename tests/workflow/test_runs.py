@@ -257,9 +257,9 @@ def test_labels_and_rows_that_a_model_does_not_know(
     path.write_text("text,label\nrain,weather\nplum,fruit\n")
     with pytest.raises(DataError, match="weather"):
         evaluate(run, path)
-    with pytest.raises(DataError, match=r"reads text, but .* holds image rows"):
+    with pytest.raises(DataError, match=r"is one for texts, but .* holds images"):
         predict(run, pictures)
-    with pytest.raises(DataError, match=r"reads text, but .* holds image rows"):
+    with pytest.raises(DataError, match=r"is one for texts, but .* holds images"):
         evaluate(run, pictures)
     with pytest.raises(UsageError, match=r"metric|accuracy"):
         evaluate(run, path, metric="acuracy", label_names=["fruit", "vehicle"])

@@ -81,7 +81,9 @@ class Limits(Config):
         )
 
     def against_price(self, price: Price) -> str | None:
-        """Why a training of this price is out, or None."""
+        """Why a training of this price is out, or None; what is only a bound rules nothing out."""
+        if price.bound:
+            return None
         if self.seconds is not None and price.seconds > self.seconds:
             return (
                 f"it would take {duration(price.seconds)}, and the budget is "

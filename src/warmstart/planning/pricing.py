@@ -36,6 +36,8 @@ class Price(Config):
             else the resident set of the whole process; None where it was not watched.
         basis: What was timed: `steps`, optimiser steps; `rows`, embedding some rows.
         measuring: Seconds that the measuring took.
+        bound: Whether it takes this at most: heavier steps than its own were timed. Such a price
+            rules nothing out.
     """
 
     strategy: str
@@ -46,10 +48,11 @@ class Price(Config):
     peak_bytes: int | None = None
     basis: Literal["steps", "rows"] = "steps"
     measuring: float = 0.0
+    bound: bool = False
 
     def words(self) -> str:
         """Time and memory in a sentence's part."""
-        found = duration(self.seconds)
+        found = ("at most " if self.bound else "") + duration(self.seconds)
         if self.seconds_per_epoch is not None and self.epochs is not None:
             found += f" ({self.epochs} epochs of {duration(self.seconds_per_epoch)})"
         if self.peak_bytes:

@@ -338,11 +338,13 @@ def _short_second(desk: Desk) -> None:
     if name in desk.prices or name in desk.left_out or name not in desk.costs:
         return
     cost = desk.costs[name]
-    if made is not None and made[0].epochs:
+    own = made is not None and bool(made[0].epochs)
+    if made is not None and own:
         fitted, peak = made
         per_step = fitted.seconds / (fitted.epochs * cost.steps_per_epoch)  # validation included
         cost = replace(cost, seconds_per_step=per_step, overhead=0.0, peak_bytes=peak)
-    desk.prices[name], desk.costs[name] = price_of_cost(make(name), cost), cost
+    price = price_of_cost(make(name), cost).model_copy(update={"bound": not own})
+    desk.prices[name], desk.costs[name] = price, cost
 
 
 def _try(desk: Desk, name: str) -> tuple[Fitted, int] | None:

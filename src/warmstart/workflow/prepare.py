@@ -104,9 +104,9 @@ def _refuse_unknown(options: Mapping[str, Any]) -> None:
         if name not in known:
             verbs = import_module(__package__)
             own = (signature(getattr(verbs, verb)).parameters for verb in _VERBS)
-            close = get_close_matches(name, known.union(*own), n=1)
-            hint = f' Did you mean "{close[0]}="?' if close else ""
-            raise UsageError(f"{name}= is no option.{hint} help(warmstart.fit) shows all.")
+            close = [f"{word}=" for word in get_close_matches(name, known.union(*own), n=2)]
+            hint = f" Did you mean {' or '.join(close)}?" if close else ""
+            raise UsageError(f"{name}= is no option.{hint} help() of the verb shows all.")
 
 
 def refuse_reading(
