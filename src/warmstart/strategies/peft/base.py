@@ -19,6 +19,7 @@ from warmstart.core import (
     UsageError,
     fingerprint,
     pick_device,
+    typical,
 )
 from warmstart.data import View
 from warmstart.models import AdaptedEncoder, AdaptedModel, Head
@@ -71,9 +72,9 @@ class Adapting(Trained):
         weight_decay: Decoupled, on matrices of the adapter and the head.
     """
 
-    rate: PositiveFloat = 3e-3
-    factor: float = Field(1.0, ge=1)
-    dropout: float = Field(0.05, ge=0, lt=1)
+    rate: PositiveFloat = Field(3e-3, json_schema_extra=typical("3e-4 to 1e-2"))
+    factor: float = Field(1.0, ge=1, le=100, json_schema_extra=typical("1 to 3"))
+    dropout: float = Field(0.05, ge=0, lt=1, json_schema_extra=typical("0 to 0.1"))
 
     _method: ClassVar[Adaptation]
     _quantized: ClassVar[bool] = False

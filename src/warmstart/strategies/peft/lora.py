@@ -8,7 +8,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import BeforeValidator, Field, PositiveFloat
 
 from warmstart.backbones import Backbone, Encoder
-from warmstart.core import NotApplicable, Run, Streams, pick_device, split_text
+from warmstart.core import NotApplicable, Run, Streams, pick_device, split_text, typical
 from warmstart.data import View
 from warmstart.models import AdaptedEncoder, attach_peft, load_adapter, missing_for_4bit
 
@@ -54,15 +54,17 @@ class _LowRank(Adapting):
         plus_ratio: How many times faster B learns than A (LoRA+, Hayou et al. 2024); at least 1.
     """
 
-    rank: Annotated[int, Field(ge=1, le=65_536)] | Literal["auto"] = 8
-    alpha: PositiveFloat | None = None
+    rank: Annotated[int, Field(ge=1, le=65_536)] | Literal["auto"] = Field(
+        8, json_schema_extra=typical("4 to 64")
+    )
+    alpha: PositiveFloat | None = Field(None, json_schema_extra=typical("once to twice the rank"))
     targets: Annotated[
         Literal["auto", "all"] | Annotated[tuple[str, ...], Field(min_length=1)],
         BeforeValidator(_names),
-    ] = "auto"
+    ] = Field("auto", json_schema_extra=typical("auto, all, query|value"))
     rslora: bool = False
     dora: bool = False
-    plus_ratio: float = Field(1.0, ge=1)
+    plus_ratio: float = Field(1.0, ge=1, json_schema_extra=typical("1, or 4 to 16"))
 
     @property
     def _explicit(self) -> bool:
