@@ -282,7 +282,7 @@ def announce(
         worst = max(high, key=lambda row: row.rate)
         progress.note(
             f"Warning: the backbone group {worst.group} learns at {worst.rate:.1e}. Adam at 1e-3 "
-            "or more usually destroys a pretrained transformer; 2e-5 to 1e-4 is typical."
+            "or more usually destroys a pretrained transformer; 2e-5 to 5e-4 is typical."
         )
 
 

@@ -8,7 +8,16 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import BeforeValidator, Field, PositiveFloat
 
 from warmstart.backbones import Backbone, Encoder
-from warmstart.core import NotApplicable, Run, Streams, pick_device, split_text, typical
+from warmstart.core import (
+    NotApplicable,
+    Run,
+    RunError,
+    Streams,
+    UsageError,
+    pick_device,
+    split_text,
+    typical,
+)
 from warmstart.data import View
 from warmstart.models import AdaptedEncoder, attach_peft, load_adapter, missing_for_4bit
 
@@ -148,7 +157,10 @@ class Lora(_LowRank):
     def _attach(self, encoder: Encoder, streams: Streams) -> AdaptedEncoder:
         if self.start is None:
             return super()._attach(encoder, streams)
-        adapted = load_adapter(self.start, encoder)
+        try:
+            adapted = load_adapter(self.start, encoder)
+        except RunError as error:
+            raise UsageError(f"{self.name}.start: {error}") from error
         if adapted.method != "lora":
             raise NotApplicable(f"{self.start} holds an adapter of the kind {adapted.method}")
         for _, parameter in adapted.adapter_parameters():
