@@ -101,10 +101,16 @@ class RateTable:
                 return "yes" if row.frozen else "no"
             return "never" if row.frozen else learns[row.group]
 
+        def norm(row: RateRow) -> str:
+            late = learns is not None and row.batch_norm == "train"
+            return (
+                "eval while it rests" if late and state(row) != "from stage 1" else row.batch_norm
+            )
+
         cells = [
             (
                 row.group, f"{row.parameters:,}", "-" if row.frozen else f"{row.rate:.2e}",
-                state(row), row.batch_norm,
+                state(row), norm(row),
             )
             for row in self.rows
         ]  # fmt: skip

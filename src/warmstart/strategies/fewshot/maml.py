@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from warmstart.backbones import Backbone, Encoder
-from warmstart.core import NotApplicable, Run, typical
+from warmstart.core import NotApplicable, Run, progress, typical
 from warmstart.data import View
 from warmstart.models import EncoderModel, Head, HeadShape
 from warmstart.training import (
@@ -159,6 +159,11 @@ class Maml(Strategy):
         """Meta-learn the start, adapt it to all training rows."""
         self.check(backbone, view)
         job = self._job(backbone, view, run)
+        if self.over == "head":
+            progress.note(
+                f"The backbone {backbone.name} is frozen whole: its vectors are computed once, and "
+                "the table below is that of the head."
+            )
         announce(job.table)
         steps = self._passes * _STEPS_A_PASS
         if run.max_steps is not None:

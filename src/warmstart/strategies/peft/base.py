@@ -19,6 +19,7 @@ from warmstart.core import (
     UsageError,
     fingerprint,
     pick_device,
+    progress,
     typical,
 )
 from warmstart.data import View
@@ -193,6 +194,11 @@ class Adapting(Trained):
         """
         self.check(backbone, view)
         attempt = self._attempt(backbone, view, run)
+        if attempt.backbone.max_length != backbone.max_length:
+            progress.note(
+                f"{self.title}: texts are cut at {attempt.backbone.max_length} tokens instead of "
+                f"{backbone.max_length}, since learned tokens take up positions too."
+            )
         return self._result(attempt, attempt.job.train(), view)
 
     def _result(self, attempt: Attempt, history: History, view: View) -> Fitted:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -79,13 +80,22 @@ class _LowRank(Adapting):
     def _explicit(self) -> bool:
         return not isinstance(self.targets, str)
 
+    @property
+    def counted_rank(self) -> int:
+        """The rank, or the one that is counted and timed while it is still to be found."""
+        return _FIRST_GUESS if self.rank == "auto" else self.rank
+
+    @property
+    def _searches(self) -> bool:
+        return self.rank == "auto" and getattr(self, "start", None) is None
+
     def _config(self, encoder: Encoder) -> Any:
         from peft import LoraConfig
 
         paths = layers_of(encoder, self.targets, family_in(encoder))
         if not paths:
             raise no_layers(self.name, encoder)
-        rank = _FIRST_GUESS if self.rank == "auto" else self.rank
+        rank = self.counted_rank
         kinds = {type(encoder.module.get_submodule(path)).__name__ for path in paths}
         return LoraConfig(
             task_type="FEATURE_EXTRACTION" if encoder.modality == "text" else None,
@@ -115,12 +125,13 @@ class _LowRank(Adapting):
         return {"rank": config.r, "alpha": config.lora_alpha, "adapted_layers": layers}
 
     def measure(self, backbone: Backbone, view: View, run: Run) -> Cost:
-        """Time a few real steps, with rank 8 where the rank is still to be found."""
-        return super().measure(backbone, view, run)
+        """Time a few real steps; a search, timed at rank 8, trains two ranks at the least."""
+        cost = super().measure(backbone, view, run)
+        return replace(cost, epochs=2 * cost.epochs) if self._searches else cost
 
     def fit(self, backbone: Backbone, view: View, run: Run) -> Fitted:
         """Train; with `rank="auto"` one rank after the other."""
-        if self.rank == "auto" and getattr(self, "start", None) is None:
+        if self._searches:
             self.check(backbone, view)
             return search_rank(self, backbone, view, run)
         return super().fit(backbone, view, run)

@@ -8,7 +8,7 @@ from pydantic import Field, PositiveFloat
 
 from warmstart.backbones import Backbone, Encoder
 from warmstart.backbones.processing import TextProcessor
-from warmstart.core import NotApplicable, Streams, progress, typical
+from warmstart.core import NotApplicable, Streams, typical
 from warmstart.models import AdaptedEncoder, attach_peft
 
 from ..registry import register
@@ -44,10 +44,6 @@ class _Tokens(Adapting):
                 f"of {backbone.name} for the text; at least {_SHORTEST} are needed. Use at most "
                 f"{limit - _SHORTEST} tokens"
             )
-        progress.note(
-            f"{self.title}: texts are cut at {room} tokens instead of {length}, since "
-            f"{self.tokens} of the {limit} positions are learned ones."
-        )
         assert isinstance(encoder.processor, TextProcessor)
         encoder.processor.max_length = room
         return backbone.with_settings(max_length=room)
