@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from warmstart.backbones import Backbone, state_hash
-from warmstart.core import Run, UsageError
+from warmstart.core import Run, UsageError, progress
 from warmstart.data import View
 from warmstart.strategies import Finetune, Partial, Probe, ProbeThenFinetune, make, old_task
 
@@ -170,6 +170,16 @@ def test_rare_classes_are_brought_up(
     assert over.epochs == pytest.approx(1.0)
     heavy = Finetune(epochs=1, batch_size=4, class_weights="balanced").fit(source, view, make_run())
     assert heavy.history[-1]["train_loss"] != plain.history[-1]["train_loss"]
+
+
+def test_a_prefix_that_is_not_kept_is_told(
+    tiny_text: Path, text_view: Any, opened: Any, make_run: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said: list[str] = []
+    monkeypatch.setattr(progress, "note", said.append)
+    view, _ = text_view
+    make("partial", {"epochs": 1, "oversample": 1.0}).fit(opened(tiny_text), view, make_run())
+    assert any("recomputed at every step: oversample needs whole passes" in text for text in said)
 
 
 @pytest.mark.parametrize("settings", [{"augment": "crop,flip"}, {"mixup": 0.3}])

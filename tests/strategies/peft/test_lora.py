@@ -229,6 +229,13 @@ def test_lora_goes_on_from_an_adapter_of_peft(
     )
 
 
+def test_a_start_that_is_no_adapter_is_refused(
+    family_backbone: Callable[..., Backbone], views: Any, make_run: Callable[..., Run]
+) -> None:
+    with pytest.raises(UsageError, match=r"lora\.start: .*nope holds no adapter.*save_pretrained"):
+        fit(family_backbone("bert"), views, make_run(), start="no/such/nope")
+
+
 def test_a_killed_fit_resumes_exactly_and_keeps_no_base(
     family_backbone: Callable[..., Backbone],
     views: Any,
