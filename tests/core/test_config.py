@@ -14,11 +14,14 @@ from pydantic import (
     field_validator,
 )
 
-from warmstart.core import Config, UsageError, split_text
+from warmstart.core import Config, UsageError, split_text, typical
 
 
 class Inner(Config):
-    rank: Annotated[int, Field(ge=1)] = 8
+    rank: Annotated[int, Field(ge=1, le=65_536)] | Literal["auto"] = Field(
+        8, json_schema_extra=typical("4 to 64")
+    )
+    share: float = Field(0.5, gt=0, lt=1)
 
 
 class Settings(Config):
@@ -27,6 +30,7 @@ class Settings(Config):
     head: Literal["linear", "mlp"] = "linear"
     inner: Inner = Inner()
     depth: Literal["last"] | NonNegativeInt = "last"
+    some: Literal["all"] | Annotated[tuple[str, ...], Field(min_length=1)] = "all"
     many: Annotated[tuple[PositiveFloat, ...], BeforeValidator(split_text)] = (1.0,)
 
     @field_validator("l2")
@@ -60,7 +64,7 @@ def test_frozen() -> None:
         (
             {"name": "a", "hed": 1},
             "probe has no setting `hed`. Did you mean \"head\"? Available: depth, head, inner, l2, "
-            "many, name.",
+            "many, name, some.",
         ),
         ({}, "probe.name is required."),
         ({"name": "a", "l2": "much"}, "probe.l2 must be a number, got 'much'."),
@@ -71,7 +75,13 @@ def test_frozen() -> None:
         ({"name": "a", "depth": -1}, "probe.depth must be 'last' or at least 0, got -1."),
         ({"name": "a", "many": "1|x"}, "probe.many must be a number, got 'x'."),
         ({"name": "a", "many": (1, 0)}, "probe.many.1 must be above 0, got 0."),
-        ({"name": "a", "inner": {"rank": 0}}, "probe.inner.rank must be at least 1, got 0."),
+        ({"name": "a", "inner": {"rank": 0}}, "probe.inner.rank must be at least 1 and at most "
+         "65,536 or 'auto', got 0. Typical values: 4 to 64."),
+        ({"name": "a", "inner": {"rank": "70000"}}, "probe.inner.rank must be at least 1 and at "
+         "most 65,536 or 'auto', got 70000. Typical values: 4 to 64."),
+        ({"name": "a", "inner": {"share": 1.0}}, "probe.inner.share must be above 0 and below 1, "
+         "got 1.0."),
+        ({"name": "a", "some": []}, "probe.some must be 'all' or a list of 1 or more, got []."),
     ],
 )  # fmt: skip
 def test_messages(values: dict[str, object], message: str) -> None:

@@ -61,7 +61,7 @@ def test_lora_on_queries_and_values(bert: Path, rank: int, learned: int) -> None
     found = count_training(
         blueprint(bert), make("lora", {"rank": rank, "targets": ["query", "value"]})
     )
-    assert found.trained - found.head == learned
+    assert found.trained - found.head == found.adapter == learned
     assert [row.count for row in found.matrices] == [12, 12]
     assert all(row.each == rank * (768 + 768) for row in found.matrices)
     assert all(row.base_shape == (768, 768) for row in found.matrices)
@@ -71,6 +71,16 @@ def test_lora_on_queries_and_values(bert: Path, rank: int, learned: int) -> None
         f"alpha/r = {2 * rank}/{rank} = 2; at rank {2 * rank} and the same alpha by 1"
         in (found.notes[1])
     )
+
+
+def test_a_rank_to_be_searched_is_counted_at_8_and_that_is_said(bert: Path) -> None:
+    searched, plain = (
+        count_training(blueprint(bert), make("lora", {"rank": rank})) for rank in ("auto", 8)
+    )
+    assert searched.adapter == plain.adapter
+    assert searched.notes == (
+        "The rank is searched for, from 1 by doubling; what is counted is 8.", *plain.notes
+    )  # fmt: skip
 
 
 def test_a_large_matrix_at_rank_8(tmp_path: Path) -> None:

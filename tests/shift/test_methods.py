@@ -258,7 +258,7 @@ def test_parsing_methods() -> None:
         (["dann:wieght=1"], 'Did you mean "weight"'),
         ([], "methods names none"),
         (["reweight:ratio=guess"], "reweight.ratio must be"),
-        (["self-training:threshold=2"], "self-training.threshold must be at most 1"),
+        (["self-training:threshold=2"], "self-training.threshold must be at least 0 and at most 1"),
     ):
         with pytest.raises(UsageError, match=message):
             parse_methods(wrong)

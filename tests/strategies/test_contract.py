@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_origin
 
 import numpy as np
 import pytest
@@ -234,18 +234,24 @@ def test_a_killed_fit_resumes_exactly(
 
 @pytest.mark.parametrize("name", names())
 def test_settings_out_of_range_are_refused_with_the_range(name: str) -> None:
-    """Every bounded number says its bound; a number where a word belongs says the words."""
+    """Every bounded number says both its bounds, whichever of them was passed."""
     for setting, field in strategy_class(name).model_fields.items():
-        bounds = [item for item in field.metadata if hasattr(item, "ge") or hasattr(item, "gt")]
-        if bounds:
-            low = getattr(bounds[0], "ge", getattr(bounds[0], "gt", None))
-            with pytest.raises(UsageError, match=rf"{name}\.{setting}.*{low:g}.*got"):
-                make(name, {setting: low - 1})
-        tops = [item for item in field.metadata if hasattr(item, "le") or hasattr(item, "lt")]
-        if tops:
-            high = getattr(tops[0], "le", getattr(tops[0], "lt", None))
-            with pytest.raises(UsageError, match=rf"{name}\.{setting}.*{high:g}.*got"):
-                make(name, {setting: high + 1})
+        within = [part for arg in get_args(field.annotation) for part in get_args(arg)[1:]]
+        items = [item for part in within for item in getattr(part, "metadata", [part])]
+        ends = {
+            key: getattr(item, key)
+            for item in [*field.metadata, *items]
+            for key in ("ge", "gt", "le", "lt")
+            if hasattr(item, key)
+        }
+        told = [f"{end:,}" if isinstance(end, int) else f"{end:g}" for end in ends.values()]
+        for key, end in ends.items():
+            beyond = end - 1 if key in ("ge", "gt") else end + 1
+            given = [beyond] if get_origin(field.annotation) is tuple else beyond
+            with pytest.raises(UsageError, match=rf"{name}\.{setting}.* must be .*got") as caught:
+                make(name, {setting: given})
+            for bound in told:
+                assert bound in str(caught.value)
 
 
 @pytest.mark.parametrize("name", names())

@@ -111,7 +111,7 @@ def test_auto_depth_picks_the_layer_that_still_knows(
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"hidden": 0}, r"probe\.hidden must be at least 1, got 0"),
+        ({"hidden": 0}, r"probe\.hidden must be at least 1 and at most 65,536, got 0"),
         ({"depth": -1}, r"probe\.depth must be 'last' or 'auto' or at least 0, got -1"),
         ({"depth": "x"}, r"probe\.depth must be 'last' or 'auto' or a whole number, got 'x'"),
     ],

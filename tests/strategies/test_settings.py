@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from warmstart.backbones import Backbone, state_hash
-from warmstart.core import Run, UsageError
+from warmstart.core import Run, UsageError, progress
 from warmstart.data import View
 from warmstart.strategies import Finetune, Partial, Probe, ProbeThenFinetune, make, old_task
 
@@ -66,14 +66,26 @@ def test_a_rule_that_freezes_part_of_a_group(text: Any, make_run: Callable[..., 
         ("finetune", {"wise": True, "head": "mlp"}, "finetune.wise needs a linear head"),
         ("scratch", {"wise": True}, "scratch.wise would hold random weights"),
         ("unfreeze", {"l2_sp": -1}, "unfreeze.l2_sp must be at least 0"),
-        ("lp-ft", {"oversample": 2}, "lp-ft.oversample must be at most 1"),
-        ("finetune", {"epochs": 1_000_000}, "finetune.epochs must be at most 10000 or"),
-        ("unfreeze", {"stage_epochs": 99_999}, "unfreeze.stage_epochs must be at most 10000 or"),
-        ("maml", {"tasks": 1_000_000}, "maml.tasks must be at most 1000, got 1000000"),
-        ("maml", {"queries": 0}, "maml.queries must be at least 1, got 0"),
-        ("prefix", {"tokens": 10**9}, "prefix.tokens must be at most 4096"),
-        ("lora", {"rank": 10**9}, "lora.rank must be at most 65536 or"),
-        ("adapter", {"width": 10**9}, "adapter.width must be at most 65536"),
+        ("lp-ft", {"oversample": 2}, "lp-ft.oversample must be at least 0 and at most 1"),
+        (
+            "finetune",
+            {"epochs": 1_000_000},
+            "epochs must be at least 1 and at most 10,000 or",
+        ),
+        (
+            "unfreeze",
+            {"stage_epochs": 99_999},
+            "at least 1 and at most 10,000 or",
+        ),
+        (
+            "maml",
+            {"tasks": 1_000_000},
+            "maml.tasks must be at least 1 and at most 1,000, got",
+        ),
+        ("maml", {"queries": 0}, "maml.queries must be at least 1 and at most 1,000, got 0"),
+        ("prefix", {"tokens": 10**9}, "prefix.tokens must be at least 1 and at most 4,096"),
+        ("lora", {"rank": 10**9}, "lora.rank must be at least 1 and at most 65,536 or"),
+        ("adapter", {"width": 10**9}, "adapter.width must be at least 1 and at most 65,536"),
         ("finetune", {"schedule": "steps"}, "finetune.schedule must be .*plateau"),
     ],
 )
@@ -160,6 +172,16 @@ def test_rare_classes_are_brought_up(
     assert heavy.history[-1]["train_loss"] != plain.history[-1]["train_loss"]
 
 
+def test_a_prefix_that_is_not_kept_is_told(
+    tiny_text: Path, text_view: Any, opened: Any, make_run: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said: list[str] = []
+    monkeypatch.setattr(progress, "note", said.append)
+    view, _ = text_view
+    make("partial", {"epochs": 1, "oversample": 1.0}).fit(opened(tiny_text), view, make_run())
+    assert any("recomputed at every step: oversample needs whole passes" in text for text in said)
+
+
 @pytest.mark.parametrize("settings", [{"augment": "crop,flip"}, {"mixup": 0.3}])
 def test_augmentation_and_mixup_with_and_without_replay(
     settings: dict[str, Any], image: Any, text: Any, make_run: Callable[..., Run]
@@ -180,11 +202,11 @@ def test_augmentation_and_mixup_with_and_without_replay(
     ("name", "settings", "message"),
     [
         ("probe", {"l2": "inf"}, "probe.l2 must be a finite number"),
-        ("probe", {"l2": 1e308}, "probe.l2 must be at most 1e"),
+        ("probe", {"l2": 1e308}, "probe.l2 must be above 0 and at most 1e"),
         ("lp-ft", {"rate": float("inf")}, "lp-ft.rate must be a finite number"),
         ("tfidf", {"strengths": "1|1e999"}, "must be a finite number"),
-        ("finetune", {"factor": 1e308}, "finetune.factor must be at most 100"),
-        ("maml", {"hidden": 10**20}, "maml.hidden must be at most"),
+        ("finetune", {"factor": 1e308}, "finetune.factor must be at least 1 and at most 100"),
+        ("maml", {"hidden": 10**20}, "maml.hidden must be at least 1 and at most"),
         ("cnn", {"image_size": 1}, "cnn.image_size must be at least 16"),
         ("finetune", {"rules": {"a": 1}}, "finetune.rules must be text"),
         ("zero-shot", {"templates": "no braces"}, r"must have \{\} where the class name goes, got"),

@@ -75,6 +75,11 @@ def test_rules_in_order_first_match_counts() -> None:
     assert table.rate("b4") == pytest.approx(0.1)
     assert table.rate("head") == pytest.approx(0.3)
     assert (table.trainable, table.total) == (50, 60)
+    learns = {"stem": "never", "b1": "from stage 1", "b2": "from stage 2"}
+    shown = table.text({name: learns.get(name, "from stage 1") for name in NAMES}).splitlines()
+    assert [line.split("  ")[-1].strip() for line in shown if line[:2] in ("st", "b1", "b2")] == [
+        "eval", "-", "train", "eval while it rests"
+    ]  # fmt: skip
     table.apply()
     assert not any(p.requires_grad for p in model["stem"].parameters())
     assert all(p.requires_grad for p in model["b1"].parameters())

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from warmstart.core import DataError, UsageError
+from warmstart.core import DataError, RunError, UsageError
 from warmstart.data import Dataset, read
 from warmstart.workflow import FinishedRun, compare, embed, evaluate, fit, plan, predict
 from warmstart.workflow.prepare import as_backbone, as_dataset, prepare
@@ -85,6 +85,38 @@ def test_options_that_a_finished_run_cannot_use_are_refused(
 def test_an_unknown_tracker_is_told_before_anything_is_read() -> None:
     with pytest.raises(UsageError, match='Did you mean "wandb"'):
         prepare("no/such/table.csv", trackers=["wandbb"])
+
+
+@pytest.mark.parametrize(
+    ("verb", "asked", "message"),
+    [
+        (fit, {"strategy": "lor"}, 'Did you mean "lora"'),
+        (fit, {"strategy": "lora", "settings": {"rank": 0}}, "lora.rank must be at least 1"),
+        (fit, {"strategy": "probe:l2=2"}, r"'probe', and its settings .* settings=\{...\}.*--set"),
+        (fit, {"controls": "some"}, "controls 'some' is unknown"),
+        (fit, {"metric": "acuracy"}, 'Did you mean "accuracy"'),
+        (compare, {"strategies": ["all", "prob"]}, 'Did you mean "probe"'),
+        (compare, {"strategies": ["lora:rank=0"]}, "lora.rank must be at least 1"),
+        (compare, {"metric": "log_loss"}, "metric 'log_loss' cannot decide"),
+        (compare, {"shots": "1,2", "strategies": ["knn:k=0"]}, "knn.k must be above 0"),
+    ],
+)
+def test_settings_are_told_before_anything_is_read(
+    verb: Any, asked: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(UsageError, match=message):
+        verb("no/such/table.csv", **asked)
+
+
+@pytest.mark.parametrize("asked", [{"strategy": "probe"}, {"strategy": None}])
+def test_a_taken_folder_is_told_before_anything_is_read(
+    asked: dict[str, Any], tmp_path: Path
+) -> None:
+    (tmp_path / "taken").mkdir()
+    with pytest.raises(RunError, match="exists already"):
+        fit("no/such/table.csv", out=tmp_path / "taken", **asked)
+    with pytest.raises(RunError, match="exists already"):
+        compare("no/such/table.csv", out=tmp_path / "taken")
 
 
 def test_the_device_reaches_the_model(

@@ -38,7 +38,16 @@ _TOLERANCE = {"no": 1e-4, "fp16": 1e-2, "bf16": 5e-2}
 
 
 class ReplayError(BackboneError):
-    """A network whose frozen prefix cannot be replayed; it can be trained without."""
+    """A network whose frozen prefix cannot be replayed; it can be trained without.
+
+    Attributes:
+        reason: The message without its cure, for those who go on without replaying.
+    """
+
+    def __init__(self, reason: str, cure: str = "") -> None:
+        """Put the reason, and a sentence that says what to do, into one message."""
+        super().__init__(f"{reason} {cure}".rstrip())
+        self.reason = reason
 
 
 class _ReachedError(Exception):
@@ -413,6 +422,6 @@ def _evaluating(module: nn.Module) -> Iterator[None]:
 
 def _refuse(encoder: Encoder, why: str) -> NoReturn:
     raise ReplayError(
-        f"the frozen prefix of {type(encoder.module).__name__} cannot be replayed: {why}. Train it "
-        "uncached: prefix='off'."
+        f"the frozen prefix of {type(encoder.module).__name__} cannot be replayed: {why}.",
+        "Train it uncached: prefix='off'.",
     )

@@ -197,8 +197,8 @@ class _Work:
             if tuple(made.shape[2:]) != cut.cell or made.dtype != cut.dtype:
                 raise ReplayError(
                     f"the input of block {cut.depth} has the shape {tuple(made.shape[2:])} and "
-                    f"type {made.dtype}, where {cut.cell} and {cut.dtype} were seen before. Train "
-                    "with prefix='off'."
+                    f"type {made.dtype}, where {cut.cell} and {cut.dtype} were seen before.",
+                    "Train with prefix='off'.",
                 )
         mask = tensors["attention_mask"].bool() if cut and encoder.modality == "text" else None
         for place, row in enumerate(made.cpu()):

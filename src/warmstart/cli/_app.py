@@ -80,13 +80,30 @@ def _telling(command: Callable[..., None]) -> Callable[..., None]:
     return run
 
 
+def _saying_what_came(base: type[TyperCommand]) -> type[TyperCommand]:
+    """The class of a command, which also tells the value where one is out of its range."""
+
+    def parse_args(self: Any, ctx: Any, args: list[str]) -> list[str]:
+        try:
+            return base.parse_args(self, ctx, args)
+        except Exception as error:  # typer's own of many versions; some leave the value out
+            mistakes = getattr(error.__cause__, "errors", None)
+            told: Any = error
+            if callable(mistakes) and isinstance(getattr(error, "message", None), str):
+                told.message = f"{told.message.rstrip('.')}, got {mistakes()[0]['input']}."
+            raise
+
+    return type(base.__name__, (base,), {"parse_args": parse_args})
+
+
 _COMMANDS = (
     plan, fit, compare, shift, adapt, rank, predict, evaluate, drift, embed, info, rates, recommend,
     index, serve, refresh, sample,
 )  # fmt: skip
 _CLASSES: dict[str, type[TyperCommand]] = {"compare": CompareCommand, "rank": RankCommand}
 for _command in _COMMANDS:
-    app.command(_command.__name__, cls=_CLASSES.get(_command.__name__))(_telling(_command))
+    _class = _saying_what_came(_CLASSES.get(_command.__name__, TyperCommand))
+    app.command(_command.__name__, cls=_class)(_telling(_command))
 
 
 def main() -> None:

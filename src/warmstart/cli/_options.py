@@ -115,7 +115,7 @@ SkipBad = Annotated[
 ]  # fmt: skip
 Limit = Annotated[
     int | None,
-    typer.Option("--limit", min=1, help="At most so many rows, by class.", rich_help_panel=_READ),
+    typer.Option("--limit", min=2, help="At most so many rows, by class.", rich_help_panel=_READ),
 ]
 Backbone = Annotated[
     str | None,

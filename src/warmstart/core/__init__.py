@@ -1,6 +1,6 @@
 """What everything stands on: errors, settings, random streams, progress, publishing, the run."""
 
-from .config import Config, split_text
+from .config import Config, split_text, typical
 from .device import describe_machine, peak_memory_bytes, pick_device, synchronize
 from .errors import (
     BackboneError,
@@ -59,6 +59,7 @@ __all__ = [
     "sweep",
     "synchronize",
     "tells_out_of_memory",
+    "typical",
     "verify_manifest",
     "write_atomic",
     "write_json",

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
-from typing import Any, Self
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Self, get_args
 
 from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic.fields import FieldInfo
 
 from .errors import UsageError, nearest
 
-__all__ = ["Config", "split_text"]
+__all__ = ["Config", "split_text", "typical"]
 
 _KINDS = {
     "int": "a whole number", "float": "a number", "bool": "true or false", "string": "text",
@@ -46,6 +47,7 @@ class Config(BaseModel):
         except ValidationError as error:
             lines = []
             wrong: dict[str, tuple[list[str], Any]] = {}
+            usual: dict[str, str] = {}
             for item in error.errors():
                 where = ".".join(str(part) for part in _place(item["loc"], values)) or "settings"
                 if item["type"] == "extra_forbidden":
@@ -55,15 +57,28 @@ class Config(BaseModel):
                 elif item["type"] == "missing":
                     missing = ".".join(str(part) for part in item["loc"])
                     lines.append(f"{who}.{missing} is required.")
-                elif item["type"] == "too_short" and where in wrong:
+                elif item["type"] == "too_short" and item["input"] and where in wrong:
                     continue  # the items were refused one by one already
                 else:  # each branch of a union has its own mistake
-                    wrong.setdefault(where, ([], item["input"]))[0].append(_wanted(item))
+                    field = _field(cls, item["loc"])
+                    wrong.setdefault(where, ([], item["input"]))[0].append(_wanted(item, field))
+                    extra = None if field is None else field.json_schema_extra
+                    if isinstance(extra, dict) and "typical" in extra:
+                        usual[where] = f" Typical values: {extra['typical']}."
             for where, (wanted, came) in wrong.items():
                 allowed = " or ".join(dict.fromkeys(wanted)).replace(" or must be", " or")
                 sign = "" if allowed.startswith("must") else ":"
-                lines.append(f"{who}.{where}{sign} {allowed}, got {came!r}.")
+                told = came if _is_number(came) else repr(came)
+                lines.append(f"{who}.{where}{sign} {allowed}, got {told}.{usual.get(where, '')}")
             raise UsageError(" ".join(lines)) from None
+
+
+def typical(values: str) -> dict[str, Any]:
+    """What `Field(json_schema_extra=…)` takes to say which values are usual: `typical("4 to 64")`.
+
+    The sentence about a wrong value ends in them.
+    """
+    return {"typical": values}
 
 
 def split_text(value: Any) -> Any:
@@ -98,12 +113,73 @@ def _place(location: Sequence[int | str], values: Any) -> list[int | str]:
     return place
 
 
-def _wanted(item: Any) -> str:
-    """What is allowed: `must be at least 1`."""
+def _field(model: type[BaseModel], location: Sequence[int | str]) -> FieldInfo | None:
+    """The field that an error is about; the innermost one of models in models."""
+    found = None
+    for part in location:
+        known = model.model_fields.get(part) if isinstance(part, str) else None
+        if known is None:
+            break
+        found = known
+        if not (isinstance(known.annotation, type) and issubclass(known.annotation, BaseModel)):
+            break
+        model = known.annotation
+    return found
+
+
+def _ranges(annotation: Any, metadata: Sequence[Any] = ()) -> Iterator[dict[str, float]]:
+    """The bounds of a type and of each type within it, by pydantic's name: `{"ge": 1}`."""
+    bounds: dict[str, float] = {}
+    for part in metadata:
+        for one in part.metadata if isinstance(part, FieldInfo) else [part]:
+            keys = (key for _, key in _BOUNDS.values() if hasattr(one, key))
+            bounds |= {key: getattr(one, key) for key in keys}
+    yield bounds
+    yield from _ranges_within(annotation)
+
+
+def _ranges_within(annotation: Any) -> Iterator[dict[str, float]]:
+    inner = getattr(annotation, "__metadata__", None)
+    if inner is not None:
+        yield from _ranges(annotation.__origin__, inner)
+        return
+    for part in get_args(annotation):
+        yield from _ranges_within(part)
+
+
+def _range(key: str, bound: float, field: FieldInfo | None) -> str:
+    """Both ends of the range that has this bound: `at least 1 and at most 10`."""
+    every = [] if field is None else _ranges(field.annotation, field.metadata)
+    bounds = next((found for found in every if found.get(key) == bound), {key: bound})
+    return " and ".join(
+        f"{word} {_number(bounds[name])}" for word, name in _BOUNDS.values() if name in bounds
+    )
+
+
+def _number(value: float) -> str:
+    return f"{value:,}" if isinstance(value, int) else f"{value:g}"
+
+
+def _is_number(value: Any) -> bool:
+    """Whether a text, as the command line gives them, is a number."""
+    if not isinstance(value, str):
+        return False
+    try:
+        float(value)
+    except ValueError:
+        return False
+    return True
+
+
+def _wanted(item: Any, field: FieldInfo | None) -> str:
+    """What is allowed: `must be at least 1 and at most 10`."""
     kind, context = str(item["type"]), item.get("ctx", {})
     if kind in _BOUNDS:
-        word, key = _BOUNDS[kind]
-        return f"must be {word} {context[key]:g}"
+        _, key = _BOUNDS[kind]
+        return f"must be {_range(key, context[key], field)}"
+    if kind == "too_short":
+        least = context["min_length"]
+        return f"must be a list of {least} or more"
     if kind == "literal_error":
         return f"must be {context['expected']}"
     name, _, ending = kind.partition("_")

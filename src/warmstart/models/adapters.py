@@ -254,6 +254,11 @@ def load_adapter(folder: Path, encoder: Encoder) -> AdaptedEncoder:
             f"{folder} holds only adapter_model.bin, a pickle file, which is never read. Save the "
             "adapter again with safe_serialization=True."
         )
+    if not (folder / CONFIG_FILE).is_file():
+        raise RunError(
+            f"{folder} holds no adapter: there is no {CONFIG_FILE}. Give the folder that PEFT's "
+            "save_pretrained, or a saved run with an adapter, has written."
+        )
     config = _read_config(folder / CONFIG_FILE)
     tensors = read_tensors(folder / TENSORS_FILE)
     try:

@@ -40,7 +40,7 @@ def missing_for_4bit(device: torch.device | None = None) -> str | None:
         device: Where training shall run; None for the one that would be picked.
     """
     if not _installed():
-        return f"the package {PACKAGE} (pip install {PACKAGE})"
+        return f"the package {PACKAGE} (pip install 'warmstart[qlora]')"
     return _fault(device if device is not None else pick_device())
 
 

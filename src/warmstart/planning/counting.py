@@ -104,6 +104,7 @@ class Counting(Config):
         trained: Parameters that are learned, the head's included.
         share: Their share.
         head: Parameters of the head.
+        adapter: Parameters beside the backbone's own, the head's left out.
         matrices: What is learned in the backbone, by kind.
         memory: Before activations.
         activations: By batch size; empty where the architecture cannot be traced.
@@ -121,6 +122,7 @@ class Counting(Config):
     trained: int
     share: float
     head: int
+    adapter: int
     matrices: tuple[MatrixRow, ...]
     memory: Memory
     activations: tuple[ActivationRow, ...]
@@ -217,6 +219,7 @@ def count_training(
         trained=trained,
         share=trained / total,
         head=head,
+        adapter=extra,
         matrices=rows,
         memory=before,
         activations=tuple(activations),
@@ -306,7 +309,9 @@ def _adapted(name: str, shapes: dict[str, tuple[int, ...]]) -> str | None:
 def _notes(strategy: Strategy, rows: Sequence[MatrixRow]) -> list[str]:
     """What the rank means: extra work, and the scale of the update."""
     notes = []
-    rank, alpha = getattr(strategy, "rank", None), getattr(strategy, "alpha", None)
+    rank, alpha = getattr(strategy, "counted_rank", None), getattr(strategy, "alpha", None)
+    if getattr(strategy, "rank", None) == "auto" and getattr(strategy, "start", None) is None:
+        notes.append(f"The rank is searched for, from 1 by doubling; what is counted is {rank}.")
     pairs = [row for row in rows if row.base]
     if pairs:
         own = sum(row.base * row.count for row in pairs if row.base)

@@ -186,13 +186,19 @@ def _sentence(
     peak: int | None,
     actual_peak: int | None,
 ) -> str:
-    passes = f" for {run:.3g} of at most {epochs} epochs" if epochs and run else ""
+    passes = (
+        f" for {run:.3g} of at most {epochs} {'epoch' if epochs == 1 else 'epochs'}"
+        if epochs and run
+        else ""
+    )
     before = after = ""
     if peak is not None and actual_peak is not None:
         before, after = (f" and {n / 1e6:,.0f} MB" for n in (peak, actual_peak))
+    ratio = f"{actual / max(expected, 1e-9):.2g}"
+    times = "as long as expected" if ratio == "1" else f"{ratio} times the time"
     return (
         f"Cost: {duration(expected)}{before} were expected{passes}, {duration(actual)}{after} were "
-        f"taken ({actual / max(expected, 1e-9):.2g} times the time)."
+        f"taken ({times})."
     )
 
 

@@ -274,6 +274,7 @@ def counting_view(counted: Json) -> RenderableType:
         )  # fmt: skip
     for title, number, size in (
         ("biases and norms", sum(r["count"] for r in vectors), sum(r["trained"] for r in vectors)),
+        ("adapter", 1, counted["adapter"]),
         ("head", 1, counted["head"]),
     ):
         if size:

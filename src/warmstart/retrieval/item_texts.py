@@ -142,7 +142,7 @@ class TextTower:
             self._record()
         except ReplayError as error:
             self._kept, self.replay = None, Replay(self.encoder, None)
-            progress.note(f"The frozen prefix is recomputed at every step: {error}")
+            progress.note(f"The frozen prefix is recomputed at every step: {error.reason}")
 
     def encode(self, codes_C: Tensor) -> Tensor:
         """Vectors (C, E) of items that have a text, with gradient where one is asked for."""

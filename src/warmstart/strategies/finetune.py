@@ -8,7 +8,7 @@ from typing import ClassVar, Literal
 from pydantic import Field, PositiveFloat, PositiveInt
 
 from warmstart.backbones import Backbone
-from warmstart.core import Run, UsageError
+from warmstart.core import Run, UsageError, typical
 from warmstart.data import View
 
 from .base import Cost
@@ -47,7 +47,7 @@ class Finetune(Trained):
 
     name: ClassVar[str] = "finetune"
     title: ClassVar[str] = "Fine-tuning"
-    rate: PositiveFloat = 5e-4
+    rate: PositiveFloat = Field(5e-4, json_schema_extra=typical("2e-5 to 1e-3"))
 
 
 @register
@@ -72,9 +72,9 @@ class Scratch(Trained):
     title: ClassVar[str] = "From scratch"
     role: ClassVar[Literal["arm", "control"]] = "control"
     from_scratch: ClassVar[bool] = True
-    rate: PositiveFloat = 3e-4
-    factor: float = Field(1.0, ge=1, le=100)
-    head_multiplier: float = Field(1.0, ge=1, le=10)
+    rate: PositiveFloat = Field(3e-4, json_schema_extra=typical("1e-4 to 1e-3"))
+    factor: float = Field(1.0, ge=1, le=100, json_schema_extra=typical("1 to 3"))
+    head_multiplier: float = Field(1.0, ge=1, le=10, json_schema_extra=typical("1 to 10"))
     patience: PositiveInt = 4
     _steps: ClassVar[int] = 600
     _least: ClassVar[int] = 5

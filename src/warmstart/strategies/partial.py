@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import ClassVar, Literal
 
-from pydantic import PositiveFloat, PositiveInt
+from pydantic import Field, PositiveFloat, PositiveInt
 
 from warmstart.backbones import Backbone, Encoder
-from warmstart.core import UsageError
+from warmstart.core import UsageError, typical
 from warmstart.data import View
 
 from .registry import register
@@ -32,7 +32,7 @@ class Partial(Replaying):
 
     name: ClassVar[str] = "partial"
     title: ClassVar[str] = "Partial fine-tuning"
-    rate: PositiveFloat = 5e-4
+    rate: PositiveFloat = Field(5e-4, json_schema_extra=typical("2e-5 to 1e-3"))
     last: PositiveInt | Literal["third"] = "third"
 
     def check(self, backbone: Backbone, view: View) -> None:

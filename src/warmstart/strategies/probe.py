@@ -8,7 +8,7 @@ import numpy as np
 from pydantic import Field, NonNegativeInt
 
 from warmstart.backbones import Backbone
-from warmstart.core import Run, UsageError
+from warmstart.core import Run, UsageError, typical
 from warmstart.data import View
 from warmstart.models import EncoderModel, Head
 
@@ -42,10 +42,12 @@ class Probe(Strategy):
     title: ClassVar[str] = "Linear probe"
     seeded: ClassVar[bool] = False
     uses_features: ClassVar[bool] = True
-    l2: Annotated[float, Field(gt=0, le=1e9)] | Literal["auto"] = "auto"
+    l2: Annotated[float, Field(gt=0, le=1e9)] | Literal["auto"] = Field(
+        "auto", json_schema_extra=typical("1e-4 to 10")
+    )
     head: Literal["linear", "mlp"] = "linear"
     depth: Literal["last", "auto"] | NonNegativeInt = "last"
-    hidden: int = Field(256, ge=1, le=65_536)
+    hidden: int = Field(256, ge=1, le=65_536, json_schema_extra=typical("64 to 1,024"))
 
     @property
     def runs_once(self) -> bool:

@@ -90,6 +90,13 @@ def strategy_class(name: str) -> type[Strategy]:
     if name not in _all():
         if name in _broken:
             raise UsageError(_broken[name])
+        plain, colon, _ = name.partition(":")
+        if colon and plain in _all():
+            raise UsageError(
+                f"{name!r} is an arm of `compare` with settings of its own; one strategy is named "
+                f"{plain!r}, and its settings are given apart: settings={{...}} in Python, --set "
+                "KEY=VALUE on the command line."
+            )
         raise UsageError(f"There is no strategy {name!r}.{nearest(name, _all())}")
     return _all()[name]
 

@@ -176,8 +176,14 @@ class Job:
         }
         augment = parse_augmentation(recipe.augment) if recipe.augment else None
         # A mix of pixels, or rows that are drawn more than once, need the whole pass.
-        whole = recipe.oversample or (recipe.mixup and self.view.train.modality == "image")
-        if replay and self.frozen and self.backbone is not None and not whole:
+        pixels = recipe.mixup and self.view.train.modality == "image"
+        whole = "oversample" if recipe.oversample else "mixup of pixels" if pixels else ""
+        replay = replay and bool(self.frozen) and self.backbone is not None
+        if replay and whole:
+            progress.note(
+                f"The frozen prefix is recomputed at every step: {whole} needs whole passes."
+            )
+        if replay and self.backbone is not None and not whole:
             self.encoder.to(device)  # what is kept is made where it will train
             views = None
             if augment is not None:

@@ -10,7 +10,7 @@ from pydantic import Field, PositiveFloat, PositiveInt
 from torch import nn
 
 from warmstart.backbones import Backbone, Encoder
-from warmstart.core import Run, UsageError
+from warmstart.core import Run, UsageError, typical
 from warmstart.data import View, parse_augmentation
 from warmstart.models import EncoderModel, Head, HeadShape
 from warmstart.training import History, RateSweep, Rule, discriminative_rates, parse_rules
@@ -59,28 +59,28 @@ class Trained(Strategy):
             it best (WiSE-FT); linear heads only.
     """
 
-    rate: PositiveFloat = 1e-4
-    factor: float = Field(2.6, ge=1, le=100)
-    head_multiplier: float = Field(3.0, ge=1, le=10)
-    epochs: Epochs | Literal["auto"] = "auto"
-    batch_size: PositiveInt = 16
+    rate: PositiveFloat = Field(1e-4, json_schema_extra=typical("1e-5 to 1e-3"))
+    factor: float = Field(2.6, ge=1, le=100, json_schema_extra=typical("1 to 3"))
+    head_multiplier: float = Field(3.0, ge=1, le=10, json_schema_extra=typical("1 to 10"))
+    epochs: Epochs | Literal["auto"] = Field("auto", json_schema_extra=typical("3 to 20"))
+    batch_size: PositiveInt = Field(16, json_schema_extra=typical("8 to 64"))
     head: Literal["linear", "mlp"] = "linear"
-    hidden: int = Field(256, ge=1, le=65_536)
-    dropout: float = Field(0.1, ge=0, lt=1)
+    hidden: int = Field(256, ge=1, le=65_536, json_schema_extra=typical("64 to 1,024"))
+    dropout: float = Field(0.1, ge=0, lt=1, json_schema_extra=typical("0 to 0.5"))
     schedule: ScheduleName = "linear"
-    warmup: float = Field(0.1, ge=0, lt=1)
-    weight_decay: float = Field(0.01, ge=0)
-    clip: PositiveFloat = 1.0
-    label_smoothing: float = Field(0.0, ge=0, lt=1)
-    patience: PositiveInt = 3
+    warmup: float = Field(0.1, ge=0, lt=1, json_schema_extra=typical("0 to 0.2"))
+    weight_decay: float = Field(0.01, ge=0, json_schema_extra=typical("0 to 0.1"))
+    clip: PositiveFloat = Field(1.0, json_schema_extra=typical("0.5 to 5"))
+    label_smoothing: float = Field(0.0, ge=0, lt=1, json_schema_extra=typical("0 to 0.1"))
+    patience: PositiveInt = Field(3, json_schema_extra=typical("2 to 5"))
     rules: str = ""
     class_weights: Literal["none", "balanced"] = "none"
-    oversample: float = Field(0.0, ge=0, le=1)
-    mixup: float = Field(0.0, ge=0)
+    oversample: float = Field(0.0, ge=0, le=1, json_schema_extra=typical("0, 0.5 or 1"))
+    mixup: float = Field(0.0, ge=0, json_schema_extra=typical("0, or 0.1 to 0.4"))
     augment: str = ""
-    views: int = Field(4, ge=1, le=1_000)
-    l2_sp: float = Field(0.0, ge=0)
-    ewc: float = Field(0.0, ge=0)
+    views: int = Field(4, ge=1, le=1_000, json_schema_extra=typical("4 to 16"))
+    l2_sp: float = Field(0.0, ge=0, json_schema_extra=typical("0, or 0.01 to 1"))
+    ewc: float = Field(0.0, ge=0, json_schema_extra=typical("0, or 100 to 10,000"))
     wise: bool = False
 
     _keep_start: ClassVar[bool] = False

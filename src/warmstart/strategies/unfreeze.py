@@ -7,11 +7,11 @@ from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from typing import Any, ClassVar, Literal
 
-from pydantic import NonNegativeInt, PositiveFloat, PositiveInt
+from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
 from torch import nn
 
 from warmstart.backbones import Backbone
-from warmstart.core import Run, UsageError, nearest, progress
+from warmstart.core import Run, UsageError, nearest, progress, typical
 from warmstart.data import View
 from warmstart.training import (
     Classifier,
@@ -70,7 +70,7 @@ class Unfreeze(Replaying):
 
     name: ClassVar[str] = "unfreeze"
     title: ClassVar[str] = "Progressive unfreezing"
-    rate: PositiveFloat = 5e-4
+    rate: PositiveFloat = Field(5e-4, json_schema_extra=typical("2e-5 to 1e-3"))
     schedule: ScheduleName = "slanted-triangular"
     stage_epochs: Epochs | Literal["auto"] = "auto"
     by: Literal["epochs", "plateau"] = "epochs"

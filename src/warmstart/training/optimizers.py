@@ -101,10 +101,16 @@ class RateTable:
                 return "yes" if row.frozen else "no"
             return "never" if row.frozen else learns[row.group]
 
+        def norm(row: RateRow) -> str:
+            late = learns is not None and row.batch_norm == "train"
+            return (
+                "eval while it rests" if late and state(row) != "from stage 1" else row.batch_norm
+            )
+
         cells = [
             (
                 row.group, f"{row.parameters:,}", "-" if row.frozen else f"{row.rate:.2e}",
-                state(row), row.batch_norm,
+                state(row), norm(row),
             )
             for row in self.rows
         ]  # fmt: skip
@@ -282,7 +288,7 @@ def announce(
         worst = max(high, key=lambda row: row.rate)
         progress.note(
             f"Warning: the backbone group {worst.group} learns at {worst.rate:.1e}. Adam at 1e-3 "
-            "or more usually destroys a pretrained transformer; 2e-5 to 1e-4 is typical."
+            "or more usually destroys a pretrained transformer; 2e-5 to 5e-4 is typical."
         )
 
 

@@ -119,6 +119,6 @@ class ReduceOnPlateau(Callback):
                 if "initial_lr" in group:
                     group["initial_lr"] *= ratio
         progress.note(
-            f"{state.name}: {self._metric} has not improved since {self.best}; rates are now "
+            f"{state.name}: {self._metric} has not improved since {self.best:.4g}; rates are now "
             f"{lowered:.2g} of what they were at the start."
         )

@@ -196,7 +196,7 @@ def replay_prefix(
             sources.append(ReplayRows(data, examples, [rows], tokens=tokens))
         work.verify(module, train, learned, sources[0], streams)
     except ReplayError as error:
-        progress.note(f"The frozen prefix is recomputed at every step: {error}")
+        progress.note(f"The frozen prefix is recomputed at every step: {error.reason}")
         return None
     loaders = replay_loaders(
         *sources[:2], batch_size=batch_size, streams=streams, num_workers=num_workers,

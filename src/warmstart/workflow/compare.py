@@ -17,7 +17,7 @@ from warmstart.planning import (
 )
 from warmstart.strategies import Strategy
 
-from .course import ShowAudit, run_course, run_settings, with_all_named
+from .course import ShowAudit, check_before_reading, run_course, run_settings, with_all_named
 from .prepare import Source, prepare
 from .retrieval import compare_interactions, interaction_options, named_contenders
 from .runs import FinishedRun
@@ -123,6 +123,7 @@ def compare(
         raise UsageError(f"seeds must be at least 1, got {seeds}. Typical values: 1 to 5.")
     started = time.monotonic()
     seconds = float("inf") if str(budget) == "none" else parse_duration(budget)
+    check_before_reading(metric, out, replace=replace, strategies=strategies)
     prepared = prepare(
         data, backbone=backbone, limit=limit, image_size=image_size,
         max_length=max_length, device=device, group=group, allow_bin=allow_bin,

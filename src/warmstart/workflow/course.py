@@ -20,13 +20,14 @@ from warmstart.planning import (
     Task,
     check_cost,
     elapsed_clock,
+    parse_arms,
     run_comparison,
 )
 from warmstart.strategies import Strategy, names, strategy_class
 
 from .embedding import embed_all
 from .familiar import keep_familiarity
-from .folders import default_folder, run_folder
+from .folders import check_free, default_folder, run_folder
 from .prepare import Prepared, settle_size
 from .recommending import open_run
 from .results import comparison_json, write_run
@@ -35,6 +36,7 @@ from .runs import FinishedRun
 
 __all__ = [
     "ShowAudit",
+    "check_before_reading",
     "check_seed",
     "deciding_metric",
     "refuse_problems",
@@ -162,6 +164,33 @@ def _forgetting_json(lost: Forgetting | None, old: OldRows) -> dict[str, Any]:
         "source": old.dataset.source, "budget": old.budget, **lost.model_dump(mode="json"),
         "sentence": lost.sentence(old.budget),
     }  # fmt: skip
+
+
+def check_before_reading(
+    metric: str | None,
+    out: str | Path | None,
+    *,
+    replace: bool,
+    strategies: Sequence[str | Strategy] | None = None,
+) -> None:
+    """Refuse what no data can make right, while nothing has been read yet.
+
+    Args:
+        metric: The metric that shall decide, as the user named it.
+        out: Folder for the run, as the user named it.
+        replace: Whether a run there may be replaced.
+        strategies: Arms as the user named them, `all` among them.
+
+    Raises:
+        UsageError: For a metric, a strategy or a setting that is unknown or out of its range.
+        RunError: For a folder that is taken.
+    """
+    deciders = [name for name, found in METRICS.items() if found.higher_is_better]
+    if metric is not None and metric not in deciders:
+        raise UsageError(f"metric {metric!r} cannot decide.{nearest(metric, deciders)}")
+    if out is not None:
+        check_free(Path(out), replace)
+    parse_arms([named for named in strategies or () if named != "all"])
 
 
 def check_seed(seed: int) -> None:

@@ -17,8 +17,14 @@ from warmstart.planning import (
 )
 from warmstart.strategies import Strategy, make, speaking_names
 
-from .course import ShowAudit, check_seed, deciding_metric, run_course, run_settings
-from .folders import check_free
+from .course import (
+    ShowAudit,
+    check_before_reading,
+    check_seed,
+    deciding_metric,
+    run_course,
+    run_settings,
+)
 from .measured_plan import Looking, measured_plan
 from .plan import command_options
 from .prepare import Prepared, Source, prepare
@@ -108,24 +114,23 @@ def fit(
             allow_bin=allow_bin, command=command, **own,
         )  # fmt: skip
     started = time.monotonic()
+    if controls not in CONTROLS:
+        raise UsageError(f"controls {controls!r} is unknown.{nearest(controls, CONTROLS)}")
+    chosen = make(strategy, settings) if isinstance(strategy, str) else strategy
+    check_before_reading(metric, out, replace=replace)
     prepared = prepare(
         data, backbone=backbone, limit=limit, image_size=image_size, max_length=max_length,
         device=device, group=group, shots=shots, allow_bin=allow_bin,
         trackers=trackers, **reading,
     )  # fmt: skip
-    if controls not in CONTROLS:
-        raise UsageError(f"controls {controls!r} is unknown.{nearest(controls, CONTROLS)}")
     old = read_retained(retain, prepared, max_forgetting)
     plan: Plan | None = None
-    if strategy is None:
-        if out is not None:
-            check_free(Path(out), replace)  # before anything is measured
+    if chosen is None:
         options = {"backbone": backbone, "allow_bin": allow_bin, "group": group,
                    "image_size": image_size, "max_length": max_length, "metric": metric,
                    "limit": limit, **reading}  # fmt: skip
         plan = _plan(prepared, metric, device, seed, quick, command_options(options))
-        strategy = plan.strategy
-    chosen = make(strategy, settings) if isinstance(strategy, str) else strategy
+        chosen = make(plan.strategy, settings)
     arms = _with_controls(parse_arms([chosen])[0], controls, prepared.dataset.modality)
     recorded = run_settings(
         prepared, arms, seeds=1, budget=float("inf"), limit=limit, metric=metric,

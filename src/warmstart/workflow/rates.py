@@ -10,7 +10,7 @@ from typing import Any
 from warmstart.backbones import Backbone
 from warmstart.core import NotApplicable, Run, UsageError, write_atomic
 from warmstart.reporting import rate_sweeps
-from warmstart.strategies import Strategy, Trained, make
+from warmstart.strategies import Strategy, Trained, make, names, strategy_class
 from warmstart.training import RateSweep
 
 from .prepare import Source, prepare
@@ -38,7 +38,7 @@ def rates(
 
     Args:
         data: Path, hub id, Dataset or Hugging Face datasets object.
-        strategy: A strategy that trains: finetune, partial, unfreeze, lp-ft, scratch.
+        strategy: A strategy that trains by steps: finetune, lora, adapter, ...
         settings: Of a strategy given by name.
         backbone: What to start from; the default for the modality otherwise.
         by_group: Also raise the rate of each layer group alone.
@@ -61,10 +61,7 @@ def rates(
     """
     chosen = make(strategy, settings) if isinstance(strategy, str) else strategy
     if not isinstance(chosen, Trained):
-        raise NotApplicable(
-            f"{chosen.name} has no learning rate to find; finetune, partial, unfreeze, lp-ft and "
-            "scratch have one"
-        )
+        raise NotApplicable(f"{chosen.name} has no learning rate to find; {_with_rates()} have one")
     prepared = prepare(
         data, backbone=backbone, limit=limit, image_size=image_size, max_length=max_length,
         device=device, allow_bin=allow_bin, **reading,
@@ -74,6 +71,12 @@ def rates(
     with tempfile.TemporaryDirectory(prefix="warmstart-rates-") as folder:
         run = Run(folder, seed=seed, device=device)
         return chosen.find_rates(prepared.backbone, view, run, groups=by_group, steps=steps)
+
+
+def _with_rates() -> str:
+    """Names of the strategies that have a rate to find."""
+    *most, last = (name for name in names() if issubclass(strategy_class(name), Trained))
+    return f"{', '.join(most)} and {last}"
 
 
 def check_plot_path(path: Path) -> None:

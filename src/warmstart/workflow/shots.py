@@ -34,7 +34,13 @@ from warmstart.planning.shots import Cell, draw_seed, draw_view
 from warmstart.reporting import shots_markdown, write_report
 from warmstart.strategies import Strategy
 
-from .course import deciding_metric, refuse_problems, run_settings, with_all_named
+from .course import (
+    check_before_reading,
+    deciding_metric,
+    refuse_problems,
+    run_settings,
+    with_all_named,
+)
 from .embedding import embed_all
 from .folders import default_folder, run_folder
 from .prepare import Prepared, Source, prepare, settle_size
@@ -114,6 +120,7 @@ def compare_shots(
         raise UsageError(f"draws must be 1 to 1000, got {draws}. Usual: 5.")
     started = time.monotonic()
     seconds = float("inf") if str(budget) == "none" else parse_duration(budget)
+    check_before_reading(metric, out, replace=replace, strategies=strategies)
     prepared = prepare(
         data, backbone=backbone, limit=limit, image_size=image_size, max_length=max_length,
         device=device, group=group, allow_bin=allow_bin, trackers=trackers, **reading,

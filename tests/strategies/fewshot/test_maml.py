@@ -290,7 +290,7 @@ def test_what_cannot_work_is_refused(text_view: Any, opened: Any, tiny_text: Pat
     for settings, message in (
         ({"way": "1"}, "maml.way"), ({"order": "third"}, "maml.order must be 'first' or 'second'"),
         ({"inner_steps": "0"}, "maml.inner_steps must be at least 1"),
-        ({"inner_steps": "51"}, "maml.inner_steps must be at most 50"),
+        ({"inner_steps": "51"}, "maml.inner_steps must be at least 1 and at most 50"),
         ({"start": "mean"}, "maml.start must be"),
     ):  # fmt: skip
         with pytest.raises(UsageError, match=message):

@@ -240,7 +240,7 @@ def test_a_killed_fit_ends_as_the_whole_one(
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"batch_size": "1"}, "setfit.batch_size must be at least 2, got '1'"),
+        ({"batch_size": "1"}, "setfit.batch_size must be at least 2, got 1"),
         ({"temperature": "0"}, "setfit.temperature must be at least 0.01"),
         ({"loss": "triplet"}, "setfit.loss must be 'cosine' or 'supcon'"),
         ({"factor": "0.5"}, "setfit.factor must be at least 1"),

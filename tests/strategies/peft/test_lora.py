@@ -116,13 +116,16 @@ def test_targets_on_the_command_line() -> None:
 @pytest.mark.parametrize(
     ("settings", "match"),
     [
-        ({"rank": 0}, r"lora\.rank.* must be at least 1|lora\.rank.*above 0"),
+        ({"rank": 0}, r"lora\.rank must be at least 1 and .*got 0\. Typical values: 4 to 64\."),
         ({"alpha": 0.0}, r"lora\.alpha.*above 0"),
-        ({"dropout": 1.0}, r"lora\.dropout must be below 1"),
+        ({"dropout": 1.0}, r"lora\.dropout must be at least 0 and below 1"),
         ({"plus_ratio": 0.5}, r"lora\.plus_ratio must be at least 1"),
-        ({"targets": []}, r"lora\.targets"),
+        (
+            {"targets": []},
+            r"lora\.targets must be .* or a list of 1 or more, got \[\]",
+        ),
         ({"rate": 0}, r"lora\.rate must be above 0"),
-        ({"head_multiplier": 11}, r"lora\.head_multiplier must be at most 10"),
+        ({"head_multiplier": 11}, r"lora\.head_multiplier must be at least 1 and at most 10"),
         ({"ranks": 4}, r"lora has no setting `ranks`.*rank"),
     ],
 )
@@ -224,6 +227,13 @@ def test_lora_goes_on_from_an_adapter_of_peft(
     assert not torch.equal(
         dict(more.model.adapted.adapter_parameters())[next(iter(ours))], next(iter(ours.values()))
     )
+
+
+def test_a_start_that_is_no_adapter_is_refused(
+    family_backbone: Callable[..., Backbone], views: Any, make_run: Callable[..., Run]
+) -> None:
+    with pytest.raises(UsageError, match=r"lora\.start: .*nope holds no adapter.*save_pretrained"):
+        fit(family_backbone("bert"), views, make_run(), start="no/such/nope")
 
 
 def test_a_killed_fit_resumes_exactly_and_keeps_no_base(

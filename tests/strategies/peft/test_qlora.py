@@ -48,7 +48,7 @@ def test_a_missing_package_is_said(
     make_run: Callable[..., Run],
 ) -> None:
     monkeypatch.setattr(quantized, "_installed", lambda: False)
-    assert missing_for_4bit() == "the package bitsandbytes (pip install bitsandbytes)"
+    assert missing_for_4bit() == "the package bitsandbytes (pip install 'warmstart[qlora]')"
     view, _ = views["text"]
     message = r"qlora needs the package bitsandbytes \(pip install.*lora"
     with pytest.raises(NotApplicable, match=message):

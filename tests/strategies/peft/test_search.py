@@ -107,6 +107,17 @@ def test_gain_and_noise_against_the_textbook() -> None:
     assert not same_gain > same_noise
 
 
+def test_a_search_is_priced_as_two_trainings(
+    family_backbone: Callable[..., Backbone], views: Any, make_run: Callable[..., Run]
+) -> None:
+    view, _ = views["text"]
+    one, two = (
+        make("lora", {"rank": rank, "epochs": 3}).measure(family_backbone("bert"), view, make_run())
+        for rank in (8, "auto")
+    )
+    assert (one.epochs, two.epochs) == (3, 6)
+
+
 def test_a_real_search(
     family_backbone: Callable[..., Backbone], views: Any, make_run: Callable[..., Run]
 ) -> None:

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from warmstart.backbones import Backbone
-from warmstart.core import NotApplicable, Run
+from warmstart.core import NotApplicable, Run, typical
 from warmstart.data import View
 from warmstart.models import KnnModel, NeighbourHead, neighbours, vote
 
@@ -47,7 +47,7 @@ class Knn(Strategy):
     seeded: ClassVar[bool] = False
     uses_features: ClassVar[bool] = True
     k: PositiveInt | Literal["auto"] = "auto"
-    temperature: float = Field(0.07, ge=0.001, le=10)
+    temperature: float = Field(0.07, ge=0.001, le=10, json_schema_extra=typical("0.03 to 0.2"))
 
     def check(self, backbone: Backbone, view: View) -> None:
         """There must be k rows.

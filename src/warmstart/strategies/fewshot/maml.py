@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from warmstart.backbones import Backbone, Encoder
-from warmstart.core import NotApplicable, Run
+from warmstart.core import NotApplicable, Run, progress, typical
 from warmstart.data import View
 from warmstart.models import EncoderModel, Head, HeadShape
 from warmstart.training import (
@@ -91,14 +91,14 @@ class Maml(Strategy):
     uses_features: ClassVar[bool] = True
     over: Literal["head", "adapter"] = "head"
     order: Literal["first", "second"] = "second"
-    hidden: int = Field(64, ge=1, le=65_536)
-    width: int = Field(16, ge=1, le=65_536)
+    hidden: int = Field(64, ge=1, le=65_536, json_schema_extra=typical("32 to 256"))
+    width: int = Field(16, ge=1, le=65_536, json_schema_extra=typical("8 to 64"))
     start: Start = "prototypes"
     way: Annotated[int, Field(ge=2)] | Literal["auto"] = "auto"
     shots: PositiveInt | Literal["auto"] = "auto"
-    queries: int = Field(10, ge=1, le=1_000)
-    tasks: int = Field(4, ge=1, le=1_000)
-    inner_steps: int = Field(3, ge=1, le=50)
+    queries: int = Field(10, ge=1, le=1_000, json_schema_extra=typical("5 to 15"))
+    tasks: int = Field(4, ge=1, le=1_000, json_schema_extra=typical("2 to 16"))
+    inner_steps: int = Field(3, ge=1, le=50, json_schema_extra=typical("1 to 10"))
     inner_rate: PositiveFloat = 0.1
     learn_rates: bool = True
     rate: PositiveFloat = 1e-3
@@ -159,6 +159,11 @@ class Maml(Strategy):
         """Meta-learn the start, adapt it to all training rows."""
         self.check(backbone, view)
         job = self._job(backbone, view, run)
+        if self.over == "head":
+            progress.note(
+                f"The backbone {backbone.name} is frozen whole: its vectors are computed once, and "
+                "the table below is that of the head."
+            )
         announce(job.table)
         steps = self._passes * _STEPS_A_PASS
         if run.max_steps is not None:

@@ -10,7 +10,7 @@ from pydantic import Field, PositiveFloat
 from scipy.special import log_softmax
 
 from warmstart.backbones import Backbone, Encoder, embed_inputs
-from warmstart.core import NotApplicable, Run
+from warmstart.core import NotApplicable, Run, typical
 from warmstart.data import Dataset, View
 from warmstart.models import EncoderModel, Head
 from warmstart.models.encoder import RowInputs
@@ -75,16 +75,18 @@ class SetFit(Strategy):
     name: ClassVar[str] = "setfit"
     title: ClassVar[str] = "SetFit"
     loss: Literal["cosine", "supcon"] = "cosine"
-    temperature: float = Field(0.1, ge=0.01, le=10)
+    temperature: float = Field(0.1, ge=0.01, le=10, json_schema_extra=typical("0.05 to 0.5"))
     rate: PositiveFloat = 2e-5
-    factor: float = Field(1.0, ge=1, le=100)
+    factor: float = Field(1.0, ge=1, le=100, json_schema_extra=typical("1 to 3"))
     epochs: Epochs | Literal["auto"] = "auto"
-    batch_size: int = Field(16, ge=2)
+    batch_size: int = Field(16, ge=2, json_schema_extra=typical("8 to 32"))
     schedule: Literal["linear", "cosine", "constant", "slanted-triangular", "one-cycle"] = "linear"
-    warmup: float = Field(0.1, ge=0, lt=1)
-    weight_decay: float = Field(0.01, ge=0)
+    warmup: float = Field(0.1, ge=0, lt=1, json_schema_extra=typical("0 to 0.2"))
+    weight_decay: float = Field(0.01, ge=0, json_schema_extra=typical("0 to 0.1"))
     clip: PositiveFloat = 1.0
-    l2: Annotated[float, Field(gt=0, le=1e9)] | Literal["auto"] = "auto"
+    l2: Annotated[float, Field(gt=0, le=1e9)] | Literal["auto"] = Field(
+        "auto", json_schema_extra=typical("1e-4 to 10")
+    )
 
     def check(self, backbone: Backbone, view: View) -> None:
         """Pairs of different classes need two of them.

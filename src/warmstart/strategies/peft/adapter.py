@@ -8,7 +8,7 @@ import torch
 from pydantic import Field, PositiveFloat
 
 from warmstart.backbones import Encoder
-from warmstart.core import Streams
+from warmstart.core import Streams, typical
 from warmstart.models import AdaptedEncoder, BottleneckShape, attach_bottlenecks, output_dimensions
 
 from ..registry import register
@@ -41,8 +41,8 @@ class Adapter(Adapting):
 
     name: ClassVar[str] = "adapter"
     title: ClassVar[str] = "Bottleneck adapters"
-    rate: PositiveFloat = 3e-3
-    width: int = Field(48, ge=1, le=65_536)
+    rate: PositiveFloat = Field(3e-3, json_schema_extra=typical("3e-4 to 1e-2"))
+    width: int = Field(48, ge=1, le=65_536, json_schema_extra=typical("16 to 256"))
     activation: Literal["gelu", "relu"] = "gelu"
 
     _method: ClassVar[Adaptation] = "adapter"

@@ -19,6 +19,8 @@ from warmstart.core import (
     UsageError,
     fingerprint,
     pick_device,
+    progress,
+    typical,
 )
 from warmstart.data import View
 from warmstart.models import AdaptedEncoder, AdaptedModel, Head
@@ -71,9 +73,9 @@ class Adapting(Trained):
         weight_decay: Decoupled, on matrices of the adapter and the head.
     """
 
-    rate: PositiveFloat = 3e-3
-    factor: float = Field(1.0, ge=1)
-    dropout: float = Field(0.05, ge=0, lt=1)
+    rate: PositiveFloat = Field(3e-3, json_schema_extra=typical("3e-4 to 1e-2"))
+    factor: float = Field(1.0, ge=1, le=100, json_schema_extra=typical("1 to 3"))
+    dropout: float = Field(0.05, ge=0, lt=1, json_schema_extra=typical("0 to 0.1"))
 
     _method: ClassVar[Adaptation]
     _quantized: ClassVar[bool] = False
@@ -213,6 +215,11 @@ class Adapting(Trained):
         """
         self.check(backbone, view)
         attempt = self._attempt(backbone, view, run)
+        if attempt.backbone.max_length != backbone.max_length:
+            progress.note(
+                f"{self.title}: texts are cut at {attempt.backbone.max_length} tokens instead of "
+                f"{backbone.max_length}, since learned tokens take up positions too."
+            )
         return self._result(attempt, attempt.job.train(), view)
 
     def _result(self, attempt: Attempt, history: History, view: View) -> Fitted:

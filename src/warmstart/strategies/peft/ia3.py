@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 from pydantic import Field, PositiveFloat
 
 from warmstart.backbones import Backbone, Encoder
-from warmstart.core import Run, Streams
+from warmstart.core import Run, Streams, typical
 from warmstart.data import View
 from warmstart.models import AdaptedEncoder, attach_peft
 
@@ -38,9 +38,9 @@ class Ia3(Adapting):
 
     name: ClassVar[str] = "ia3"
     title: ClassVar[str] = "IA3"
-    rate: PositiveFloat = 3e-2
-    head_multiplier: float = Field(1.0, ge=1, le=10)
-    weight_decay: float = Field(0.0, ge=0)
+    rate: PositiveFloat = Field(3e-2, json_schema_extra=typical("3e-3 to 1e-1"))
+    head_multiplier: float = Field(1.0, ge=1, le=10, json_schema_extra=typical("1 to 10"))
+    weight_decay: float = Field(0.0, ge=0, json_schema_extra=typical("0 to 0.1"))
     merge: bool = False
 
     _method: ClassVar[Adaptation] = "ia3"

@@ -9,7 +9,16 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import BeforeValidator, Field, PositiveFloat
 
 from warmstart.backbones import Backbone, Encoder
-from warmstart.core import NotApplicable, Run, Streams, pick_device, split_text
+from warmstart.core import (
+    NotApplicable,
+    Run,
+    RunError,
+    Streams,
+    UsageError,
+    pick_device,
+    split_text,
+    typical,
+)
 from warmstart.data import View
 from warmstart.models import AdaptedEncoder, attach_peft, load_adapter, missing_for_4bit
 
@@ -55,19 +64,30 @@ class _LowRank(Adapting):
         plus_ratio: How many times faster B learns than A (LoRA+, Hayou et al. 2024); at least 1.
     """
 
-    rank: Annotated[int, Field(ge=1, le=65_536)] | Literal["auto"] = 8
-    alpha: PositiveFloat | None = None
+    rank: Annotated[int, Field(ge=1, le=65_536)] | Literal["auto"] = Field(
+        8, json_schema_extra=typical("4 to 64")
+    )
+    alpha: PositiveFloat | None = Field(None, json_schema_extra=typical("once to twice the rank"))
     targets: Annotated[
         Literal["auto", "all"] | Annotated[tuple[str, ...], Field(min_length=1)],
         BeforeValidator(_names),
-    ] = "auto"
+    ] = Field("auto", json_schema_extra=typical("auto, all, query|value"))
     rslora: bool = False
     dora: bool = False
-    plus_ratio: float = Field(1.0, ge=1)
+    plus_ratio: float = Field(1.0, ge=1, json_schema_extra=typical("1, or 4 to 16"))
 
     @property
     def _explicit(self) -> bool:
         return not isinstance(self.targets, str)
+
+    @property
+    def counted_rank(self) -> int:
+        """The rank, or the one that is counted and timed while it is still to be found."""
+        return _FIRST_GUESS if self.rank == "auto" else self.rank
+
+    @property
+    def _searches(self) -> bool:
+        return self.rank == "auto" and getattr(self, "start", None) is None
 
     def _config(self, encoder: Encoder) -> Any:
         from peft import LoraConfig
@@ -75,7 +95,7 @@ class _LowRank(Adapting):
         paths = layers_of(encoder, self.targets, family_in(encoder))
         if not paths:
             raise no_layers(self.name, encoder)
-        rank = _FIRST_GUESS if self.rank == "auto" else self.rank
+        rank = self.counted_rank
         kinds = {type(encoder.module.get_submodule(path)).__name__ for path in paths}
         return LoraConfig(
             task_type="FEATURE_EXTRACTION" if encoder.modality == "text" else None,
@@ -105,12 +125,13 @@ class _LowRank(Adapting):
         return {"rank": config.r, "alpha": config.lora_alpha, "adapted_layers": layers}
 
     def measure(self, backbone: Backbone, view: View, run: Run) -> Cost:
-        """Time a few real steps, with rank 8 where the rank is still to be found."""
-        return super().measure(backbone, view, run)
+        """Time a few real steps; a search, timed at rank 8, trains two ranks at the least."""
+        cost = super().measure(backbone, view, run)
+        return replace(cost, epochs=2 * cost.epochs) if self._searches else cost
 
     def fit(self, backbone: Backbone, view: View, run: Run) -> Fitted:
         """Train; with `rank="auto"` one rank after the other."""
-        if self.rank == "auto" and getattr(self, "start", None) is None:
+        if self._searches:
             self.check(backbone, view)
             return search_rank(self, backbone, view, run)
         return super().fit(backbone, view, run)
@@ -148,7 +169,10 @@ class Lora(_LowRank):
     def _attach(self, encoder: Encoder, streams: Streams) -> AdaptedEncoder:
         if self.start is None:
             return super()._attach(encoder, streams)
-        adapted = load_adapter(self.start, encoder)
+        try:
+            adapted = load_adapter(self.start, encoder)
+        except RunError as error:
+            raise UsageError(f"{self.name}.start: {error}") from error
         if adapted.method != "lora":
             raise NotApplicable(f"{self.start} holds an adapter of the kind {adapted.method}")
         for _, parameter in adapted.adapter_parameters():

@@ -8,7 +8,7 @@ from pydantic import Field, PositiveFloat
 
 from warmstart.backbones import Backbone, Encoder
 from warmstart.backbones.processing import TextProcessor
-from warmstart.core import NotApplicable, Streams, progress
+from warmstart.core import NotApplicable, Streams, typical
 from warmstart.models import AdaptedEncoder, attach_peft
 
 from ..registry import register
@@ -30,8 +30,8 @@ class _Tokens(Adapting):
     """
 
     modalities: ClassVar[tuple[str, ...]] = ("text",)
-    tokens: int = Field(10, ge=1, le=4_096)
-    weight_decay: float = Field(0.0, ge=0)
+    tokens: int = Field(10, ge=1, le=4_096, json_schema_extra=typical("5 to 100"))
+    weight_decay: float = Field(0.0, ge=0, json_schema_extra=typical("0 to 0.1"))
 
     def _with_room(self, backbone: Backbone, encoder: Encoder) -> Backbone:
         limit, length = _positions(encoder), backbone.max_length
@@ -44,10 +44,6 @@ class _Tokens(Adapting):
                 f"of {backbone.name} for the text; at least {_SHORTEST} are needed. Use at most "
                 f"{limit - _SHORTEST} tokens"
             )
-        progress.note(
-            f"{self.title}: texts are cut at {room} tokens instead of {length}, since "
-            f"{self.tokens} of the {limit} positions are learned ones."
-        )
         assert isinstance(encoder.processor, TextProcessor)
         encoder.processor.max_length = room
         return backbone.with_settings(max_length=room)
@@ -94,8 +90,8 @@ class Prefix(_Tokens):
 
     name: ClassVar[str] = "prefix"
     title: ClassVar[str] = "Prefix tuning"
-    rate: PositiveFloat = 3e-2
-    head_multiplier: float = Field(1.0, ge=1, le=10)
+    rate: PositiveFloat = Field(3e-2, json_schema_extra=typical("3e-3 to 1e-1"))
+    head_multiplier: float = Field(1.0, ge=1, le=10, json_schema_extra=typical("1 to 10"))
 
     _method: ClassVar[Adaptation] = "prefix"
 
@@ -126,8 +122,8 @@ class Prompt(_Tokens):
 
     name: ClassVar[str] = "prompt"
     title: ClassVar[str] = "Prompt tuning"
-    rate: PositiveFloat = 3e-2
-    head_multiplier: float = Field(1.0, ge=1, le=10)
+    rate: PositiveFloat = Field(3e-2, json_schema_extra=typical("3e-3 to 1e-1"))
+    head_multiplier: float = Field(1.0, ge=1, le=10, json_schema_extra=typical("1 to 10"))
 
     _method: ClassVar[Adaptation] = "prompt"
 
@@ -161,8 +157,8 @@ class Ptuning(_Tokens):
 
     name: ClassVar[str] = "ptuning"
     title: ClassVar[str] = "P-tuning"
-    rate: PositiveFloat = 4e-3
-    width: int = Field(128, ge=1, le=65_536)
+    rate: PositiveFloat = Field(4e-3, json_schema_extra=typical("1e-3 to 1e-2"))
+    width: int = Field(128, ge=1, le=65_536, json_schema_extra=typical("64 to 512"))
     network: Literal["mlp", "lstm"] = "mlp"
 
     _method: ClassVar[Adaptation] = "ptuning"
