@@ -52,7 +52,7 @@ def run_comparison(
         try:
             result.arm.strategy.check(task.backbone, task.view)
         except NotApplicable as error:
-            _leave_out(result, error)
+            _leave_out(result, error, task)
             other = substitute(result.arm) if substitute else None
             if other is not None and other.name not in {r.name for r in results}:
                 results.insert(results.index(result) + 1, ArmResult(other, "done"))
@@ -118,16 +118,20 @@ def _measure(result: ArmResult, task: Task) -> Cost | None:
     try:
         return result.arm.strategy.measure(task.backbone, task.view, run)
     except _LEAVES_OUT as error:
-        _leave_out(result, error)
+        _leave_out(result, error, task)
         return None
 
 
-def _leave_out(result: ArmResult, error: WarmstartError) -> None:
-    """Mark an arm that cannot go on: not applicable, or failed; what its seeds gave stays."""
+def _leave_out(result: ArmResult, error: WarmstartError, task: Task) -> None:
+    """Mark an arm that cannot go on: not applicable, or failed; what its seeds gave stays.
+
+    Of the arm that a fit was asked for the error itself tells.
+    """
     if not result.seeds:
         result.status = "not applicable" if isinstance(error, NotApplicable) else "failed"
         result.reason, result.error = str(error), error
-    progress.note(f"{result.arm.title} is left out: {error}")
+    if result.name != task.asked:
+        progress.note(f"{result.arm.title} is left out: {error}")
 
 
 def _seed_folder(result: ArmResult, task: Task, seed: int) -> Path:
@@ -173,7 +177,7 @@ def _run(
                 allowance=granted, keep=lambda proba_MC: task.validation_value(proba_MC) > best,
             )  # fmt: skip
         except _LEAVES_OUT as error:
-            _leave_out(result, error)
+            _leave_out(result, error, task)
             return
     if result.seeds and found[0].status == "cut":
         progress.note(f"{result.arm.title}, seed {seed}: too slow, left out.")
