@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +12,7 @@ import polars as pl
 import pytest
 import torch
 
-from warmstart.backbones import FeatureCache, backbone
+from warmstart.backbones import FeatureCache, Space, backbone, embed_inputs
 from warmstart.core import NotApplicable, Run, RunError, Streams, UsageError
 from warmstart.evaluation import Queries, next_item_task
 from warmstart.retrieval import ItemTexts, TextHistory, TwoTowerModel, item_titles
@@ -31,7 +33,7 @@ def letters(texts: Any) -> np.ndarray:
 def teller(**changes: Any) -> UserTexts:
     values: dict[str, Any] = {
         "titles": TITLES, "about": ("age 24", ""), "names": ("age",), "last": 3, "width": 3,
-        "encoder": "letters", "read": letters,
+        "space": Space(backbone="letters", modality="text", pooling="mean"), "read": letters,
     }  # fmt: skip
     return UserTexts(**{**values, **changes})
 
@@ -272,6 +274,26 @@ def test_a_saved_model_answers_as_it_did_once_it_has_its_encoder(
     assert now == kept, "nothing of who asks is written"
     with pytest.raises(UsageError, match='Did you mean "team"'):
         again.scores(strange, {"tem": "plum"})
+
+
+def test_the_encoder_is_set_as_it_was_for_training(tiny_text: Path, wide_text: Path) -> None:
+    short = backbone(tiny_text, modality="text", max_length=4, pooling="cls")
+    told = teller(width=0, space=short.space(modality="text"))
+    assert told.fingerprint != teller(width=0, space=backbone(tiny_text).space()).fingerprint
+    again = UserTexts.from_json(json.loads(json.dumps(told.to_json())))
+    assert again.fingerprint == told.fingerprint
+    text = "plum truck night old good bad " * 4
+    for given in (backbone(tiny_text), backbone(tiny_text, max_length=9), short):
+        reader = again.reading(given).read
+        assert reader is not None
+        np.testing.assert_allclose(reader([text]), embed_inputs(short.load(), [text]), atol=1e-6)
+    with pytest.raises(RunError, match="its files differ"):
+        again.reading(backbone(wide_text))
+    set_otherwise = replace(again, space=again.space.model_copy(update={"normalize": True}))
+    with pytest.raises(RunError, match=r"cannot be set as it was .* normalize False against True"):
+        set_otherwise.reading(short)
+    with pytest.raises(RunError, match="does not say how its encoder was set"):
+        UserTexts.from_json({key: told.to_json()[key] for key in ("titles", "about", "names")})
 
 
 def test_a_reader_keeps_the_newest_texts_at_hand(tiny_text: Path) -> None:

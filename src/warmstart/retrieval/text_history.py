@@ -80,7 +80,7 @@ class TextHistory(TwoTower):
             about = tuple(about_text(row, names) for row in users.iter_rows(named=True))
         teller = UserTexts(
             tuple(texts.titles), about, names, self.last, text_IE.shape[1],
-            texts.backbone.fingerprint, CachedTexts(texts.backbone),
+            texts.backbone.space(modality="text"), CachedTexts(texts.backbone),
         )  # fmt: skip
         past = past_texts(
             work.sequences, teller, places=self.places, without=self.profile_dropout, run=run

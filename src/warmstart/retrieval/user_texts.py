@@ -18,7 +18,7 @@ import polars as pl
 import torch
 from torch import Tensor
 
-from warmstart.backbones import Backbone, Encoder, embed_inputs
+from warmstart.backbones import Backbone, Encoder, Space, embed_inputs
 from warmstart.core import NotApplicable, Run, RunError, fingerprint, progress
 from warmstart.data import from_inputs
 
@@ -149,7 +149,7 @@ class UserTexts:
         names: Attributes that are told, in order.
         last: Titles at most.
         width: Length E of the vectors.
-        encoder: Fingerprint of the encoder.
+        space: What the vectors depend on: the encoder's files, its length limit, its pooling.
         read: From texts to vectors; None until an encoder is given.
     """
 
@@ -158,41 +158,65 @@ class UserTexts:
     names: tuple[str, ...]
     last: int
     width: int
-    encoder: str
+    space: Space
     read: TextReader | None = None
 
     @property
     def fingerprint(self) -> str:
         """Of all that decides a vector."""
         return fingerprint(
-            "user texts", list(self.titles), list(self.about), self.last, self.encoder
+            "user texts", list(self.titles), list(self.about), self.last, self.space.fingerprint
         )
 
     def to_json(self) -> dict[str, Any]:
         """All but the reader."""
         return {
             "titles": list(self.titles), "about": list(self.about), "names": list(self.names),
-            "last": self.last, "width": self.width, "encoder": self.encoder,
+            "last": self.last, "width": self.width,
+            "space": self.space.model_dump(mode="json"),
         }  # fmt: skip
 
     @classmethod
     def from_json(cls, told: Mapping[str, Any]) -> UserTexts:
-        """As `to_json` wrote it; an encoder is given later, by `reading`."""
+        """As `to_json` wrote it; an encoder is given later, by `reading`.
+
+        Raises:
+            RunError: When it does not say in which space the vectors lie.
+        """
+        if "space" not in told:
+            raise RunError(
+                "this user tower does not say how its encoder was set: an earlier version wrote "
+                "it. Fit it again."
+            )
         return cls(
             tuple(told["titles"]), tuple(told["about"]), tuple(told["names"]),
-            told["last"], told["width"], told["encoder"],
+            told["last"], told["width"], Space.parse(told["space"], "space"),
         )  # fmt: skip
 
     def reading(self, backbone: Backbone) -> UserTexts:
-        """The same with an encoder to ask.
+        """The same with an encoder to ask, set as it was for training.
+
+        Args:
+            backbone: The files of the encoder; length limit and pooling are set anew.
 
         Raises:
             RunError: When it is another one than the tower was trained on.
         """
-        if backbone.fingerprint != self.encoder:
+        if backbone.fingerprint != self.space.backbone:
             raise RunError(
                 f"{backbone.name} is not the encoder that this user tower was trained on: its "
-                "weights or its settings differ. Name that one with --backbone."
+                "files differ. Name that one with --backbone."
+            )
+        if backbone.space(modality="text") != self.space:
+            backbone = backbone.with_settings(
+                max_length=self.space.max_length,
+                pooling=self.space.pooling if backbone.modality == "text" else None,
+            )
+        found = backbone.space(modality="text")
+        if found != self.space:
+            raise RunError(
+                f"{backbone.name} cannot be set as it was when this user tower was trained: "
+                f"{found.differences(self.space)}. Give it with these settings."
             )
         return replace(self, read=FreshTexts(load_text_encoder(backbone)))
 
