@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import shutil
 from pathlib import Path
+from typing import Any
 
 import httpx
 import numpy as np
 import pytest
 
-from warmstart.core import BackboneError, RunError, UsageError
+from warmstart.core import BackboneError, Run, RunError, UsageError
+from warmstart.retrieval import TextHistory
 from warmstart.serving import Settings, app
 from warmstart.workflow import (
     RetrievalRun,
@@ -84,6 +86,30 @@ def test_it_is_judged_like_any_track(run: RetrievalRun) -> None:
     again = evaluate(run.folder, run.results["data"]["source"], metric="HR@10", device="cpu")
     told = arm["next_item"]["test"]["metrics"]["HR@10"]["value"]
     assert again.scores.main.value == pytest.approx(told)
+
+
+def test_it_is_left_out_where_the_budget_ends_before_the_test_questions_are_read(
+    folder: Path, encoder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    learned: list[str] = []
+    fit = TextHistory.fit
+
+    def noted(self: TextHistory, *args: Any, **more: Any) -> Any:
+        found = fit(self, *args, **more)
+        if more.get("validation") is None:
+            learned.append("final")
+        return found
+
+    monkeypatch.setattr(TextHistory, "fit", noted)
+    monkeypatch.setattr(Run, "out_of_time", lambda run: bool(learned))
+    found = compare(
+        folder, strategies=[TRACK.replace("epochs=3", "epochs=1"), "popularity"],
+        backbone=encoder, metric="HR@10", device="cpu", out=tmp_path / "run",
+    )  # fmt: skip
+    arm = next(one for one in found.results["arms"] if one["name"].startswith("text-history"))
+    assert learned
+    assert arm["status"] == "not applicable"
+    assert "the budget ended after 0 of" in arm["reason"]
 
 
 def test_it_recommends_to_users_and_to_somebody_with_words_alone(run: RetrievalRun) -> None:

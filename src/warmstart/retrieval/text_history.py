@@ -17,9 +17,10 @@ from warmstart.core import NotApplicable, Run, fingerprint
 
 from .item_texts import ItemTexts
 from .sequences import Events
+from .text_readers import CachedTexts
 from .two_tower import Negatives, Shares, TwoTower
 from .two_tower_work import Work
-from .user_texts import CachedTexts, UserTexts, about_text, past_texts
+from .user_texts import UserTexts, about_text, past_texts
 
 if TYPE_CHECKING:
     from warmstart.evaluation import RankingTask
@@ -86,8 +87,7 @@ class TextHistory(TwoTower):
             work.sequences, teller, places=self.places, without=self.profile_dropout, run=run
         )
         if validation is not None:
-            asked = validation.queries
-            teller.vectors(teller.texts(asked, 0, len(asked)))  # all at once, then at hand
+            teller.read_ahead(validation.queries, run)
         return replace(
             work,
             shape=work.shape.model_copy(

@@ -7,29 +7,24 @@ Casablanca; The Third Man`. An encoder reads as much of it as it can, so that th
 from __future__ import annotations
 
 import math
-import threading
-from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import polars as pl
 import torch
 from torch import Tensor
 
-from warmstart.backbones import Backbone, Encoder, Space, embed_inputs
+from warmstart.backbones import Backbone, Space
 from warmstart.core import NotApplicable, Run, RunError, fingerprint, progress
-from warmstart.data import from_inputs
 
 from .item_texts import load_text_encoder
 from .sequences import QueryRows, Sequences, WindowBatch, query_batch
+from .text_readers import READ_AT_ONCE, FreshTexts, TextReader
 
 __all__ = [
-    "CachedTexts",
-    "FreshTexts",
     "PastTexts",
-    "TextReader",
     "UserTexts",
     "about_text",
     "asked_windows",
@@ -39,8 +34,6 @@ __all__ = [
 ]
 
 _LONGEST = 100  # characters of a text that stands for a missing title
-_MEMORY = 32_768  # vectors that a reader keeps at hand
-_CHUNK = 1024
 
 
 def user_text(titles: Sequence[str], about: str = "") -> str:
@@ -77,66 +70,6 @@ def item_titles(items: pl.DataFrame) -> list[str]:
         " ".join((title or "").split()) or " ".join((text or "").split())[:_LONGEST]
         for title, text in zip(titles, texts, strict=True)
     ]
-
-
-class TextReader(Protocol):
-    """Texts to vectors."""
-
-    def __call__(self, texts: Sequence[str]) -> np.ndarray:
-        """Vectors (N, E), float32, of texts that are not blank."""
-
-
-class CachedTexts:
-    """Reads through the feature cache: for texts of a fit, which come again."""
-
-    def __init__(self, backbone: Backbone) -> None:
-        """Take an encoder of texts, or CLIP."""
-        self._backbone = backbone
-        self._kept: dict[str, np.ndarray] = {}
-
-    def __call__(self, texts: Sequence[str]) -> np.ndarray:
-        """Vectors (N, E)."""
-        lacking = [text for text in dict.fromkeys(texts) if text not in self._kept]
-        if lacking:
-            if len(self._kept) + len(lacking) > _MEMORY:
-                self._kept = {}
-                lacking = list(dict.fromkeys(texts))
-            found = self._backbone.features(from_inputs(lacking, "text")).vectors_ND
-            self._kept.update(zip(lacking, found, strict=True))
-        return np.stack([self._kept[text] for text in texts])
-
-
-class FreshTexts:
-    """Reads what is asked by a loaded encoder: nothing of the askers is written to disk.
-
-    The newest texts are kept at hand. Several threads may ask at once.
-    """
-
-    def __init__(self, encoder: Encoder, most: int = 4096) -> None:
-        """Take the encoder.
-
-        Args:
-            encoder: Of texts.
-            most: Texts that are kept at hand.
-        """
-        self._encoder = encoder
-        self._most = most
-        self._kept: OrderedDict[str, np.ndarray] = OrderedDict()
-        self._lock = threading.Lock()
-
-    def __call__(self, texts: Sequence[str]) -> np.ndarray:
-        """Vectors (N, E)."""
-        with self._lock:
-            lacking = [text for text in dict.fromkeys(texts) if text not in self._kept]
-            found: dict[str, np.ndarray] = {}
-            if lacking:
-                found.update(zip(lacking, embed_inputs(self._encoder, lacking), strict=True))
-            for text in dict.fromkeys(texts):
-                found[text] = self._kept[text] = found[text] if text in found else self._kept[text]
-                self._kept.move_to_end(text)
-            while len(self._kept) > self._most:
-                self._kept.popitem(last=False)
-            return np.stack([found[text] for text in texts])
 
 
 @dataclass(frozen=True)
@@ -247,6 +180,20 @@ class UserTexts:
         titles = [self.titles[code] if code < len(self.titles) else "" for code in newest]
         return user_text(titles, about)
 
+    def read_ahead(self, queries: QueryRows, run: Run) -> None:
+        """Read the texts of all these queries, so that they are kept.
+
+        Args:
+            queries: Users and their histories.
+            run: How long it may take.
+
+        Raises:
+            NotApplicable: When the time is up before all are read.
+        """
+        texts = list(dict.fromkeys(self.texts(queries, 0, len(queries))))
+        for _ in _in_time(self, texts, run):
+            pass
+
     def vectors(self, texts: Sequence[str]) -> np.ndarray:
         """Vectors (N, E), float32; zeros for a blank text.
 
@@ -346,15 +293,25 @@ def past_texts(
     if not told:
         raise NotApplicable("history as text needs titles of the items or a users table")
     progress.note(f"{told:,} texts of users are read once and kept.")
-    vectors_SE = np.zeros((len(texts), teller.width), dtype=np.float32)
-    for start in range(0, len(texts), _CHUNK):
+    vectors_SE = np.concatenate(list(_in_time(teller, texts, run, ", or fewer places")))
+    return PastTexts(row_P, vectors_SE)
+
+
+def _in_time(
+    teller: UserTexts, texts: Sequence[str], run: Run, or_else: str = ""
+) -> Iterator[np.ndarray]:
+    """Vectors of the texts, piece by piece while there is time.
+
+    Raises:
+        NotApplicable: When the time is up before all are read.
+    """
+    for start in range(0, len(texts), READ_AT_ONCE):
         if run.out_of_time():
             raise NotApplicable(
                 f"the budget ended after {start:,} of {len(texts):,} texts of users were read. "
-                "They are kept: give it more time, or fewer places."
+                f"They are kept: give it more time{or_else}."
             )
-        vectors_SE[start : start + _CHUNK] = teller.vectors(texts[start : start + _CHUNK])
-    return PastTexts(row_P, vectors_SE)
+        yield teller.vectors(texts[start : start + READ_AT_ONCE])
 
 
 def _goes_without(user: int, place: int, share: float) -> bool:
