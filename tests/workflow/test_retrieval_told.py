@@ -10,6 +10,8 @@ from typing import Any
 import httpx
 import numpy as np
 import pytest
+import torch
+from safetensors.torch import load_file
 
 from warmstart.core import BackboneError, Run, RunError, UsageError
 from warmstart.retrieval import TextHistory
@@ -172,3 +174,28 @@ def test_an_encoder_that_has_moved_is_named(
     finally:
         moved.rename(encoder)
     assert found == recommend(run.folder, user="u1", k=3, device="cpu")
+
+
+def test_an_encoder_with_pickled_weights_is_read_where_it_is_allowed(
+    folder: Path, tiny_text: Path, tmp_path: Path
+) -> None:
+    old = tmp_path / "old"
+    shutil.copytree(tiny_text, old)
+    weights = load_file(old / "model.safetensors")
+    (old / "model.safetensors").unlink()
+    torch.save(weights, old / "pytorch_model.bin")
+    made = compare(
+        folder, strategies=[TRACK.replace("epochs=3", "epochs=1")], backbone=old, metric="HR@10",
+        device="cpu", out=tmp_path / "run", allow_bin=True,
+    )  # fmt: skip
+    with pytest.raises(BackboneError, match="--allow-bin"):
+        recommend(made.folder, user="u1", device="cpu")
+    wanted = made.recommend(user="u1", k=3)
+    found = recommend(made.folder, user="u1", k=3, device="cpu", allow_bin=True)
+    assert [one.item for one in found] == [one.item for one in wanted]
+    build_run_index(made.folder, device="cpu", engine="flat", allow_bin=True)
+    new = tmp_path / "new.csv"
+    new.write_text("item_id,title\ntwin,plum plum\n")
+    assert refresh(made.folder, new, device="cpu", allow_bin=True).items == ITEMS + 1
+    source = made.results["data"]["source"]
+    assert evaluate(made.folder, source, metric="HR@10", device="cpu", allow_bin=True)
