@@ -20,6 +20,7 @@ from warmstart.backbones import Backbone, Space
 from warmstart.core import NotApplicable, Run, RunError, fingerprint, progress
 
 from .item_texts import load_text_encoder
+from .profiles import value_name
 from .sequences import QueryRows, Sequences, WindowBatch, query_batch
 from .text_readers import READ_AT_ONCE, FreshTexts, TextReader
 
@@ -54,7 +55,7 @@ def about_text(attributes: Mapping[str, Any], names: Sequence[str]) -> str:
         attributes: By name.
         names: Those that are told, in this order.
     """
-    words = [(name, _word(attributes.get(name))) for name in names]
+    words = [(name, " ".join((value_name(attributes.get(name)) or "").split())) for name in names]
     return ", ".join(f"{name} {word}" for name, word in words if word)
 
 
@@ -319,12 +320,3 @@ def _goes_without(user: int, place: int, share: float) -> bool:
     mixed = (user * 2_654_435_761 + place * 2_246_822_519 + 374_761_393) % 2**32
     mixed = ((mixed ^ (mixed >> 15)) * 2_246_822_519) % 2**32
     return (mixed ^ (mixed >> 13)) % 2**32 < share * 2**32
-
-
-def _word(value: Any) -> str:
-    """A value in words; blank where it is missing."""
-    if value is None or (isinstance(value, float) and math.isnan(value)):
-        return ""
-    if isinstance(value, float) and value.is_integer():
-        value = int(value)
-    return " ".join(str(value).split())
