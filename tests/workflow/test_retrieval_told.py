@@ -188,6 +188,7 @@ def test_an_encoder_with_pickled_weights_is_read_where_it_is_allowed(
         folder, strategies=[TRACK.replace("epochs=3", "epochs=1")], backbone=old, metric="HR@10",
         device="cpu", out=tmp_path / "run", allow_bin=True,
     )  # fmt: skip
+    assert isinstance(made, RetrievalRun)
     with pytest.raises(BackboneError, match="--allow-bin"):
         recommend(made.folder, user="u1", device="cpu")
     wanted = made.recommend(user="u1", k=3)
