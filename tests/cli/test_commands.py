@@ -174,7 +174,8 @@ def test_evaluate_warns_of_rows_that_the_run_has_seen(
 
 
 def test_allow_bin_is_an_option_of_what_opens_a_backbone(call: Any) -> None:
-    for command in ("compare", "fit", "embed", "plan", "info"):
+    run = ("recommend", "index", "refresh", "serve", "evaluate")
+    for command in ("compare", "fit", "embed", "plan", "info", *run):
         assert "--allow-bin" in call(command, "--help").out
     for command in ("predict", "evaluate", "embed"):
         assert "--device" in call(command, "--help").out

@@ -11,10 +11,14 @@ import polars as pl
 import pytest
 import torch
 
+from warmstart.backbones import Space
 from warmstart.core import Streams, UsageError
 from warmstart.evaluation import Queries
 from warmstart.retrieval import ProfileCode, TwoTowerModel, learn_profiles
+from warmstart.retrieval.profiles import value_name
 from warmstart.retrieval.towers import Towers, TowerShape
+from warmstart.retrieval.two_tower_asked import told_about
+from warmstart.retrieval.user_texts import UserTexts, about_text
 
 from .towerkit import chains, fit, halves, texts
 
@@ -170,3 +174,32 @@ def test_wrong_tables(tmp_path: Path) -> None:
         fit(tmp_path, past, users=users)
     with pytest.raises(UsageError, match="not both"):
         fit(tmp_path, past, users=users, profile_UP=np.zeros((24, 1)))
+
+
+def test_who_asks_is_told_as_numbers_or_in_words() -> None:
+    code = learn_profiles(table(), np.arange(30))
+    asked = Queries.of([[1, 2], []], users=[5, -1])
+    told = {"age": 24.0, "job": "nurse", "level": 2.0}
+    found = told_about(asked, told, code, None)
+    assert code is not None
+    assert found.profile_UP is not None
+    np.testing.assert_array_equal(found.profile_UP.numpy(), code.of(told)[None])
+    assert np.asarray(found.queries.user_Q).tolist() == [0, 0]
+    assert found.about is None
+    space = Space(backbone="x", modality="text", pooling="mean")
+    teller = UserTexts((), (), ("level", "job"), last=3, width=2, space=space)
+    found = told_about(asked, told, code, teller)
+    assert (found.about, found.profile_UP, found.queries) == ("level 2, job nurse", None, asked)
+    for teller_or_none in (None, teller):
+        with pytest.raises(UsageError, match="reads no attributes of users"):
+            told_about(asked, told, None, teller_or_none)
+
+
+@pytest.mark.parametrize(
+    ("value", "name"),
+    [(3.0, "3"), (float("nan"), None), (" \t", None), (" a  b ", "a  b"), (0, "0")],
+)
+def test_a_value_is_called_alike_in_numbers_and_in_words(value: Any, name: str | None) -> None:
+    assert value_name(value) == name
+    words = about_text({"it": value}, ["it"])
+    assert words == ("" if name is None else f"it {' '.join(name.split())}")

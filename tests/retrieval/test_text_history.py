@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,13 +14,14 @@ import polars as pl
 import pytest
 import torch
 
-from warmstart.backbones import FeatureCache, backbone
+from warmstart.backbones import FeatureCache, Space, backbone, embed_inputs
 from warmstart.core import NotApplicable, Run, RunError, Streams, UsageError
 from warmstart.evaluation import Queries, next_item_task
 from warmstart.retrieval import ItemTexts, TextHistory, TwoTowerModel, item_titles
 from warmstart.retrieval.sequences import Sequences, WindowRows
+from warmstart.retrieval.text_readers import CachedTexts, FreshTexts
 from warmstart.retrieval.towers import Towers, TowerShape
-from warmstart.retrieval.user_texts import FreshTexts, UserTexts, about_text, past_texts, user_text
+from warmstart.retrieval.user_texts import UserTexts, about_text, past_texts, user_text
 
 from .towerkit import SMALL, ToyEvents, chains, events, halves
 
@@ -31,7 +36,7 @@ def letters(texts: Any) -> np.ndarray:
 def teller(**changes: Any) -> UserTexts:
     values: dict[str, Any] = {
         "titles": TITLES, "about": ("age 24", ""), "names": ("age",), "last": 3, "width": 3,
-        "encoder": "letters", "read": letters,
+        "space": Space(backbone="letters", modality="text", pooling="mean"), "read": letters,
     }  # fmt: skip
     return UserTexts(**{**values, **changes})
 
@@ -274,6 +279,26 @@ def test_a_saved_model_answers_as_it_did_once_it_has_its_encoder(
         again.scores(strange, {"tem": "plum"})
 
 
+def test_the_encoder_is_set_as_it_was_for_training(tiny_text: Path, wide_text: Path) -> None:
+    short = backbone(tiny_text, modality="text", max_length=4, pooling="cls")
+    told = teller(width=0, space=short.space(modality="text"))
+    assert told.fingerprint != teller(width=0, space=backbone(tiny_text).space()).fingerprint
+    again = UserTexts.from_json(json.loads(json.dumps(told.to_json())))
+    assert again.fingerprint == told.fingerprint
+    text = "plum truck night old good bad " * 4
+    for given in (backbone(tiny_text), backbone(tiny_text, max_length=9), short):
+        reader = again.reading(given).read
+        assert reader is not None
+        np.testing.assert_allclose(reader([text]), embed_inputs(short.load(), [text]), atol=1e-6)
+    with pytest.raises(RunError, match="its files differ"):
+        again.reading(backbone(wide_text))
+    set_otherwise = replace(again, space=again.space.model_copy(update={"normalize": True}))
+    with pytest.raises(RunError, match=r"cannot be set as it was .* normalize False against True"):
+        set_otherwise.reading(short)
+    with pytest.raises(RunError, match="does not say how its encoder was set"):
+        UserTexts.from_json({key: told.to_json()[key] for key in ("titles", "about", "names")})
+
+
 def test_a_reader_keeps_the_newest_texts_at_hand(tiny_text: Path) -> None:
     encoder = backbone(tiny_text, modality="text").load()
     prepare = encoder.prepare
@@ -285,6 +310,7 @@ def test_a_reader_keeps_the_newest_texts_at_hand(tiny_text: Path) -> None:
 
     encoder.prepare = counted  # type: ignore[method-assign]
     reader = FreshTexts(encoder, most=2)
+    asked.clear()
     first = reader(["plum", "truck", "plum"])
     assert asked == ["plum", "truck"]
     np.testing.assert_array_equal(first[0], first[2])
@@ -297,6 +323,83 @@ def test_a_reader_keeps_the_newest_texts_at_hand(tiny_text: Path) -> None:
     assert asked[-1] == "truck", "the oldest had gone"
     many = reader(["old", "good", "bad"])
     np.testing.assert_allclose(many[2], reader(["bad"])[0], atol=1e-6)
+
+
+def test_no_question_waits_while_texts_are_read(tiny_text: Path) -> None:
+    encoder = backbone(tiny_text, modality="text").load()
+    reader = FreshTexts(encoder)
+    kept = reader(["plum"])
+    collate = encoder.collate
+    reads, goes_on = threading.Event(), threading.Event()
+
+    def slow(items: Any) -> Any:
+        reads.set()
+        assert goes_on.wait(30)
+        return collate(items)
+
+    encoder.collate = slow  # type: ignore[method-assign]
+    with ThreadPoolExecutor(2) as pool:
+        waits = pool.submit(reader, ["truck night"])
+        assert reads.wait(30)
+        try:
+            np.testing.assert_array_equal(pool.submit(reader, ["plum"]).result(10), kept)
+        finally:
+            goes_on.set()
+        found = waits.result(30)
+    encoder.collate = collate  # type: ignore[method-assign]
+    texts = [f"{WORDS[i % 6]} {WORDS[i // 6]}" for i in range(36)]
+    with ThreadPoolExecutor(8) as pool:
+        many = list(pool.map(lambda text: reader([text])[0], texts * 2))
+    wanted = embed_inputs(encoder, [*texts, "truck night"])
+    np.testing.assert_allclose(many, np.tile(wanted[:-1], (2, 1)), atol=1e-6)
+    np.testing.assert_allclose(found[0], wanted[-1], atol=1e-6)
+
+
+def test_a_fit_keeps_so_many_texts_and_gives_up_the_oldest(tiny_text: Path) -> None:
+    made: list[str] = []
+
+    class Noted(CachedTexts):
+        def _read(self, texts: list[str]) -> np.ndarray:
+            made.extend(texts)
+            return letters(texts)
+
+    reader = Noted(backbone(tiny_text, modality="text"), most=3)
+    np.testing.assert_array_equal(reader(["a", "b", "c", "aa"]), letters(["a", "b", "c", "aa"]))
+    assert len(reader._kept) == 3, "one call brought more"
+    assert all(vector_E.base is None for vector_E in reader._kept.values())
+    made.clear()
+    reader(["bb", "c", "aa"])
+    assert made == ["bb"], "the others stayed"
+    reader(["b"])
+    assert made == ["bb", "b"], "the oldest had gone"
+    many = [f"a{i}" for i in range(2500)]
+    assert len(reader(many)) == 2500
+    assert len(reader._kept) == 3
+
+
+def test_questions_are_read_while_there_is_time(
+    tiny_text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data, users = team_walks()
+    past, future = halves(data)
+    texts, text_IE = catalogue(tiny_text, tmp_path / "cache")
+    told: list[str] = []
+
+    def up(run: Run) -> bool:
+        return len(told) > 0
+
+    def noted(*args: Any, **more: Any) -> Any:
+        found = past_texts(*args, **more)
+        told.append("past")  # from here on the time is up
+        return found
+
+    monkeypatch.setattr(Run, "out_of_time", up)
+    monkeypatch.setattr("warmstart.retrieval.text_history.past_texts", noted)
+    with pytest.raises(NotApplicable, match=r"after 0 of \d+ texts of users .* more time\."):
+        settings().fit(
+            past, Run(tmp_path / "run", device="cpu"), text_IE=text_IE, users=users, texts=texts,
+            validation=next_item_task(past, future),
+        )  # fmt: skip
 
 
 def test_items_that_came_later_are_told_by_their_titles(learned: Any) -> None:

@@ -5,12 +5,16 @@ from __future__ import annotations
 import asyncio
 import shutil
 from pathlib import Path
+from typing import Any
 
 import httpx
 import numpy as np
 import pytest
+import torch
+from safetensors.torch import load_file
 
-from warmstart.core import BackboneError, RunError, UsageError
+from warmstart.core import BackboneError, Run, RunError, UsageError
+from warmstart.retrieval import TextHistory
 from warmstart.serving import Settings, app
 from warmstart.workflow import (
     RetrievalRun,
@@ -86,6 +90,30 @@ def test_it_is_judged_like_any_track(run: RetrievalRun) -> None:
     assert again.scores.main.value == pytest.approx(told)
 
 
+def test_it_is_left_out_where_the_budget_ends_before_the_test_questions_are_read(
+    folder: Path, encoder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    learned: list[str] = []
+    fit = TextHistory.fit
+
+    def noted(self: TextHistory, *args: Any, **more: Any) -> Any:
+        found = fit(self, *args, **more)
+        if more.get("validation") is None:
+            learned.append("final")
+        return found
+
+    monkeypatch.setattr(TextHistory, "fit", noted)
+    monkeypatch.setattr(Run, "out_of_time", lambda run: bool(learned))
+    found = compare(
+        folder, strategies=[TRACK.replace("epochs=3", "epochs=1"), "popularity"],
+        backbone=encoder, metric="HR@10", device="cpu", out=tmp_path / "run",
+    )  # fmt: skip
+    arm = next(one for one in found.results["arms"] if one["name"].startswith("text-history"))
+    assert learned
+    assert arm["status"] == "not applicable"
+    assert "the budget ended after 0 of" in arm["reason"]
+
+
 def test_it_recommends_to_users_and_to_somebody_with_words_alone(run: RetrievalRun) -> None:
     opened = open_run(run.folder, device="cpu")
     assert isinstance(opened, RetrievalRun)
@@ -146,3 +174,29 @@ def test_an_encoder_that_has_moved_is_named(
     finally:
         moved.rename(encoder)
     assert found == recommend(run.folder, user="u1", k=3, device="cpu")
+
+
+def test_an_encoder_with_pickled_weights_is_read_where_it_is_allowed(
+    folder: Path, tiny_text: Path, tmp_path: Path
+) -> None:
+    old = tmp_path / "old"
+    shutil.copytree(tiny_text, old)
+    weights = load_file(old / "model.safetensors")
+    (old / "model.safetensors").unlink()
+    torch.save(weights, old / "pytorch_model.bin")
+    made = compare(
+        folder, strategies=[TRACK.replace("epochs=3", "epochs=1")], backbone=old, metric="HR@10",
+        device="cpu", out=tmp_path / "run", allow_bin=True,
+    )  # fmt: skip
+    assert isinstance(made, RetrievalRun)
+    with pytest.raises(BackboneError, match="--allow-bin"):
+        recommend(made.folder, user="u1", device="cpu")
+    wanted = made.recommend(user="u1", k=3)
+    found = recommend(made.folder, user="u1", k=3, device="cpu", allow_bin=True)
+    assert [one.item for one in found] == [one.item for one in wanted]
+    build_run_index(made.folder, device="cpu", engine="flat", allow_bin=True)
+    new = tmp_path / "new.csv"
+    new.write_text("item_id,title\ntwin,plum plum\n")
+    assert refresh(made.folder, new, device="cpu", allow_bin=True).items == ITEMS + 1
+    source = made.results["data"]["source"]
+    assert evaluate(made.folder, source, metric="HR@10", device="cpu", allow_bin=True)

@@ -23,6 +23,7 @@ def evaluate(
     event: o.EventColumn = None,
     positive: o.Positive = None,
     backbone: o.RunEncoder = None,
+    allow_bin: o.AllowBin = False,
     device: o.Device = "auto",
     json: o.Json = False,
 ) -> None:
@@ -42,7 +43,7 @@ def evaluate(
 
     scores = verb(
         run, data, metric=metric, group=group, text=text, label=label, image=image,
-        skip_bad=skip_bad, device=device, backbone=backbone,
+        skip_bad=skip_bad, device=device, backbone=backbone, allow_bin=allow_bin,
         **o.interactions(user, item, time, event, positive, None, None, None),
     )  # fmt: skip
     if isinstance(scores, RetrievalEvaluation):

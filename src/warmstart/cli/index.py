@@ -14,6 +14,7 @@ def index(
     p99: o.IndexTime = "5ms",
     engine: o.IndexEngine = "auto",
     backbone: o.RunEncoder = None,
+    allow_bin: o.AllowBin = False,
     device: o.Device = "auto",
     json: o.Json = False,
 ) -> None:
@@ -38,6 +39,7 @@ def index(
         engine=engine,
         device=device,
         backbone=backbone,
+        allow_bin=allow_bin,
     )
     if json:
         print_json(found.to_json())

@@ -29,6 +29,7 @@ def recommend(
         typer.Option("--about", metavar="KEY=VALUE", help="An attribute of whoever asks: age=30"),
     ] = None,
     backbone: o.RunEncoder = None,
+    allow_bin: o.AllowBin = False,
     device: o.Device = "auto",
     json: o.Json = False,
 ) -> None:
@@ -49,7 +50,7 @@ def recommend(
     found = verb(
         run, user=user, history=_ids(history), k=k, exclude=_ids(exclude) or (), tag=tag,
         attributes=o.parse_settings(about, "--about") or None, device=device,
-        backbone=backbone,
+        backbone=backbone, allow_bin=allow_bin,
     )  # fmt: skip
     if json:
         print_json([one.model_dump(mode="json") for one in found])

@@ -34,6 +34,7 @@ def serve(
         int | None, typer.Option("--max-k", min=1, max=10_000, help="Most items of an answer.")
     ] = None,
     backbone: o.RunEncoder = None,
+    allow_bin: o.AllowBin = False,
     device: o.Device = "auto",
 ) -> None:
     """Answer recommendations over HTTP, with a page at /.
@@ -56,4 +57,7 @@ def serve(
     values = {name: value for name, value in given.items() if value is not None}
     environment = None if key_file is None else {"WARMSTART_API_KEY_FILE": str(key_file)}
     settings = Settings.from_environment(environment, **values)
-    serve_run(run, host=host, port=port, settings=settings, device=device, backbone=backbone)
+    serve_run(
+        run, host=host, port=port, settings=settings, device=device, backbone=backbone,
+        allow_bin=allow_bin,
+    )  # fmt: skip

@@ -316,12 +316,16 @@ def _tower(fit: SeedFit, entry: Entry, task: ContestTask, seconds: float | None)
     stages = found.get("stages") or []
     fit.notes = [_stage_note(stage) for stage in stages]
     last = settings.refit(history, stages).model_copy(update={"popularity": found["popularity"]})
-    final = last.fit(task.split.fitted, _run(entry, task, "final", left, fit.seed), **_given(task))
+    run = _run(entry, task, "final", left, fit.seed)
+    final = last.fit(task.split.fitted, run, **_given(task))
     done = History.parse(final.facts["history"], "history")
     fit.seconds += done.seconds
     if done.cut:
         fit.status, fit.reason = "cut", "the budget ended before it had learned all events"
         return
+    if final.teller is not None:
+        for _, questions in _questions(task):
+            final.teller.read_ahead(questions.queries, run)
     fit.recommender = final
     fit.trainable = sum(p.numel() for p in final.towers.parameters())
     if final.text_weights is not None:

@@ -18,7 +18,7 @@ import polars as pl
 
 from warmstart.core import Config, UsageError, nearest, progress
 
-__all__ = ["ProfileCode", "ProfileColumn", "learn_profiles"]
+__all__ = ["ProfileCode", "ProfileColumn", "learn_profiles", "value_name"]
 
 _MOST_VALUES = 50  # values of a category with a place of their own
 _LEAST_USERS = 3  # users that such a value must have
@@ -65,7 +65,7 @@ class ProfileColumn(Config):
         if self.kind == "category":
             place = {value: index for index, value in enumerate(self.values)}
             for row, value in enumerate(values):
-                name = _name(value)
+                name = value_name(value)
                 found_NP[row, -1 if name is None else place.get(name, len(place))] = 1.0
             return found_NP
         for row, value in enumerate(values):
@@ -136,7 +136,7 @@ class ProfileCode(Config):
                 raise UsageError(
                     f"the towers read no attribute {name!r} of users.{nearest(name, columns)}"
                 )
-            blank = _name(value) is None
+            blank = value_name(value) is None
             if columns[name].kind == "number" and not blank and _number(value) is None:
                 raise UsageError(
                     f"the attribute {name!r} of users is a number such as "
@@ -204,7 +204,7 @@ def _number_column(name: str, numbers: list[float], rows: int) -> ProfileColumn 
 
 
 def _category_column(name: str, values: list[Any]) -> ProfileColumn | None:
-    counts = Counter(_name(value) for value in values)
+    counts = Counter(value_name(value) for value in values)
     missing = counts.pop(None, 0)
     ranked = sorted(counts.items(), key=lambda one: (-one[1], one[0] or ""))
     kept = [value for value, count in ranked[:_MOST_VALUES] if value and count >= _LEAST_USERS]
@@ -216,8 +216,12 @@ def _category_column(name: str, values: list[Any]) -> ProfileColumn | None:
     return ProfileColumn(name=name, kind="category", values=tuple(kept))
 
 
-def _name(value: Any) -> str | None:
-    """A category's name; None where it is missing."""
+def value_name(value: Any) -> str | None:
+    """A value as it is called, the same whatever the column's type; None where it is missing.
+
+    Args:
+        value: Of an attribute.
+    """
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return None
     if isinstance(value, float) and value.is_integer():

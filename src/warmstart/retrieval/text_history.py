@@ -17,9 +17,10 @@ from warmstart.core import NotApplicable, Run, fingerprint
 
 from .item_texts import ItemTexts
 from .sequences import Events
+from .text_readers import CachedTexts
 from .two_tower import Negatives, Shares, TwoTower
 from .two_tower_work import Work
-from .user_texts import CachedTexts, UserTexts, about_text, past_texts
+from .user_texts import UserTexts, about_text, past_texts
 
 if TYPE_CHECKING:
     from warmstart.evaluation import RankingTask
@@ -80,14 +81,13 @@ class TextHistory(TwoTower):
             about = tuple(about_text(row, names) for row in users.iter_rows(named=True))
         teller = UserTexts(
             tuple(texts.titles), about, names, self.last, text_IE.shape[1],
-            texts.backbone.fingerprint, CachedTexts(texts.backbone),
+            texts.backbone.space(modality="text"), CachedTexts(texts.backbone),
         )  # fmt: skip
         past = past_texts(
             work.sequences, teller, places=self.places, without=self.profile_dropout, run=run
         )
         if validation is not None:
-            asked = validation.queries
-            teller.vectors(teller.texts(asked, 0, len(asked)))  # all at once, then at hand
+            teller.read_ahead(validation.queries, run)
         return replace(
             work,
             shape=work.shape.model_copy(

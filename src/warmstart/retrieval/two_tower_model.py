@@ -29,9 +29,10 @@ from warmstart.objectives import calibrate_popularity
 
 from .item_texts import apply_text_weights, load_text_encoder
 from .profiles import ProfileCode
-from .sequences import Histories, QueryRows
+from .sequences import QueryRows
 from .towers import Towers, TowerShape
-from .user_texts import UserTexts, about_text, asked_windows
+from .two_tower_asked import Asked, told_about
+from .user_texts import UserTexts, asked_windows
 
 __all__ = ["TwoTowerModel", "join_features"]
 
@@ -329,45 +330,19 @@ class TwoTowerModel:
         self, queries: QueryRows, attributes: Mapping[str, Any] | None = None, block: int = 1024
     ) -> Tensor:
         """User vectors (Q, D) on the model's device."""
-        profile_UP, about = self.profile_UP, None
-        if attributes is not None and self.teller is not None:
-            about = self._about(attributes)
-        elif attributes is not None:
-            queries, profile_UP = self._described(queries, attributes)
+        asked = Asked(queries, self.profile_UP)
+        if attributes is not None:
+            asked = told_about(queries, attributes, self.profiles, self.teller)
+        profile_UP = None if asked.profile_UP is None else asked.profile_UP.to(self.device)
         found = [torch.zeros(0, self.dimension, device=self.device)]
         for start in range(0, len(queries), block):
-            stop = min(start + block, len(queries))
             windows = asked_windows(
-                queries, start, stop, self.towers.shape.history, self.teller, about
-            )
+                asked.queries, start, min(start + block, len(queries)),
+                self.towers.shape.history, self.teller, asked.about,
+            )  # fmt: skip
             here = windows.to(self.device)
             found.append(self.towers.user_vectors(here, self.items_ID, profile_UP))
         return torch.cat(found)
-
-    def _about(self, attributes: Mapping[str, Any]) -> str:
-        """These attributes in words."""
-        assert self.teller is not None
-        self._checked(attributes)
-        return about_text(attributes, self.teller.names)
-
-    def _checked(self, attributes: Mapping[str, Any]) -> ProfileCode:
-        """How attributes are coded, once it is known that the towers read these."""
-        if self.profiles is None:
-            raise UsageError(
-                "this model reads no attributes of users. Leave them out, or fit with a users "
-                "table and use_profiles."
-            )
-        self.profiles.check(attributes)
-        return self.profiles
-
-    def _described(
-        self, queries: QueryRows, attributes: Mapping[str, Any]
-    ) -> tuple[QueryRows, Tensor]:
-        """The same questions by somebody with these attributes."""
-        coded_P = self._checked(attributes).of(attributes)
-        told_1P = torch.from_numpy(coded_P)[None].to(self.device)
-        somebody = np.zeros(len(queries), dtype=np.int64)
-        return Histories(somebody, queries.offsets_Q1, queries.items_H), told_1P
 
     def _temperature(self) -> Tensor:
         found: Tensor = self.towers.temperature().detach()

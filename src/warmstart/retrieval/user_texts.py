@@ -7,29 +7,25 @@ Casablanca; The Third Man`. An encoder reads as much of it as it can, so that th
 from __future__ import annotations
 
 import math
-import threading
-from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import polars as pl
 import torch
 from torch import Tensor
 
-from warmstart.backbones import Backbone, Encoder, embed_inputs
+from warmstart.backbones import Backbone, Space
 from warmstart.core import NotApplicable, Run, RunError, fingerprint, progress
-from warmstart.data import from_inputs
 
 from .item_texts import load_text_encoder
+from .profiles import value_name
 from .sequences import QueryRows, Sequences, WindowBatch, query_batch
+from .text_readers import READ_AT_ONCE, FreshTexts, TextReader
 
 __all__ = [
-    "CachedTexts",
-    "FreshTexts",
     "PastTexts",
-    "TextReader",
     "UserTexts",
     "about_text",
     "asked_windows",
@@ -39,8 +35,6 @@ __all__ = [
 ]
 
 _LONGEST = 100  # characters of a text that stands for a missing title
-_MEMORY = 32_768  # vectors that a reader keeps at hand
-_CHUNK = 1024
 
 
 def user_text(titles: Sequence[str], about: str = "") -> str:
@@ -61,7 +55,7 @@ def about_text(attributes: Mapping[str, Any], names: Sequence[str]) -> str:
         attributes: By name.
         names: Those that are told, in this order.
     """
-    words = [(name, _word(attributes.get(name))) for name in names]
+    words = [(name, " ".join((value_name(attributes.get(name)) or "").split())) for name in names]
     return ", ".join(f"{name} {word}" for name, word in words if word)
 
 
@@ -79,66 +73,6 @@ def item_titles(items: pl.DataFrame) -> list[str]:
     ]
 
 
-class TextReader(Protocol):
-    """Texts to vectors."""
-
-    def __call__(self, texts: Sequence[str]) -> np.ndarray:
-        """Vectors (N, E), float32, of texts that are not blank."""
-
-
-class CachedTexts:
-    """Reads through the feature cache: for texts of a fit, which come again."""
-
-    def __init__(self, backbone: Backbone) -> None:
-        """Take an encoder of texts, or CLIP."""
-        self._backbone = backbone
-        self._kept: dict[str, np.ndarray] = {}
-
-    def __call__(self, texts: Sequence[str]) -> np.ndarray:
-        """Vectors (N, E)."""
-        lacking = [text for text in dict.fromkeys(texts) if text not in self._kept]
-        if lacking:
-            if len(self._kept) + len(lacking) > _MEMORY:
-                self._kept = {}
-                lacking = list(dict.fromkeys(texts))
-            found = self._backbone.features(from_inputs(lacking, "text")).vectors_ND
-            self._kept.update(zip(lacking, found, strict=True))
-        return np.stack([self._kept[text] for text in texts])
-
-
-class FreshTexts:
-    """Reads what is asked by a loaded encoder: nothing of the askers is written to disk.
-
-    The newest texts are kept at hand. Several threads may ask at once.
-    """
-
-    def __init__(self, encoder: Encoder, most: int = 4096) -> None:
-        """Take the encoder.
-
-        Args:
-            encoder: Of texts.
-            most: Texts that are kept at hand.
-        """
-        self._encoder = encoder
-        self._most = most
-        self._kept: OrderedDict[str, np.ndarray] = OrderedDict()
-        self._lock = threading.Lock()
-
-    def __call__(self, texts: Sequence[str]) -> np.ndarray:
-        """Vectors (N, E)."""
-        with self._lock:
-            lacking = [text for text in dict.fromkeys(texts) if text not in self._kept]
-            found: dict[str, np.ndarray] = {}
-            if lacking:
-                found.update(zip(lacking, embed_inputs(self._encoder, lacking), strict=True))
-            for text in dict.fromkeys(texts):
-                found[text] = self._kept[text] = found[text] if text in found else self._kept[text]
-                self._kept.move_to_end(text)
-            while len(self._kept) > self._most:
-                self._kept.popitem(last=False)
-            return np.stack([found[text] for text in texts])
-
-
 @dataclass(frozen=True)
 class UserTexts:
     """What is needed to tell the tower of any user.
@@ -149,7 +83,7 @@ class UserTexts:
         names: Attributes that are told, in order.
         last: Titles at most.
         width: Length E of the vectors.
-        encoder: Fingerprint of the encoder.
+        space: What the vectors depend on: the encoder's files, its length limit, its pooling.
         read: From texts to vectors; None until an encoder is given.
     """
 
@@ -158,41 +92,65 @@ class UserTexts:
     names: tuple[str, ...]
     last: int
     width: int
-    encoder: str
+    space: Space
     read: TextReader | None = None
 
     @property
     def fingerprint(self) -> str:
         """Of all that decides a vector."""
         return fingerprint(
-            "user texts", list(self.titles), list(self.about), self.last, self.encoder
+            "user texts", list(self.titles), list(self.about), self.last, self.space.fingerprint
         )
 
     def to_json(self) -> dict[str, Any]:
         """All but the reader."""
         return {
             "titles": list(self.titles), "about": list(self.about), "names": list(self.names),
-            "last": self.last, "width": self.width, "encoder": self.encoder,
+            "last": self.last, "width": self.width,
+            "space": self.space.model_dump(mode="json"),
         }  # fmt: skip
 
     @classmethod
     def from_json(cls, told: Mapping[str, Any]) -> UserTexts:
-        """As `to_json` wrote it; an encoder is given later, by `reading`."""
+        """As `to_json` wrote it; an encoder is given later, by `reading`.
+
+        Raises:
+            RunError: When it does not say in which space the vectors lie.
+        """
+        if "space" not in told:
+            raise RunError(
+                "this user tower does not say how its encoder was set: an earlier version wrote "
+                "it. Fit it again."
+            )
         return cls(
             tuple(told["titles"]), tuple(told["about"]), tuple(told["names"]),
-            told["last"], told["width"], told["encoder"],
+            told["last"], told["width"], Space.parse(told["space"], "space"),
         )  # fmt: skip
 
     def reading(self, backbone: Backbone) -> UserTexts:
-        """The same with an encoder to ask.
+        """The same with an encoder to ask, set as it was for training.
+
+        Args:
+            backbone: The files of the encoder; length limit and pooling are set anew.
 
         Raises:
             RunError: When it is another one than the tower was trained on.
         """
-        if backbone.fingerprint != self.encoder:
+        if backbone.fingerprint != self.space.backbone:
             raise RunError(
                 f"{backbone.name} is not the encoder that this user tower was trained on: its "
-                "weights or its settings differ. Name that one with --backbone."
+                "files differ. Name that one with --backbone."
+            )
+        if backbone.space(modality="text") != self.space:
+            backbone = backbone.with_settings(
+                max_length=self.space.max_length,
+                pooling=self.space.pooling if backbone.modality == "text" else None,
+            )
+        found = backbone.space(modality="text")
+        if found != self.space:
+            raise RunError(
+                f"{backbone.name} cannot be set as it was when this user tower was trained: "
+                f"{found.differences(self.space)}. Give it with these settings."
             )
         return replace(self, read=FreshTexts(load_text_encoder(backbone)))
 
@@ -222,6 +180,20 @@ class UserTexts:
         newest = list(items)[: -self.last - 1 : -1]
         titles = [self.titles[code] if code < len(self.titles) else "" for code in newest]
         return user_text(titles, about)
+
+    def read_ahead(self, queries: QueryRows, run: Run) -> None:
+        """Read the texts of all these queries, so that they are kept.
+
+        Args:
+            queries: Users and their histories.
+            run: How long it may take.
+
+        Raises:
+            NotApplicable: When the time is up before all are read.
+        """
+        texts = list(dict.fromkeys(self.texts(queries, 0, len(queries))))
+        for _ in _in_time(self, texts, run):
+            pass
 
     def vectors(self, texts: Sequence[str]) -> np.ndarray:
         """Vectors (N, E), float32; zeros for a blank text.
@@ -322,15 +294,25 @@ def past_texts(
     if not told:
         raise NotApplicable("history as text needs titles of the items or a users table")
     progress.note(f"{told:,} texts of users are read once and kept.")
-    vectors_SE = np.zeros((len(texts), teller.width), dtype=np.float32)
-    for start in range(0, len(texts), _CHUNK):
+    vectors_SE = np.concatenate(list(_in_time(teller, texts, run, ", or fewer places")))
+    return PastTexts(row_P, vectors_SE)
+
+
+def _in_time(
+    teller: UserTexts, texts: Sequence[str], run: Run, or_else: str = ""
+) -> Iterator[np.ndarray]:
+    """Vectors of the texts, piece by piece while there is time.
+
+    Raises:
+        NotApplicable: When the time is up before all are read.
+    """
+    for start in range(0, len(texts), READ_AT_ONCE):
         if run.out_of_time():
             raise NotApplicable(
                 f"the budget ended after {start:,} of {len(texts):,} texts of users were read. "
-                "They are kept: give it more time, or fewer places."
+                f"They are kept: give it more time{or_else}."
             )
-        vectors_SE[start : start + _CHUNK] = teller.vectors(texts[start : start + _CHUNK])
-    return PastTexts(row_P, vectors_SE)
+        yield teller.vectors(texts[start : start + READ_AT_ONCE])
 
 
 def _goes_without(user: int, place: int, share: float) -> bool:
@@ -338,12 +320,3 @@ def _goes_without(user: int, place: int, share: float) -> bool:
     mixed = (user * 2_654_435_761 + place * 2_246_822_519 + 374_761_393) % 2**32
     mixed = ((mixed ^ (mixed >> 15)) * 2_246_822_519) % 2**32
     return (mixed ^ (mixed >> 13)) % 2**32 < share * 2**32
-
-
-def _word(value: Any) -> str:
-    """A value in words; blank where it is missing."""
-    if value is None or (isinstance(value, float) and math.isnan(value)):
-        return ""
-    if isinstance(value, float) and value.is_integer():
-        value = int(value)
-    return " ".join(str(value).split())

@@ -180,6 +180,7 @@ def evaluate(
     group: str | None = None,
     device: str = "auto",
     backbone: Backbone | str | Path | None = None,
+    allow_bin: bool = False,
     **reading: Any,
 ) -> Evaluation | RetrievalEvaluation:
     """Score a finished run on labelled rows that it has not seen.
@@ -192,6 +193,7 @@ def evaluate(
         group: Column by which accuracy is shown.
         device: Where the model is put: `auto`, `cpu`, `cuda`, `mps`.
         backbone: For a retrieval run; see `open_retrieval`.
+        allow_bin: For a retrieval run; see `open_retrieval`.
         **reading: Passed to `read`; of these a Dataset takes limit= alone. For a retrieval run
             user=, item=, time=, event=, positive= and skip_bad=.
 
@@ -210,9 +212,10 @@ def evaluate(
     if isinstance(opened, RetrievalRun):
         own["skip_bad"] = bool(reading.pop("skip_bad", False))
         refuse_reading({**reading, "group": group}, "a run on interactions", " Leave it out.")
-        opened = open_retrieval(opened, backbone=backbone)
+        opened = open_retrieval(opened, backbone=backbone, allow_bin=allow_bin)
         return evaluate_later(opened, data, metric=metric, **own)
-    refuse_reading({**own, "backbone": backbone}, "a run that classifies", " Leave it out.")
+    own |= {"backbone": backbone, "allow_bin": allow_bin}
+    refuse_reading(own, "a run that classifies", " Leave it out.")
     dataset = as_dataset(data, need_classes=False, **reading)
     check_modality(opened, dataset)
     dataset = dataset.relabel(opened.model.label_names)

@@ -88,6 +88,7 @@ def build_run_index(
     device: str = "auto",
     thorough: bool = True,
     backbone: Backbone | str | Path | None = None,
+    allow_bin: bool = False,
 ) -> IndexReport:
     """Index the item vectors of a run, and let the pointer name that index.
 
@@ -102,11 +103,12 @@ def build_run_index(
         thorough: Whether `auto` measures every engine at every effort, so that the report shows
             the whole trade-off; else it stops at the first that suffices.
         backbone: See `open_retrieval`.
+        allow_bin: See `open_retrieval`.
 
     Raises:
         RunError: When the run kept no towers.
     """
-    opened = open_retrieval(run, device=device, backbone=backbone)
+    opened = open_retrieval(run, device=device, backbone=backbone, allow_bin=allow_bin)
     towers, items = opened.towers, opened.items
     current = _current(opened)
     if current is not None:  # with the items that were added since
@@ -149,7 +151,8 @@ def refresh(
         RunError: When the encoder is not the one that the run was made with.
         DataError: When the table cannot be read or holds nothing new.
     """
-    opened = open_retrieval(run, device=device, backbone=backbone)
+    opened = open_retrieval(run, device=device, backbone=backbone, allow_bin=allow_bin)
+    allow_bin = opened.allow_bin
     known, towers = opened.items, opened.towers
     current = _current(opened)
     if current is not None:
@@ -195,6 +198,7 @@ def serve_run(
     settings: Settings | None = None,
     device: str = "auto",
     backbone: Backbone | str | Path | None = None,
+    allow_bin: bool = False,
 ) -> None:
     """Answer over HTTP until SIGTERM or Ctrl-C; a run without an index gets one first.
 
@@ -205,8 +209,9 @@ def serve_run(
         settings: Limits and key.
         device: Where the towers are put.
         backbone: See `open_retrieval`.
+        allow_bin: See `open_retrieval`.
     """
-    opened = open_retrieval(run, device=device, backbone=backbone)
+    opened = open_retrieval(run, device=device, backbone=backbone, allow_bin=allow_bin)
     if _current(opened) is None:
         progress.note("This run has no index yet: one is built.")
         build_run_index(opened, thorough=False)

@@ -47,9 +47,11 @@ class RetrievalRun(FinishedRun):
 
     Attributes:
         encoder: The text encoder of the run, where its own name no longer finds it.
+        allow_bin: Whether that encoder may have pickled weights.
     """
 
     encoder: Backbone | str | Path | None = None
+    allow_bin: bool = False
 
     @cached_property
     def model(self) -> Model:
@@ -79,7 +81,9 @@ class RetrievalRun(FinishedRun):
         if found.teller is None:
             return found
         return found.reading(
-            run_encoder(self.results, self.folder, "backbone", self.encoder, self.device)
+            run_encoder(
+                self.results, self.folder, "backbone", self.encoder, self.device, self.allow_bin
+            )
         )
 
     @cached_property
@@ -195,6 +199,7 @@ def open_retrieval(
     *,
     device: str = "auto",
     backbone: Backbone | str | Path | None = None,
+    allow_bin: bool = False,
 ) -> RetrievalRun:
     """A retrieval run, read after checking every file against its manifest where it is not yet.
 
@@ -203,6 +208,7 @@ def open_retrieval(
         device: Where the model of a folder is put on first use.
         backbone: The run's text encoder, where its own name no longer finds it; only towers that
             read texts of users need one.
+        allow_bin: Whether that encoder may have pickled weights.
 
     Raises:
         RunError: When it is unfinished, damaged, or no retrieval run.
@@ -213,7 +219,9 @@ def open_retrieval(
             f"{found.folder} is a run that classifies. recommend, index and serve take a run that "
             "was fitted on interactions."
         )
-    return found if backbone is None else replace(found, encoder=backbone)
+    if backbone is not None:
+        found = replace(found, encoder=backbone)
+    return replace(found, allow_bin=True) if allow_bin and not found.allow_bin else found
 
 
 def open_run(
@@ -247,6 +255,7 @@ def recommend(
     attributes: Mapping[str, Any] | None = None,
     device: str = "auto",
     backbone: Backbone | str | Path | None = None,
+    allow_bin: bool = False,
 ) -> list[Recommendation]:
     """What a known user, or anybody with this history, should see next.
 
@@ -260,8 +269,9 @@ def recommend(
         attributes: See `RetrievalRun.recommend`.
         device: Where the model is put.
         backbone: See `open_retrieval`.
+        allow_bin: See `open_retrieval`.
     """
-    opened = open_retrieval(run, device=device, backbone=backbone)
+    opened = open_retrieval(run, device=device, backbone=backbone, allow_bin=allow_bin)
     return opened.recommend(
         user=user, history=history, k=k, exclude=exclude, tag=tag, attributes=attributes
     )

@@ -213,7 +213,7 @@ def compare_interactions(
         )  # fmt: skip
         results["command"] = command or f"warmstart {verb} {data}"
         write_contest(folder, results, contest, interactions, final.name)
-    return open_retrieval(final)
+    return open_retrieval(final, allow_bin=allow_bin)
 
 
 def named_contenders(strategies: Sequence[Any] | None) -> list[str] | None:
