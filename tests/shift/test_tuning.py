@@ -148,3 +148,14 @@ def test_a_frozen_group_that_moved_is_an_error(
     monkeypatch.setattr(tuning_course.TunedCourse, "table", moving)
     with pytest.raises(RunError, match="frozen parts changed while training"):
         Mmd(**SMALL).fit(rows, Run(tmp_path / "run", device="cpu"))
+
+
+def test_a_snapshot_that_is_gone_is_said_with_the_cure(
+    tiny_text: Path, topics: Any, tmp_path: Path
+) -> None:
+    rows, folder = rows_of(topics, backbone(tiny_text), "last:1"), tmp_path / "run"
+    found = Mmd(**SMALL).fit(rows, Run(folder, device="cpu")).snapshots[0]
+    assert found.weights is not None
+    found.weights.unlink()
+    with pytest.raises(RunError, match=r"epoch-0002.safetensors is missing.*Delete that folder"):
+        Mmd(**SMALL).fit(rows, Run(folder, device="cpu"))

@@ -183,11 +183,46 @@ def test_a_fit_that_was_killed_goes_on_to_the_same_bits(
 
     monkeypatch.setattr(TunedCourse, "validate", watched)
     made = adapt(*pair, **settings, out=tmp_path / "run")
+    assert resumed, "it goes on"
     assert all(resumed), "nothing begins anew"
     tables = [pq.read_table(one.folder / "predictions.parquet") for one in (whole, made)]
     assert tables[0].equals(tables[1])
     weights = [(one.folder / "model" / "model.safetensors").read_bytes() for one in (whole, made)]
     assert weights[0] == weights[1]
+
+
+@pytest.mark.parametrize(("at", "half"), [(1, False), (2, True), (2, False), (3, True), (3, False)])
+def test_a_fit_that_was_killed_while_tidying_can_go_on(
+    at: int, half: bool, pair: tuple[Path, Path], tiny_text: Path, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    """Each removal in turn is the last thing that the process did, or stopped half way."""
+    import shutil
+
+    from warmstart.shift import adapt_seed
+
+    settings: dict[str, Any] = {"methods": QUICK[:1], "trainable": "last:1", "seeds": 1,
+                                "backbone": tiny_text, "device": "cpu"}  # fmt: skip
+    calls: list[Path] = []
+    real = shutil.rmtree
+
+    def killed(path: Path, **others: Any) -> None:
+        calls.append(path)
+        if half and len(calls) == at:
+            for one in path.rglob("*.safetensors"):
+                one.unlink()
+        else:
+            real(path, **others)
+        if len(calls) == at:
+            raise _StopError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(adapt_seed.shutil, "rmtree", killed)
+        with pytest.raises(_StopError):
+            adapt(*pair, **settings, out=tmp_path / "run")
+    made = adapt(*pair, **settings, out=tmp_path / "run")
+    assert [arm["status"] for arm in made.results["arms"]] == ["done"]
+    assert not [*made.folder.rglob("checkpoints*"), *made.folder.rglob("snapshots")]
 
 
 def test_every_method_runs_on_an_encoder_that_learns(

@@ -146,10 +146,10 @@ def fit_method(
     }
     save_file(tensors, run.folder / _HEADS)
     write_json(run.folder / _RESULT, record.model_dump(mode="json"))
+    _drop_checkpoints(run.folder)  # first: a finished fit's checkpoint needs all of its snapshots
     if weights is not None:
         weights = weights.replace(run.folder / _WEIGHTS)
         shutil.rmtree(run.folder / SNAPSHOTS, ignore_errors=True)
-    shutil.rmtree(run.folder / "checkpoints", ignore_errors=True)
     write_manifest(run.folder, task_type="classify")
     return MethodSeed(record, heads, weights)
 
@@ -200,6 +200,15 @@ class MethodResult:
         """Position of the seed that the validators put first, the first among equals."""
         means_K = mean_ranks(rank_table([seed.judged for seed in self.seeds]))
         return int(np.argmin(means_K))
+
+
+def _drop_checkpoints(folder: Path) -> None:
+    """Remove a fit's checkpoints in one step: half of them would be taken for damaged ones."""
+    path, aside = folder / "checkpoints", folder / "checkpoints.old"
+    shutil.rmtree(aside, ignore_errors=True)
+    if path.is_dir():
+        path.replace(aside)
+        shutil.rmtree(aside, ignore_errors=True)
 
 
 def _mean(judged: Sequence[Judged]) -> Judged:
