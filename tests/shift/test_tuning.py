@@ -31,7 +31,7 @@ def rows_of(topics: Any, opened: Backbone, part: str) -> DomainInputs:
     view: View = split(source).view(source)
     tuning = parse_trainable(part)
     assert tuning is not None
-    found = DomainInputs.of_tuned(domain_view(view, target), opened, tuning)
+    found = DomainInputs.of_tuned(domain_view(view, target), opened, tuning, Path())
     assert (found.target.labels_N == -1).all()
     return found
 

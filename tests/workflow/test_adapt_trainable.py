@@ -15,7 +15,7 @@ from warmstart.backbones import backbone, state_hash
 from warmstart.core import UsageError
 from warmstart.data import read
 from warmstart.models import AdaptedModel, EncoderModel
-from warmstart.shift import DomainInputs, Mmd
+from warmstart.shift import TARGET_IMAGES, DomainInputs, Mmd
 from warmstart.training import LoopState
 from warmstart.workflow import adapt, open_run, predict
 
@@ -126,6 +126,7 @@ def test_no_label_is_in_what_a_method_gets(
 
     def fit(self: Mmd, rows: DomainInputs, run: Any) -> Any:
         given.append(rows)
+        assert rows.target.inputs([0])[0].size == (24, 24)
         return real(self, rows, run)
 
     monkeypatch.setattr(Mmd, "fit", fit)
@@ -137,9 +138,10 @@ def test_no_label_is_in_what_a_method_gets(
     assert set(rows.target.column_names) == {"id", "image", "label", "content"}
     said = json.dumps([rows.target.source, rows.target.ids, rows.target.contents])
     cells = rows.target.column("image")
-    assert all(cell["path"] is None for cell in cells)
-    assert str(pictures) not in said
-    assert rows.target.inputs([0])[0].size == (24, 24)
+    assert str(pictures) not in json.dumps([said, cells])
+    images = tmp_path / "run.partial" / TARGET_IMAGES
+    assert cells == [str(images / content) for content in rows.target.contents], "none in memory"
+    assert not list(tmp_path.rglob(TARGET_IMAGES)), "only while the run lasts"
     assert all(arm["status"] == "done" for arm in made.results["arms"])
     assert predict(made.folder, pictures).answers
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,6 +22,7 @@ from warmstart.core import (
 from warmstart.planning import elapsed_clock
 from warmstart.shift import (
     FEATURES,
+    TARGET_IMAGES,
     AdaptationMethod,
     DomainInputs,
     DomainVectors,
@@ -150,7 +152,7 @@ def adapt(
         if show_audit:
             show_audit(audited)
         refuse_problems(audited)
-        rows = _rows(domains, prepared.backbone, tuning)
+        rows = _rows(domains, prepared.backbone, tuning, folder)
         validators = Validators(rows, Streams(first_seed).child("validators"))
         results = _fit_all(folder, rows, named, validators, seeds=wanted, device=device)
         choice = choose(results, rows, validators.gap)
@@ -163,17 +165,20 @@ def adapt(
             command=command or f"warmstart adapt --source {prepared.dataset.source} --target "
             f"{goal.dataset.source}",
         )  # fmt: skip
+        shutil.rmtree(folder / TARGET_IMAGES, ignore_errors=True)
         for own in (folder / "arms").glob("*/seed-*"):
             forget_weights(own)
     return open_run(final)
 
 
-def _rows(domains: DomainView, backbone: Backbone, tuning: Tuning | None) -> DomainVectors:
+def _rows(
+    domains: DomainView, backbone: Backbone, tuning: Tuning | None, folder: Path
+) -> DomainVectors:
     """What methods get: vectors, and the inputs too where the encoder learns."""
     if tuning is None:
         return DomainVectors.of(domains, backbone)
     progress.note(f"Bottleneck, head and {tuning.title} learn.")
-    return DomainInputs.of_tuned(domains, backbone, tuning)
+    return DomainInputs.of_tuned(domains, backbone, tuning, folder)
 
 
 def _fit_all(
