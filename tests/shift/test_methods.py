@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from warmstart.core import Interrupted, Run, UsageError
+from warmstart.core import Interrupted, Run, UsageError, fingerprint
 from warmstart.models import Head
 from warmstart.objectives import mmd_loss
 from warmstart.shift import (
@@ -50,6 +50,15 @@ def accuracy(adapted: Adapted, rows: DomainVectors, truth: np.ndarray) -> float:
 
 def test_the_registry_holds_them_in_order() -> None:
     assert method_names() == NAMES
+
+
+def test_a_batch_that_was_not_set_is_told_apart_from_one_that_was() -> None:
+    """What settings.json says is what is done: 64 rows here, 32 where the encoder learns."""
+    free, fixed = Mmd().model_dump(mode="json"), Mmd(batch_size=64).model_dump(mode="json")
+    assert (free["batch_size"], fixed["batch_size"]) == ("auto", 64)
+    assert fingerprint(free) != fingerprint(fixed)
+    assert make_method("mmd", {"batch_size": "16"}) == Mmd(batch_size=16)
+    assert make_method("mmd", {"batch_size": "auto"}) == Mmd()
 
 
 @pytest.mark.parametrize("name", NAMES)

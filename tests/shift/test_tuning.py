@@ -36,6 +36,14 @@ def rows_of(topics: Any, opened: Backbone, part: str) -> DomainInputs:
     return found
 
 
+@pytest.mark.parametrize(("given", "rows"), [("auto", 32), (64, 64)])
+def test_a_set_batch_holds_where_the_encoder_learns_too(
+    given: Any, rows: int, tiny_text: Path, topics: Any
+) -> None:
+    inputs = rows_of(topics, backbone(tiny_text), "all")
+    assert Mmd(batch_size=given)._batch(inputs) == rows
+
+
 @pytest.mark.parametrize("text", ["lora", "all", "last:1", "last:12"])
 def test_a_part_reads_as_it_is_written(text: str) -> None:
     found = parse_trainable(text)
