@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import datasets
@@ -53,6 +54,20 @@ def test_a_part_reads_as_it_is_written(text: str) -> None:
     assert parse_trainable(" features ") is None
     with pytest.raises(UsageError, match="trainable must be features, lora, last:N"):
         parse_trainable(f"{text}:")
+
+
+@pytest.mark.parametrize("given", [2, None, True, ["all"]])
+def test_a_part_that_is_no_text_is_refused(given: Any) -> None:
+    with pytest.raises(UsageError, match=r"trainable must be .* as text, .*'last:N'") as caught:
+        parse_trainable(given)
+    assert f"got {given!r} ({type(given).__name__})" in str(caught.value)
+
+
+def test_one_layer_group_has_no_last_ones() -> None:
+    only = SimpleNamespace(group_names=("all",), name="tiny")
+    with pytest.raises(UsageError, match=r"last:1 needs .* tiny has one. Use all, .* or lora"):
+        Tuning(part="last", last=1).check(only, None)  # type: ignore[arg-type]
+    Tuning(part="all").check(only, None)  # type: ignore[arg-type]
 
 
 def test_what_opens_is_the_untouched_encoder(tiny_text: Path) -> None:

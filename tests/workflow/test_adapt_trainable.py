@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import weakref
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -144,6 +146,36 @@ def test_no_label_is_in_what_a_method_gets(
     assert not list(tmp_path.rglob(TARGET_IMAGES)), "only while the run lasts"
     assert all(arm["status"] == "done" for arm in made.results["arms"])
     assert predict(made.folder, pictures).answers
+
+
+def test_one_tuned_encoder_is_held_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    from warmstart.workflow import adapt_results
+
+    class Model:
+        def __init__(self, seed: int) -> None:
+            self.seed = seed
+
+        def proba(self, rows: int) -> Any:
+            return np.full((rows, 2), self.seed)
+
+    made: list[weakref.ref[Model]] = []
+
+    def model(_: Any, seed: int) -> Model:
+        assert all(one() is None for one in made), "the one before is gone"
+        found = Model(seed)
+        made.append(weakref.ref(found))
+        return found
+
+    monkeypatch.setattr(adapt_results, "_model", model)
+    fitted = [SimpleNamespace(named=SimpleNamespace(name=name), seeds=[1, 2]) for name in "ab"]
+    rows = [SimpleNamespace(without_labels=lambda n=n: n) for n in (3, 5)]
+    outcome: Any = SimpleNamespace(fitted=fitted)
+    found = adapt_results._probabilities(outcome, rows)  # type: ignore[arg-type]
+    assert len(made) == 4
+    assert [{name: p.shape for name, p in one.items()} for one in found] == [
+        {"a": (2, n, 2), "b": (2, n, 2)} for n in (3, 5)
+    ]
+    assert found[1]["b"][:, 0, 0].tolist() == [1, 2]
 
 
 class _StopError(Exception):

@@ -115,10 +115,16 @@ def _probabilities(outcome: Outcome, rows: Sequence[Dataset]) -> list[dict[str, 
     bare = [one.without_labels() for one in rows]
     found: list[dict[str, np.ndarray]] = [{} for _ in bare]
     for result in outcome.fitted:
-        models = [_model(outcome, seed) for seed in result.seeds]
-        for made, one in zip(found, bare, strict=True):
-            made[result.named.name] = np.stack([model.proba(one) for model in models])
+        answers = [_answers(outcome, seed, bare) for seed in result.seeds]
+        for made, of_seeds in zip(found, zip(*answers, strict=True), strict=True):
+            made[result.named.name] = np.stack(of_seeds)
     return found
+
+
+def _answers(outcome: Outcome, seed: MethodSeed, rows: Sequence[Dataset]) -> list[np.ndarray]:
+    """One model's probabilities of each data set; a tuned encoder lives no longer than this."""
+    model = _model(outcome, seed)
+    return [model.proba(one) for one in rows]
 
 
 def _arms(
