@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 import weakref
 from collections.abc import Callable
 from pathlib import Path
@@ -257,6 +258,39 @@ def test_a_fit_that_was_killed_while_tidying_can_go_on(
     made = adapt(*pair, **settings, out=tmp_path / "run")
     assert [arm["status"] for arm in made.results["arms"]] == ["done"]
     assert not [*made.folder.rglob("checkpoints*"), *made.folder.rglob("snapshots")]
+
+
+def test_a_run_that_was_killed_at_its_end_fits_nothing_again(
+    pair: tuple[Path, Path], tiny_text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Stopped between a weights file and its manifest: the next call tidies up and publishes."""
+    from warmstart.core import verify_manifest
+    from warmstart.shift import adapt_seed, read_method
+
+    settings: dict[str, Any] = {"methods": QUICK[:1], "trainable": "last:1", "seeds": 1,
+                                "backbone": tiny_text, "device": "cpu"}  # fmt: skip
+
+    def killed(folder: Path, **_: Any) -> None:
+        raise _StopError
+
+    real = adapt_seed.write_manifest
+    fits: list[Path] = []
+
+    def once(folder: Path, **facts: Any) -> None:
+        (killed if fits else real)(folder, **facts)
+        fits.append(folder)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(adapt_seed, "write_manifest", once)
+        with pytest.raises(_StopError):
+            adapt(*pair, **settings, out=tmp_path / "run")
+    assert not list((tmp_path / "run.partial").rglob("encoder.safetensors"))
+    monkeypatch.setattr(sys.modules["warmstart.workflow.adapt"], "fit_method", killed)
+    made = adapt(*pair, **settings, out=tmp_path / "run")
+    (own,) = (made.folder / "arms").glob("*/seed-*")
+    verify_manifest(own)
+    assert read_method(own) is None, "its weights are in the model alone"
+    assert predict(made.folder, ["photo of a plum"]).answers
 
 
 def test_every_method_runs_on_an_encoder_that_learns(

@@ -58,7 +58,8 @@ class SeedRecord(Config):
         history: One dictionary an epoch.
         values: What was found on the way.
         notes: Sentences for the reader.
-        tuned: Whether the encoder learned too, so that its weights lie beside the heads.
+        tuned: Whether the encoder learned too. Its weights lie beside the heads until the run has
+            written its model.
     """
 
     method: str
@@ -160,13 +161,16 @@ def forget_weights(folder: Path) -> None:
     Args:
         folder: Of one method and seed.
     """
-    if (folder / _WEIGHTS).is_file():
-        (folder / _WEIGHTS).unlink()
-        write_manifest(folder, task_type="classify")
+    if (folder / _RESULT).is_file():
+        (folder / _WEIGHTS).unlink(missing_ok=True)
+        write_manifest(folder, task_type="classify")  # again, where it was stopped before this
 
 
 def read_method(folder: Path) -> MethodSeed | None:
-    """A finished fit, or None where it has not ended or is damaged (it is then done again)."""
+    """A finished fit, or None where it has to be done (again).
+
+    That is where it has not ended, is damaged, or its encoder learned and `forget_weights` came by.
+    """
     if not (folder / _RESULT).is_file():
         return None
     try:
