@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, ClassVar
 
 import numpy as np
@@ -302,3 +303,13 @@ def test_cdan_takes_random_maps_where_the_product_is_wide(tmp_path: Path) -> Non
     rows, _ = domains(120, 80, seed=12, shares=tuple([0.125] * 8))
     found = Cdan(width=600, epochs=2, batch_size=32).fit(rows, Run(tmp_path, device="cpu"))
     assert found.snapshots[-1].head.proba(rows.target_UD).shape == (80, 8)
+
+
+@pytest.mark.parametrize(
+    ("rows", "epochs"), [(1, 100), (64 * 9, 89), (64 * 9 + 63, 89), (64 * 10, 80), (64 * 800, 10)]
+)
+def test_passes_are_counted_by_whole_batches(rows: int, epochs: int) -> None:
+    """About 800 steps: the loader leaves a smaller last batch out."""
+    kept: Any = SimpleNamespace(ids_N=range(rows))
+    assert Mmd()._epochs(kept) == epochs
+    assert Mmd(epochs=7)._epochs(kept) == 7

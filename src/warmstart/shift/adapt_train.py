@@ -8,7 +8,6 @@ stands on kept vectors, or on the encoder that they came from where a part of th
 
 from __future__ import annotations
 
-import math
 from typing import Annotated, Any, Literal
 
 import numpy as np
@@ -18,6 +17,7 @@ from torch import nn
 
 from warmstart.core import Run
 from warmstart.models import Head, HeadShape
+from warmstart.strategies.recipe import epochs_for
 from warmstart.training import (
     Batch,
     Callback,
@@ -140,9 +140,10 @@ class TrainedMethod(AdaptationMethod):
     def _epochs(self, rows: DomainVectors) -> int:
         if self.epochs != "auto":
             return self.epochs
-        per_epoch = max(1, len(rows.ids_N) // self._batch(rows))
+        size = self._batch(rows)
+        whole = max(1, len(rows.ids_N) // size) * size  # the last, smaller batch is left out
         steps, least, most = _TUNED if isinstance(rows, DomainInputs) else _KEPT
-        return max(least, min(most, math.ceil(steps / per_epoch)))
+        return epochs_for(whole, size, steps=steps, least=least, most=most)
 
     def _chosen(self, rows: DomainVectors, table: RateTable) -> dict[str, Any]:
         """What was decided on the way where the encoder learns."""
