@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 import weakref
 from collections.abc import Callable
@@ -232,10 +233,6 @@ def test_a_fit_that_was_killed_while_tidying_can_go_on(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     """Each removal in turn is the last thing that the process did, or stopped half way."""
-    import shutil
-
-    from warmstart.shift import adapt_seed
-
     settings: dict[str, Any] = {"methods": QUICK[:1], "trainable": "last:1", "seeds": 1,
                                 "backbone": tiny_text, "device": "cpu"}  # fmt: skip
     calls: list[Path] = []
@@ -252,9 +249,11 @@ def test_a_fit_that_was_killed_while_tidying_can_go_on(
             raise _StopError
 
     with monkeypatch.context() as patch:
-        patch.setattr(adapt_seed.shutil, "rmtree", killed)
+        patch.setattr("warmstart.shift.adapt_seed.shutil", SimpleNamespace(rmtree=killed))
         with pytest.raises(_StopError):
             adapt(*pair, **settings, out=tmp_path / "run")
+    names = ["checkpoints.old", "checkpoints.old", "snapshots"]
+    assert [one.name for one in calls] == names[:at]
     made = adapt(*pair, **settings, out=tmp_path / "run")
     assert [arm["status"] for arm in made.results["arms"]] == ["done"]
     assert not [*made.folder.rglob("checkpoints*"), *made.folder.rglob("snapshots")]
@@ -264,8 +263,8 @@ def test_a_run_that_was_killed_at_its_end_fits_nothing_again(
     pair: tuple[Path, Path], tiny_text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Stopped between a weights file and its manifest: the next call tidies up and publishes."""
-    from warmstart.core import verify_manifest
-    from warmstart.shift import adapt_seed, read_method
+    from warmstart.core import verify_manifest, write_manifest
+    from warmstart.shift import read_method
 
     settings: dict[str, Any] = {"methods": QUICK[:1], "trainable": "last:1", "seeds": 1,
                                 "backbone": tiny_text, "device": "cpu"}  # fmt: skip
@@ -273,15 +272,14 @@ def test_a_run_that_was_killed_at_its_end_fits_nothing_again(
     def killed(folder: Path, **_: Any) -> None:
         raise _StopError
 
-    real = adapt_seed.write_manifest
     fits: list[Path] = []
 
     def once(folder: Path, **facts: Any) -> None:
-        (killed if fits else real)(folder, **facts)
+        (killed if fits else write_manifest)(folder, **facts)
         fits.append(folder)
 
     with monkeypatch.context() as patch:
-        patch.setattr(adapt_seed, "write_manifest", once)
+        patch.setattr("warmstart.shift.adapt_seed.write_manifest", once)
         with pytest.raises(_StopError):
             adapt(*pair, **settings, out=tmp_path / "run")
     assert not list((tmp_path / "run.partial").rglob("encoder.safetensors"))
