@@ -233,12 +233,15 @@ def test_a_fit_that_was_killed_while_tidying_can_go_on(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     """Each removal in turn is the last thing that the process did, or stopped half way."""
-    settings: dict[str, Any] = {"methods": QUICK[:1], "trainable": "last:1", "seeds": 1,
+    settings: dict[str, Any] = {"methods": QUICK, "trainable": "last:1", "seeds": 1,
                                 "backbone": tiny_text, "device": "cpu"}  # fmt: skip
     calls: list[Path] = []
     real = shutil.rmtree
 
     def killed(path: Path, **others: Any) -> None:
+        if "mmd" not in str(path):  # source-only keeps one epoch, which it can write again
+            real(path, **others)
+            return
         calls.append(path)
         if half and len(calls) == at:
             for one in path.rglob("*.safetensors"):
@@ -255,7 +258,7 @@ def test_a_fit_that_was_killed_while_tidying_can_go_on(
     names = ["checkpoints.old", "checkpoints.old", "snapshots"]
     assert [one.name for one in calls] == names[:at]
     made = adapt(*pair, **settings, out=tmp_path / "run")
-    assert [arm["status"] for arm in made.results["arms"]] == ["done"]
+    assert [arm["status"] for arm in made.results["arms"]] == ["done"] * 2
     assert not [*made.folder.rglob("checkpoints*"), *made.folder.rglob("snapshots")]
 
 
