@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
+from warmstart.core import UsageError
 from warmstart.reporting import (
     adaptation_card,
     adaptation_section,
@@ -17,6 +18,7 @@ from warmstart.reporting import (
     comparison_view,
     render_report,
 )
+from warmstart.shift import parse_trainable
 
 DECISION: dict[str, Any] = {
     "kept": "mmd", "adapting": True, "proposed": "mmd", "against": [],
@@ -152,3 +154,16 @@ def test_the_card_is_of_the_kept_method(results: dict[str, Any]) -> None:
     assert "MMD (DAN) on **mini**" in bare
     assert "was not evaluated on held-out rows" in bare
     assert bare.endswith("\n")
+
+
+@pytest.mark.parametrize("part", ["lora", "all", "last:1", "last:12"])
+def test_the_part_that_learned_has_one_title(results: dict[str, Any], part: str) -> None:
+    results["adaptation"]["trainable"] = part
+    tuning = parse_trainable(part)
+    assert tuning is not None
+    assert f"Beside bottleneck and head, {tuning.title} learned." in adaptation_card(
+        results, name="adapted"
+    )
+    results["adaptation"]["trainable"] = "everything"
+    with pytest.raises(UsageError, match="trainable must be"):
+        adaptation_card(results, name="adapted")

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, ClassVar
 
 import numpy as np
 import pytest
 import torch
 
-from warmstart.core import Interrupted, Run, UsageError
+from warmstart.core import Interrupted, Run, UsageError, fingerprint
 from warmstart.models import Head
 from warmstart.objectives import mmd_loss
 from warmstart.shift import (
@@ -50,6 +51,15 @@ def accuracy(adapted: Adapted, rows: DomainVectors, truth: np.ndarray) -> float:
 
 def test_the_registry_holds_them_in_order() -> None:
     assert method_names() == NAMES
+
+
+def test_a_batch_that_was_not_set_is_told_apart_from_one_that_was() -> None:
+    """What settings.json says is what is done: 64 rows here, 32 where the encoder learns."""
+    free, fixed = Mmd().model_dump(mode="json"), Mmd(batch_size=64).model_dump(mode="json")
+    assert (free["batch_size"], fixed["batch_size"]) == ("auto", 64)
+    assert fingerprint(free) != fingerprint(fixed)
+    assert make_method("mmd", {"batch_size": "16"}) == Mmd(batch_size=16)
+    assert make_method("mmd", {"batch_size": "auto"}) == Mmd()
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -293,3 +303,13 @@ def test_cdan_takes_random_maps_where_the_product_is_wide(tmp_path: Path) -> Non
     rows, _ = domains(120, 80, seed=12, shares=tuple([0.125] * 8))
     found = Cdan(width=600, epochs=2, batch_size=32).fit(rows, Run(tmp_path, device="cpu"))
     assert found.snapshots[-1].head.proba(rows.target_UD).shape == (80, 8)
+
+
+@pytest.mark.parametrize(
+    ("rows", "epochs"), [(1, 100), (64 * 9, 89), (64 * 9 + 63, 89), (64 * 10, 80), (64 * 800, 10)]
+)
+def test_passes_are_counted_by_whole_batches(rows: int, epochs: int) -> None:
+    """About 800 steps: the loader leaves a smaller last batch out."""
+    kept: Any = SimpleNamespace(ids_N=range(rows))
+    assert Mmd()._epochs(kept) == epochs
+    assert Mmd(epochs=7)._epochs(kept) == 7

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import datasets
@@ -31,9 +32,17 @@ def rows_of(topics: Any, opened: Backbone, part: str) -> DomainInputs:
     view: View = split(source).view(source)
     tuning = parse_trainable(part)
     assert tuning is not None
-    found = DomainInputs.of_tuned(domain_view(view, target), opened, tuning)
+    found = DomainInputs.of_tuned(domain_view(view, target), opened, tuning, Path())
     assert (found.target.labels_N == -1).all()
     return found
+
+
+@pytest.mark.parametrize(("given", "rows"), [("auto", 32), (64, 64)])
+def test_a_set_batch_holds_where_the_encoder_learns_too(
+    given: Any, rows: int, tiny_text: Path, topics: Any
+) -> None:
+    inputs = rows_of(topics, backbone(tiny_text), "all")
+    assert Mmd(batch_size=given)._batch(inputs) == rows
 
 
 @pytest.mark.parametrize("text", ["lora", "all", "last:1", "last:12"])
@@ -45,6 +54,20 @@ def test_a_part_reads_as_it_is_written(text: str) -> None:
     assert parse_trainable(" features ") is None
     with pytest.raises(UsageError, match="trainable must be features, lora, last:N"):
         parse_trainable(f"{text}:")
+
+
+@pytest.mark.parametrize("given", [2, None, True, ["all"]])
+def test_a_part_that_is_no_text_is_refused(given: Any) -> None:
+    with pytest.raises(UsageError, match=r"trainable must be .* as text, .*'last:N'") as caught:
+        parse_trainable(given)
+    assert f"got {given!r} ({type(given).__name__})" in str(caught.value)
+
+
+def test_one_layer_group_has_no_last_ones() -> None:
+    only = SimpleNamespace(group_names=("all",), name="tiny")
+    with pytest.raises(UsageError, match=r"last:1 needs .* tiny has one. Use all, .* or lora"):
+        Tuning(part="last", last=1).check(only, None)  # type: ignore[arg-type]
+    Tuning(part="all").check(only, None)  # type: ignore[arg-type]
 
 
 def test_what_opens_is_the_untouched_encoder(tiny_text: Path) -> None:
@@ -148,3 +171,14 @@ def test_a_frozen_group_that_moved_is_an_error(
     monkeypatch.setattr(tuning_course.TunedCourse, "table", moving)
     with pytest.raises(RunError, match="frozen parts changed while training"):
         Mmd(**SMALL).fit(rows, Run(tmp_path / "run", device="cpu"))
+
+
+def test_a_snapshot_that_is_gone_is_said_with_the_cure(
+    tiny_text: Path, topics: Any, tmp_path: Path
+) -> None:
+    rows, folder = rows_of(topics, backbone(tiny_text), "last:1"), tmp_path / "run"
+    found = Mmd(**SMALL).fit(rows, Run(folder, device="cpu")).snapshots[0]
+    assert found.weights is not None
+    found.weights.unlink()
+    with pytest.raises(RunError, match=r"epoch-0002.safetensors is missing.*Delete that folder"):
+        Mmd(**SMALL).fit(rows, Run(folder, device="cpu"))

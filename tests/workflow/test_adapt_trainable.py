@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import json
+import shutil
+import sys
+import weakref
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -15,7 +19,7 @@ from warmstart.backbones import backbone, state_hash
 from warmstart.core import UsageError
 from warmstart.data import read
 from warmstart.models import AdaptedModel, EncoderModel
-from warmstart.shift import DomainInputs, Mmd
+from warmstart.shift import TARGET_IMAGES, DomainInputs, Mmd
 from warmstart.training import LoopState
 from warmstart.workflow import adapt, open_run, predict
 
@@ -126,6 +130,7 @@ def test_no_label_is_in_what_a_method_gets(
 
     def fit(self: Mmd, rows: DomainInputs, run: Any) -> Any:
         given.append(rows)
+        assert rows.target.inputs([0])[0].size == (24, 24)
         return real(self, rows, run)
 
     monkeypatch.setattr(Mmd, "fit", fit)
@@ -137,11 +142,42 @@ def test_no_label_is_in_what_a_method_gets(
     assert set(rows.target.column_names) == {"id", "image", "label", "content"}
     said = json.dumps([rows.target.source, rows.target.ids, rows.target.contents])
     cells = rows.target.column("image")
-    assert all(cell["path"] is None for cell in cells)
-    assert str(pictures) not in said
-    assert rows.target.inputs([0])[0].size == (24, 24)
+    assert str(pictures) not in json.dumps([said, cells])
+    images = tmp_path / "run.partial" / TARGET_IMAGES
+    assert cells == [str(images / content) for content in rows.target.contents], "none in memory"
+    assert not list(tmp_path.rglob(TARGET_IMAGES)), "only while the run lasts"
     assert all(arm["status"] == "done" for arm in made.results["arms"])
     assert predict(made.folder, pictures).answers
+
+
+def test_one_tuned_encoder_is_held_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    from warmstart.workflow import adapt_results
+
+    class Model:
+        def __init__(self, seed: int) -> None:
+            self.seed = seed
+
+        def proba(self, rows: int) -> Any:
+            return np.full((rows, 2), self.seed)
+
+    made: list[weakref.ref[Model]] = []
+
+    def model(_: Any, seed: int) -> Model:
+        assert all(one() is None for one in made), "the one before is gone"
+        found = Model(seed)
+        made.append(weakref.ref(found))
+        return found
+
+    monkeypatch.setattr(adapt_results, "_model", model)
+    fitted = [SimpleNamespace(named=SimpleNamespace(name=name), seeds=[1, 2]) for name in "ab"]
+    rows = [SimpleNamespace(without_labels=lambda n=n: n) for n in (3, 5)]
+    outcome: Any = SimpleNamespace(fitted=fitted)
+    found = adapt_results._probabilities(outcome, rows)  # type: ignore[arg-type]
+    assert len(made) == 4
+    assert [{name: p.shape for name, p in one.items()} for one in found] == [
+        {"a": (2, n, 2), "b": (2, n, 2)} for n in (3, 5)
+    ]
+    assert found[1]["b"][:, 0, 0].tolist() == [1, 2]
 
 
 class _StopError(Exception):
@@ -183,11 +219,79 @@ def test_a_fit_that_was_killed_goes_on_to_the_same_bits(
 
     monkeypatch.setattr(TunedCourse, "validate", watched)
     made = adapt(*pair, **settings, out=tmp_path / "run")
+    assert resumed, "it goes on"
     assert all(resumed), "nothing begins anew"
     tables = [pq.read_table(one.folder / "predictions.parquet") for one in (whole, made)]
     assert tables[0].equals(tables[1])
     weights = [(one.folder / "model" / "model.safetensors").read_bytes() for one in (whole, made)]
     assert weights[0] == weights[1]
+
+
+@pytest.mark.parametrize(("at", "half"), [(1, False), (2, True), (2, False), (3, True), (3, False)])
+def test_a_fit_that_was_killed_while_tidying_can_go_on(
+    at: int, half: bool, pair: tuple[Path, Path], tiny_text: Path, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    """Each removal in turn is the last thing that the process did, or stopped half way."""
+    settings: dict[str, Any] = {"methods": QUICK, "trainable": "last:1", "seeds": 1,
+                                "backbone": tiny_text, "device": "cpu"}  # fmt: skip
+    calls: list[Path] = []
+    real = shutil.rmtree
+
+    def killed(path: Path, **others: Any) -> None:
+        if "mmd" not in str(path):  # source-only keeps one epoch, which it can write again
+            real(path, **others)
+            return
+        calls.append(path)
+        if half and len(calls) == at:
+            for one in path.rglob("*.safetensors"):
+                one.unlink()
+        else:
+            real(path, **others)
+        if len(calls) == at:
+            raise _StopError
+
+    with monkeypatch.context() as patch:
+        patch.setattr("warmstart.shift.adapt_seed.shutil", SimpleNamespace(rmtree=killed))
+        with pytest.raises(_StopError):
+            adapt(*pair, **settings, out=tmp_path / "run")
+    names = ["checkpoints.old", "checkpoints.old", "snapshots"]
+    assert [one.name for one in calls] == names[:at]
+    made = adapt(*pair, **settings, out=tmp_path / "run")
+    assert [arm["status"] for arm in made.results["arms"]] == ["done"] * 2
+    assert not [*made.folder.rglob("checkpoints*"), *made.folder.rglob("snapshots")]
+
+
+def test_a_run_that_was_killed_at_its_end_fits_nothing_again(
+    pair: tuple[Path, Path], tiny_text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Stopped between a weights file and its manifest: the next call tidies up and publishes."""
+    from warmstart.core import verify_manifest, write_manifest
+    from warmstart.shift import read_method
+
+    settings: dict[str, Any] = {"methods": QUICK[:1], "trainable": "last:1", "seeds": 1,
+                                "backbone": tiny_text, "device": "cpu"}  # fmt: skip
+
+    def killed(folder: Path, **_: Any) -> None:
+        raise _StopError
+
+    fits: list[Path] = []
+
+    def once(folder: Path, **facts: Any) -> None:
+        (killed if fits else write_manifest)(folder, **facts)
+        fits.append(folder)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("warmstart.shift.adapt_seed.write_manifest", once)
+        with pytest.raises(_StopError):
+            adapt(*pair, **settings, out=tmp_path / "run")
+    assert not list((tmp_path / "run.partial").rglob("encoder.safetensors"))
+    monkeypatch.setattr(sys.modules["warmstart.workflow.adapt"], "fit_method", killed)
+    made = adapt(*pair, **settings, out=tmp_path / "run")
+    (own,) = (made.folder / "arms").glob("*/seed-*")
+    verify_manifest(own)
+    assert read_method(own) is None, "its weights are in the model alone"
+    assert predict(made.folder, ["photo of a plum"]).answers
 
 
 def test_every_method_runs_on_an_encoder_that_learns(

@@ -11,6 +11,8 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from warmstart.shift import FEATURES, parse_trainable
+
 from . import format as fmt
 from . import view
 from .card import escape, model_card
@@ -159,7 +161,7 @@ def _about(results: Json) -> str:
     text = (
         f"Learned from {fmt.clean(data.get('source') or 'the source')} with labels and from "
         f"{target.get('adapted_to', 0):,} rows of {fmt.clean(target.get('source') or 'the target')}"
-        f" without. {_trained(str(found.get('trainable') or 'features'))}"
+        f" without. {_trained(str(found.get('trainable') or FEATURES))}"
     )
     if target.get("test"):
         return text + (
@@ -171,12 +173,8 @@ def _about(results: Json) -> str:
 
 def _trained(part: str) -> str:
     """Which part of the encoder learned, as a sentence; empty where none did."""
-    if part == "features":
-        return ""
-    count = part.removeprefix("last:")
-    groups = "the last layer group" if count == "1" else f"the last {count} layer groups"
-    words = {"lora": "LoRA on the encoder", "all": "the whole encoder"}.get(part, groups)
-    return f"Beside bottleneck and head, {words} learned. "
+    tuning = parse_trainable(part)
+    return "" if tuning is None else f"Beside bottleneck and head, {tuning.title} learned. "
 
 
 def _evidence(results: Json) -> list[str]:

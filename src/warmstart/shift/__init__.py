@@ -13,6 +13,7 @@ from .adapt_base import (
     parse_methods,
     register_method,
 )
+from .adapt_images import TARGET_IMAGES
 from .adapt_seed import (
     MethodResult,
     MethodSeed,
@@ -88,6 +89,7 @@ __all__ = [
     "FEATURES",
     "MMD",
     "SOURCE_ONLY",
+    "TARGET_IMAGES",
     "VALIDATORS",
     "ADistance",
     "AdaptationMethod",

@@ -58,7 +58,8 @@ class SeedRecord(Config):
         history: One dictionary an epoch.
         values: What was found on the way.
         notes: Sentences for the reader.
-        tuned: Whether the encoder learned too, so that its weights lie beside the heads.
+        tuned: Whether the encoder learned too. Its weights lie beside the heads until the run has
+            written its model.
     """
 
     method: str
@@ -146,10 +147,10 @@ def fit_method(
     }
     save_file(tensors, run.folder / _HEADS)
     write_json(run.folder / _RESULT, record.model_dump(mode="json"))
+    _drop_checkpoints(run.folder)  # first: a finished fit's checkpoint needs all of its snapshots
     if weights is not None:
         weights = weights.replace(run.folder / _WEIGHTS)
         shutil.rmtree(run.folder / SNAPSHOTS, ignore_errors=True)
-    shutil.rmtree(run.folder / "checkpoints", ignore_errors=True)
     write_manifest(run.folder, task_type="classify")
     return MethodSeed(record, heads, weights)
 
@@ -160,13 +161,16 @@ def forget_weights(folder: Path) -> None:
     Args:
         folder: Of one method and seed.
     """
-    if (folder / _WEIGHTS).is_file():
-        (folder / _WEIGHTS).unlink()
-        write_manifest(folder, task_type="classify")
+    if (folder / _RESULT).is_file():
+        (folder / _WEIGHTS).unlink(missing_ok=True)
+        write_manifest(folder, task_type="classify")  # again, where it was stopped before this
 
 
 def read_method(folder: Path) -> MethodSeed | None:
-    """A finished fit, or None where it has not ended or is damaged (it is then done again)."""
+    """A finished fit, or None where it has to be done (again).
+
+    That is where it has not ended, is damaged, or its encoder learned and `forget_weights` came by.
+    """
     if not (folder / _RESULT).is_file():
         return None
     try:
@@ -200,6 +204,15 @@ class MethodResult:
         """Position of the seed that the validators put first, the first among equals."""
         means_K = mean_ranks(rank_table([seed.judged for seed in self.seeds]))
         return int(np.argmin(means_K))
+
+
+def _drop_checkpoints(folder: Path) -> None:
+    """Remove a fit's checkpoints in one step: half of them would be taken for damaged ones."""
+    path, aside = folder / "checkpoints", folder / "checkpoints.old"
+    shutil.rmtree(aside, ignore_errors=True)
+    if path.is_dir():
+        path.replace(aside)
+        shutil.rmtree(aside, ignore_errors=True)
 
 
 def _mean(judged: Sequence[Judged]) -> Judged:

@@ -8,8 +8,7 @@ stands on kept vectors, or on the encoder that they came from where a part of th
 
 from __future__ import annotations
 
-import math
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
@@ -18,6 +17,7 @@ from torch import nn
 
 from warmstart.core import Run
 from warmstart.models import Head, HeadShape
+from warmstart.strategies.recipe import epochs_for
 from warmstart.training import (
     Batch,
     Callback,
@@ -44,7 +44,7 @@ __all__ = ["TrainedMethod"]
 _FIT = "adapting"
 _KEPT = (800, 10, 100)  # steps about, fewest and most passes
 _TUNED = (300, 3, 15)  # the same where the encoder learns, as in fine-tuning
-_TUNED_BATCH = 32
+_BATCH, _TUNED_BATCH = 64, 32
 
 
 class TrainedMethod(AdaptationMethod):
@@ -54,8 +54,8 @@ class TrainedMethod(AdaptationMethod):
         width: Units of the bottleneck.
         epochs: Passes over the source rows, or `auto`: about 800 steps, 10 to 100 passes; where the
             encoder learns too, about 300 steps, 3 to 15 passes.
-        batch_size: Source rows a step, and as many target rows; 32 where the encoder learns too
-            and nothing else is said.
+        batch_size: Source rows a step, and as many target rows, or `auto`: 64; 32 where the
+            encoder learns too.
         rate: Learning rate (AdamW, cosine schedule) of bottleneck and head; see `Tuning` for what
             follows for the encoder.
         weight_decay: Decoupled weight decay.
@@ -65,7 +65,7 @@ class TrainedMethod(AdaptationMethod):
 
     width: int = Field(256, ge=2, le=65_536)
     epochs: PositiveInt | Literal["auto"] = "auto"
-    batch_size: int = Field(64, ge=2)
+    batch_size: Annotated[int, Field(ge=2)] | Literal["auto"] = "auto"
     rate: PositiveFloat = 1e-3
     weight_decay: float = Field(0.01, ge=0)
     dropout: float = Field(0.1, ge=0, lt=1)
@@ -133,16 +133,17 @@ class TrainedMethod(AdaptationMethod):
 
     def _batch(self, rows: DomainVectors) -> int:
         """Source rows a step."""
-        if isinstance(rows, DomainInputs) and "batch_size" not in self.model_fields_set:
-            return _TUNED_BATCH
-        return self.batch_size
+        if self.batch_size != "auto":
+            return self.batch_size
+        return _TUNED_BATCH if isinstance(rows, DomainInputs) else _BATCH
 
     def _epochs(self, rows: DomainVectors) -> int:
         if self.epochs != "auto":
             return self.epochs
-        per_epoch = max(1, len(rows.ids_N) // self._batch(rows))
+        size = self._batch(rows)
+        whole = max(1, len(rows.ids_N) // size) * size  # the last, smaller batch is left out
         steps, least, most = _TUNED if isinstance(rows, DomainInputs) else _KEPT
-        return max(least, min(most, math.ceil(steps / per_epoch)))
+        return epochs_for(whole, size, steps=steps, least=least, most=most)
 
     def _chosen(self, rows: DomainVectors, table: RateTable) -> dict[str, Any]:
         """What was decided on the way where the encoder learns."""

@@ -4,7 +4,7 @@ A target's classes hide in more places than its label column: in other columns, 
 folder that an image lies in, in the order of a sorted file. `DomainView` keeps none of the first
 two and has its target rows in the order of their content hashes. `DomainVectors`, which is what a
 method gets, holds no path either: vectors and nothing else. `DomainInputs` adds the texts or the
-bytes of the images, again without a path, for methods that train the encoder too.
+images, under paths made of their content hashes, for methods that train the encoder too.
 
 U counts unlabelled target rows.
 """
@@ -14,15 +14,16 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
+from pathlib import Path
 
 import numpy as np
 
 from warmstart.backbones import Backbone, Encoder, Space, embed_inputs
 from warmstart.core import DataError, UsageError, nearest
 from warmstart.data import Dataset, View, from_columns
-from warmstart.data.dataset import image_source
 from warmstart.models.encoder import RowInputs
 
+from .adapt_images import TARGET_IMAGES, nameless_images
 from .tuning import Tuning
 
 __all__ = [
@@ -166,7 +167,8 @@ class DomainInputs(DomainVectors):
     Attributes:
         backbone: The untouched one that the encoder starts from.
         source: Training and validation rows of the source, labelled.
-        target: Target rows without labels, under the ids of `target_ids_U`, images as bytes.
+        target: Target rows without labels, under the ids of `target_ids_U`, images under
+            their content hashes.
         tuning: Which part of the encoder learns.
     """
 
@@ -176,23 +178,27 @@ class DomainInputs(DomainVectors):
     tuning: Tuning
 
     @classmethod
-    def of_tuned(cls, view: DomainView, backbone: Backbone, tuning: Tuning) -> DomainInputs:
+    def of_tuned(
+        cls, view: DomainView, backbone: Backbone, tuning: Tuning, folder: Path
+    ) -> DomainInputs:
         """Embed the rows and keep their inputs.
 
         Args:
             view: The rows.
             backbone: The untouched backbone.
             tuning: Which part of the encoder learns.
+            folder: Of the run. Target images lie in `target-images` below it while it lasts.
 
         Raises:
-            UsageError: For a part that this backbone does not have.
+            UsageError: For a part that this backbone does not have, or a folder that is full.
+            DataError: When an image cannot be read any more.
             NotApplicable: Where its family takes no such adapter.
         """
         tuning.check(backbone, view.source)
         plain = DomainVectors.of(view, backbone)
         return cls(
             **{field.name: getattr(plain, field.name) for field in fields(plain)},
-            backbone=backbone, source=view.source, target=_without_paths(view.target),
+            backbone=backbone, source=view.source, target=_without_paths(view.target, folder),
             tuning=tuning,
         )  # fmt: skip
 
@@ -222,15 +228,12 @@ class DomainInputs(DomainVectors):
         return self.seen_by([embed_inputs(encoder, RowInputs(part)) for part in parts], name)
 
 
-def _without_paths(target: Dataset) -> Dataset:
-    """The rows with images as bytes: the folder that an image lies in may be its class."""
-    cells = target.column(target.modality)
+def _without_paths(target: Dataset, folder: Path) -> Dataset:
+    """The rows with images under other paths: the folder that one lies in may be its class."""
     if target.modality == "image":
-        sources = [image_source(cell) for cell in cells]
-        cells = [
-            {"bytes": one if isinstance(one, bytes) else one.read_bytes(), "path": None}
-            for one in sources
-        ]
+        cells = nameless_images(target, folder / TARGET_IMAGES)
+    else:
+        cells = target.column(target.modality)
     return from_columns(
         {
             "id": target.ids,

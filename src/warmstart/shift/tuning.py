@@ -77,6 +77,11 @@ class Tuning(Config):
         if self.part == "lora":
             Lora().check(backbone, view)
         count = len(backbone.group_names)
+        if self.part == "last" and count == 1:
+            raise UsageError(
+                f"trainable {self} needs a backbone of two layer groups or more, and "
+                f"{backbone.name} has one. Use all, which trains it, or lora."
+            )
         if self.part == "last" and not 1 <= self.last < count:
             raise UsageError(
                 f"trainable last:N needs N between 1 and {count - 1} for {backbone.name}, which "
@@ -145,6 +150,11 @@ def parse_trainable(given: str | Tuning) -> Tuning | None:
     """
     if isinstance(given, Tuning):
         return given
+    if not isinstance(given, str):
+        raise UsageError(
+            f"trainable must be features, lora, last:N or all as text, or a Tuning, got {given!r} "
+            f"({type(given).__name__}). For the last N layer groups write 'last:N'."
+        )
     name, colon, count = given.strip().partition(":")
     if name == FEATURES and not colon:
         return None

@@ -182,8 +182,19 @@ class TunedCourse(Course):
         return path
 
     def kept(self, keeper: KeptEpochs) -> list[Snapshot]:
-        """Go back to each epoch in turn and see the rows as it saw them."""
+        """Go back to each epoch in turn and see the rows as it saw them.
+
+        Raises:
+            RunError: When a snapshot that a checkpoint tells of is not there any more.
+        """
         self._prove()
+        paths = [self._path(epoch) for epoch in keeper.epochs]
+        gone = [one for path in paths for one in (path, _beside(path)) if not one.is_file()]
+        if gone:
+            raise RunError(
+                f"{gone[0]} is missing, and a checkpoint in {self._run.folder} tells of it. Delete "
+                "that folder and give the same command again: this one fit is then repeated."
+            )
         found = []
         for epoch in keeper.epochs:
             path = self._path(epoch)

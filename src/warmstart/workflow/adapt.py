@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,6 +22,7 @@ from warmstart.core import (
 from warmstart.planning import elapsed_clock
 from warmstart.shift import (
     FEATURES,
+    TARGET_IMAGES,
     AdaptationMethod,
     DomainInputs,
     DomainVectors,
@@ -39,7 +41,7 @@ from warmstart.shift import (
 )
 from warmstart.training import Diverged
 
-from .adapt_results import Outcome, write_adaptation
+from .adapt_results import RESULTS_FILE, Outcome, write_adaptation
 from .adapt_target import Target, drop_shared, read_target
 from .course import ShowAudit, check_seed, deciding_metric, refuse_problems
 from .embedding import embed_all
@@ -143,37 +145,69 @@ def adapt(
         run_folder(final, settings, replace=replace) as folder,
         elapsed_clock(folder, started) as begun,
     ):
-        audited = prepared.audit()
-        refuse_problems(audited)
-        vectors_ND, embedding = embed_all(prepared, folder, device)
-        audited = prepared.audit(vectors_ND)
-        if show_audit:
-            show_audit(audited)
-        refuse_problems(audited)
-        rows = _rows(domains, prepared.backbone, tuning)
-        validators = Validators(rows, Streams(first_seed).child("validators"))
-        results = _fit_all(folder, rows, named, validators, seeds=wanted, device=device)
-        choice = choose(results, rows, validators.gap)
-        outcome = Outcome(
-            prepared=prepared, target=goal, results=results, choice=choice, gap=validators.gap,
-            embedding=embedding, primary=primary, started=begun, seeds=seeds, tuning=tuning,
-        )  # fmt: skip
-        write_adaptation(
-            folder, outcome, audited, settings=settings, name=final.name,
-            command=command or f"warmstart adapt --source {prepared.dataset.source} --target "
-            f"{goal.dataset.source}",
-        )  # fmt: skip
-        for own in (folder / "arms").glob("*/seed-*"):
-            forget_weights(own)
+        if not (folder / RESULTS_FILE).is_file():
+            _work(
+                folder, prepared, goal, domains, named, tuning, seeds=wanted, device=device,
+                primary=primary, started=begun, show_audit=show_audit, settings=settings,
+                name=final.name, command=command or f"warmstart adapt --source "
+                f"{prepared.dataset.source} --target {goal.dataset.source}",
+            )  # fmt: skip
+        if tuning is not None:
+            _tidy(folder)
     return open_run(final)
 
 
-def _rows(domains: DomainView, backbone: Backbone, tuning: Tuning | None) -> DomainVectors:
+def _work(
+    folder: Path,
+    prepared: Prepared,
+    goal: Target,
+    domains: DomainView,
+    named: Sequence[NamedMethod],
+    tuning: Tuning | None,
+    *,
+    seeds: range,
+    device: str,
+    primary: str,
+    started: float,
+    show_audit: ShowAudit | None,
+    settings: dict[str, Any],
+    name: str,
+    command: str,
+) -> None:
+    """Fit, choose and write everything that the run's folder holds."""
+    audited = prepared.audit()
+    refuse_problems(audited)
+    vectors_ND, embedding = embed_all(prepared, folder, device)
+    audited = prepared.audit(vectors_ND)
+    if show_audit:
+        show_audit(audited)
+    refuse_problems(audited)
+    rows = _rows(domains, prepared.backbone, tuning, folder)
+    validators = Validators(rows, Streams(seeds.start).child("validators"))
+    results = _fit_all(folder, rows, named, validators, seeds=seeds, device=device)
+    choice = choose(results, rows, validators.gap)
+    outcome = Outcome(
+        prepared=prepared, target=goal, results=results, choice=choice, gap=validators.gap,
+        embedding=embedding, primary=primary, started=started, seeds=len(seeds), tuning=tuning,
+    )  # fmt: skip
+    write_adaptation(folder, outcome, audited, settings=settings, name=name, command=command)
+
+
+def _tidy(folder: Path) -> None:
+    """Remove what only an unfinished run needs."""
+    shutil.rmtree(folder / TARGET_IMAGES, ignore_errors=True)
+    for own in (folder / "arms").glob("*/seed-*"):
+        forget_weights(own)
+
+
+def _rows(
+    domains: DomainView, backbone: Backbone, tuning: Tuning | None, folder: Path
+) -> DomainVectors:
     """What methods get: vectors, and the inputs too where the encoder learns."""
     if tuning is None:
         return DomainVectors.of(domains, backbone)
     progress.note(f"Bottleneck, head and {tuning.title} learn.")
-    return DomainInputs.of_tuned(domains, backbone, tuning)
+    return DomainInputs.of_tuned(domains, backbone, tuning, folder)
 
 
 def _fit_all(

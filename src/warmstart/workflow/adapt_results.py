@@ -25,7 +25,9 @@ from .prepare import Prepared
 from .results import comparison_json
 from .seen import CONTENTS_FILE
 
-__all__ = ["Outcome", "write_adaptation"]
+__all__ = ["RESULTS_FILE", "Outcome", "write_adaptation"]
+
+RESULTS_FILE = "results.json"
 
 
 @dataclass(frozen=True)
@@ -70,7 +72,8 @@ def write_adaptation(
 ) -> None:
     """Score on the target's test rows where they have labels, and write the run folder.
 
-    This is where target labels are read, once, after everything was chosen.
+    This is where target labels are read, once, after everything was chosen. results.json comes
+    last: where it is, nothing is left to do but to tidy up.
     """
     prepared, target = outcome.prepared, outcome.target
     source_test = prepared.split.test_rows(prepared.dataset)
@@ -95,10 +98,10 @@ def write_adaptation(
     _write_seen(folder / CONTENTS_FILE, outcome)
     with publishing(folder / "model", replace=True, task_type="classify") as place:
         _model(outcome, outcome.choice.kept).save(place)
-    write_json(folder / "results.json", results)
     write_report(results, folder / "report.html")
     card = adaptation_card(results, name=name)
     (folder / "README.md").write_text(card, encoding="utf-8")
+    write_json(folder / RESULTS_FILE, results)
 
 
 def _model(outcome: Outcome, seed: MethodSeed) -> EncoderModel:
@@ -115,10 +118,16 @@ def _probabilities(outcome: Outcome, rows: Sequence[Dataset]) -> list[dict[str, 
     bare = [one.without_labels() for one in rows]
     found: list[dict[str, np.ndarray]] = [{} for _ in bare]
     for result in outcome.fitted:
-        models = [_model(outcome, seed) for seed in result.seeds]
-        for made, one in zip(found, bare, strict=True):
-            made[result.named.name] = np.stack([model.proba(one) for model in models])
+        answers = [_answers(outcome, seed, bare) for seed in result.seeds]
+        for made, of_seeds in zip(found, zip(*answers, strict=True), strict=True):
+            made[result.named.name] = np.stack(of_seeds)
     return found
+
+
+def _answers(outcome: Outcome, seed: MethodSeed, rows: Sequence[Dataset]) -> list[np.ndarray]:
+    """One model's probabilities of each data set; a tuned encoder lives no longer than this."""
+    model = _model(outcome, seed)
+    return [model.proba(one) for one in rows]
 
 
 def _arms(
