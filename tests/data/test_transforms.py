@@ -173,7 +173,7 @@ def test_steps_in_order() -> None:
         ("crop,,flip", "empty part"),
         ("", "empty part"),
         ("crop=0", "augment crop.smallest must be above 0"),
-        ("jitter=2", "augment jitter.strength must be at most 1"),
+        ("jitter=2", "augment jitter.strength must be at least 0 and at most 1"),
         ("rotate=a", "augment rotate.degrees must be a number"),
         ("flip=-1", "augment flip.chance must be at least 0"),
     ],

@@ -319,7 +319,9 @@ def test_building_is_checked() -> None:
         FaissIndex.build(["a"], unit(1), tower="t", engine=IVFPQ(codes=5))
     with pytest.raises(UsageError, match="threads must be at least 1, got 0"):
         FaissIndex.build(["a"], unit(1), tower="t", engine="flat", threads=0)
-    with pytest.raises(UsageError, match=r"hnsw.searching must be at least 1, got 0"):
+    with pytest.raises(
+        UsageError, match=r"hnsw.searching must be at least 1 and at most 65,536, got 0"
+    ):
         engine_from("hnsw", {"searching": 0})
 
 

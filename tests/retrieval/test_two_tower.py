@@ -440,7 +440,10 @@ def test_auto_samples_where_the_catalogue_is_large(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"temperature": 0.001}, "two-tower.temperature must be at least 0.01, got 0.001"),
+        (
+            {"temperature": 0.001},
+            "two-tower.temperature must be at least 0.01 and at most 1, got 0.001",
+        ),
         ({"width": 15}, "width must be a multiple of heads, got 15 and 2"),
         ({"stride": 9}, r"stride must be at most history \(8\), got 9"),
         ({"symmetric": True}, "symmetric needs negatives=in-batch"),
@@ -450,7 +453,7 @@ def test_auto_samples_where_the_catalogue_is_large(tmp_path: Path) -> None:
         ({"shares": "in-batch=x"}, "shares such as in-batch=0.5"),
         ({"shares": {"uniform": -1.0}}, "above 0"),
         ({"negatives": "random"}, "negatives must be"),
-        ({"id_dropout": 1.0}, "id_dropout must be below 1"),
+        ({"id_dropout": 1.0}, "id_dropout must be at least 0 and below 1"),
         ({"rate": float("inf")}, "rate"),
         ({"with": 3}, 'no setting `with`. Did you mean "width"'),
     ],

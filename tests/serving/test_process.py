@@ -254,7 +254,9 @@ def test_a_weak_key_is_refused(key: str, tmp_path: Path) -> None:
 
 
 def test_settings_out_of_range_are_refused() -> None:
-    with pytest.raises(UsageError, match=r"serving\.max_k must be at least 1, got 0"):
+    with pytest.raises(
+        UsageError, match=r"serving\.max_k must be at least 1 and at most 10,000, got 0"
+    ):
         Settings.from_environment({}, max_k=0)
     with pytest.raises(UsageError, match="no setting `max_kk`"):
         Settings.from_environment({}, max_kk=5)

@@ -267,7 +267,7 @@ def test_stretches_of_time(probe: FinishedRun, tmp_path: Path, fresh: Path) -> N
 
 
 def test_other_kinds_of_data_are_refused(probe: FinishedRun, pictures: Path) -> None:
-    with pytest.raises(DataError, match=r"reads text, but .* holds image rows"):
+    with pytest.raises(DataError, match=r"is one for texts, but .* holds images"):
         ws.drift(probe, pictures, **QUICK)
     with pytest.raises(DataError, match="has no column 'lable'"):
         ws.drift(probe, probe.results["data"]["source"], label="lable", **QUICK)
