@@ -13,8 +13,8 @@ from torch import nn
 from warmstart.backbones import Backbone, Features, backbone
 from warmstart.core import Run, UsageError
 from warmstart.data import Dataset, split
-from warmstart.models import Head, HeadShape
-from warmstart.strategies import Probe, Prototypes, Tfidf, _heads, make
+from warmstart.models import Head, HeadShape, StandardizedHead
+from warmstart.strategies import Probe, Prototypes, Tfidf, make
 
 GOOD = ["excellent", "wonderful", "great", "superb", "lovely", "delightful", "perfect", "amazing"]
 BAD = ["terrible", "awful", "horrible", "dreadful", "useless", "disgusting", "broken", "worst"]
@@ -147,9 +147,10 @@ def test_the_mlp_head_folds_its_standardisation_exactly() -> None:
     mean_D, scale_D = vectors_ND.mean(dim=0), vectors_ND.std(dim=0)
     head = Head(HeadShape(dimension=5, classes=3, hidden=7)).double().eval()
     wide = vectors_ND.double()
-    before_NC = head((wide - mean_D) / scale_D)
-    _heads._fold(head, mean_D.double(), scale_D.double())
-    torch.testing.assert_close(head(wide), before_NC, rtol=1e-12, atol=1e-12)
+    network = StandardizedHead(head, mean_D.double(), scale_D.double())
+    torch.testing.assert_close(
+        network.folded().double()(wide), head(network.standardized(wide)), rtol=1e-12, atol=1e-12
+    )
 
 
 def test_the_mlp_head_is_what_was_validated(

@@ -35,3 +35,22 @@ def run(tmp_path_factory: pytest.TempPathFactory, table: Path, minilm: str) -> F
     arms = ["zero-shot", "probe", "finetune:epochs=1", "tfidf"]
     return compare(table, strategies=arms, seeds=1, budget="5m", out=folder, backbone=minilm,
                    device="cpu", group=None)  # fmt: skip
+
+
+@pytest.fixture(scope="session")
+def domains(
+    tmp_path_factory: pytest.TempPathFactory, topics: Callable[..., Any]
+) -> Callable[[int, int], tuple[Path, Path]]:
+    """Writes labelled sentences, and others with words in front: (source, target)."""
+
+    def write(sources: int, targets: int) -> tuple[Path, Path]:
+        texts, labels = topics(sources + targets)
+        folder = tmp_path_factory.mktemp("domains")
+        paths = folder / "films.csv", folder / "gadgets.csv"
+        parts = slice(0, sources), slice(sources, None)
+        for path, part, front in zip(paths, parts, ("", "photo of "), strict=True):
+            lines = [f"{front}{t},{n}" for t, n in zip(texts[part], labels[part], strict=True)]
+            path.write_text("text,label\n" + "\n".join(lines) + "\n")
+        return paths
+
+    return write

@@ -28,18 +28,9 @@ FILES = {
 
 
 @pytest.fixture(scope="session")
-def pair(tmp_path_factory: pytest.TempPathFactory, topics: Callable[..., Any]) -> tuple[Path, Path]:
+def pair(domains: Callable[[int, int], tuple[Path, Path]]) -> tuple[Path, Path]:
     """100 labelled sentences, and 80 others with a word in front."""
-    texts, labels = topics(180)
-    folder = tmp_path_factory.mktemp("domains")
-
-    def write(name: str, part: slice, front: str) -> Path:
-        path = folder / name
-        lines = [f"{front}{t},{n}" for t, n in zip(texts[part], labels[part], strict=True)]
-        path.write_text("text,label\n" + "\n".join(lines) + "\n")
-        return path
-
-    return write("films.csv", slice(0, 100), ""), write("gadgets.csv", slice(100, 180), "photo of ")
+    return domains(100, 80)
 
 
 @pytest.fixture(scope="session")

@@ -27,18 +27,9 @@ QUICK = ["source-only:epochs=2:width=8:rate=1e-2", "mmd:epochs=2:width=8:rate=1e
 
 
 @pytest.fixture(scope="session")
-def pair(tmp_path_factory: pytest.TempPathFactory, topics: Callable[..., Any]) -> tuple[Path, Path]:
+def pair(domains: Callable[[int, int], tuple[Path, Path]]) -> tuple[Path, Path]:
     """60 labelled sentences, and 50 others with words in front."""
-    texts, labels = topics(110)
-    folder = tmp_path_factory.mktemp("domains")
-
-    def write(name: str, part: slice, front: str) -> Path:
-        path = folder / name
-        lines = [f"{front}{t},{n}" for t, n in zip(texts[part], labels[part], strict=True)]
-        path.write_text("text,label\n" + "\n".join(lines) + "\n")
-        return path
-
-    return write("films.csv", slice(0, 60), ""), write("gadgets.csv", slice(60, 110), "photo of ")
+    return domains(60, 50)
 
 
 @pytest.fixture(scope="session", params=["lora", "last:1", "all"])

@@ -50,10 +50,9 @@ class Forgetting(Config):
 
     def sentence(self, budget: float | None = None) -> str:
         """What happened, in words."""
-        title = METRICS[self.metric].title
         what = f"{abs(self.points):.1f} points {'gained' if self.drop < 0 else 'lost'}"
         words = (
-            f"Old task: {title[0].lower()}{title[1:]} {self.before:.3f} before, {self.after:.3f} "
+            f"Old task: {METRICS[self.metric].words} {self.before:.3f} before, {self.after:.3f} "
             f"after: {what} (95 % interval of the loss {100 * self.low:.1f} to "
             f"{100 * self.high:.1f}, {self.n} rows)."
         )

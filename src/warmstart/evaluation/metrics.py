@@ -64,6 +64,11 @@ class Metric:
     percent: bool
     meaning: str
 
+    @property
+    def words(self) -> str:
+        """The title within a sentence: accuracy, macro F1."""
+        return self.title[0].lower() + self.title[1:]
+
 
 METRICS: Mapping[str, Metric] = MappingProxyType(
     {

@@ -15,7 +15,7 @@ from .base import MODEL_FILE, Model, OwnCode, Prediction, load_model, model_kind
 from .cnn import CnnModel, SmallCnn
 from .encoder import EncoderModel
 from .formats import native_pooling, opens_with
-from .heads import Head, HeadShape
+from .heads import Head, HeadShape, StandardizedHead
 from .interpolation import WeightPath, interpolate_head
 from .neighbours import KnnModel, NeighbourHead, neighbours, vote
 from .nli import NliModel
@@ -38,6 +38,7 @@ __all__ = [
     "OwnCode",
     "Prediction",
     "SmallCnn",
+    "StandardizedHead",
     "TfidfModel",
     "WeightPath",
     "attach_bottlenecks",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Literal
 
 import numpy as np
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 
 from warmstart.core import Config, Streams
 
-__all__ = ["Head", "HeadShape"]
+__all__ = ["Head", "HeadShape", "StandardizedHead"]
 
 
 class HeadShape(Config):
@@ -89,6 +90,42 @@ class Head(nn.Module):
         self.train(was_training)
         proba_NC: np.ndarray = torch.softmax(logits.double(), dim=-1).cpu().numpy()
         return proba_NC
+
+
+class StandardizedHead(nn.Module):
+    """A head while it is trained on standardised vectors; `folded` then reads raw ones.
+
+    Args:
+        head: With a hidden layer.
+        mean_D: Mean of the training vectors.
+        scale_D: Their spread, above 0.
+    """
+
+    def __init__(self, head: Head, mean_D: Tensor, scale_D: Tensor) -> None:
+        super().__init__()
+        self.head = head
+        self.mean_D: Tensor
+        self.scale_D: Tensor
+        self.register_buffer("mean_D", mean_D)
+        self.register_buffer("scale_D", scale_D)
+
+    def standardized(self, vectors_BD: Tensor) -> Tensor:
+        """The vectors, less the mean, in units of the spread."""
+        return (vectors_BD - self.mean_D) / self.scale_D
+
+    @torch.no_grad()
+    def folded(self, state: Mapping[str, Tensor] | None = None) -> Head:
+        """A head that reads raw vectors: W' = W / scale, b' = b - W' · mean.
+
+        Args:
+            state: Weights of the head to take instead of the present ones.
+        """
+        head = Head(self.head.shape).to(self.mean_D.dtype)
+        head.load_state_dict(dict(state or self.head.state_dict()))
+        assert head.hidden is not None
+        head.hidden.weight.div_(self.scale_D.cpu())
+        head.hidden.bias.sub_(head.hidden.weight @ self.mean_D.cpu())
+        return head.eval()
 
 
 def _linear(inputs: int, outputs: int) -> nn.Linear:

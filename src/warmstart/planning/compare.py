@@ -93,8 +93,9 @@ def _measure_all(results: Sequence[ArmResult], task: Task) -> None:
     until = task.left / 2
     for result in results:
         asked = result.name == task.asked
-        waits = result.arm.strategy.seeded and not asked and not _finished(result, task)
-        if task.limited and waits and task.left < until:
+        if _finished(result, task):
+            continue  # nothing to plan
+        if task.limited and result.arm.strategy.seeded and not asked and task.left < until:
             _cut_off(result)
         elif task.limited or (asked and task.view.retain is None):
             result.cost = _measure(result, task)
@@ -112,8 +113,6 @@ def _finished(result: ArmResult, task: Task) -> bool:
 
 
 def _measure(result: ArmResult, task: Task) -> Cost | None:
-    if _finished(result, task):
-        return None  # nothing to plan
     run = Run(_seed_folder(result, task, task.first_seed), seed=task.first_seed, device=task.device)
     try:
         return result.arm.strategy.measure(task.backbone, task.view, run)

@@ -191,12 +191,6 @@ def _leader(scores: Mapping[str, Sequence[ShotScore]], k: int) -> str | None:
     return max(whole, key=lambda name: whole[name] or 0.0) if whole else None
 
 
-def _name(metric: str) -> str:
-    """A metric within a sentence: accuracy, macro F1."""
-    title = METRICS[metric].title
-    return title[0].lower() + title[1:]
-
-
 def _shown(metric: str, value: float) -> str:
     return f"{value * 100:.1f} %" if METRICS[metric].percent else f"{value:.3f}"
 
@@ -218,7 +212,7 @@ def _sentences(
 ) -> list[str]:
     """Who leads at each k and whether it is clear, what zero labels give, what is missing."""
     metric = task.primary
-    title = _name(metric)
+    title = METRICS[metric].words
     found: list[str] = []
     for k in task.shots:
         leader = _leader(scores, k)
@@ -274,7 +268,7 @@ def _still(
         if not rows or rows[0].k or rows[0].value is None:
             continue
         beaten = [p for p in pairs if p.b == name and p.significant and p.difference > 0]
-        reached = f"{_name(task.primary)} {_shown(task.primary, rows[0].value)}"
+        reached = f"{METRICS[task.primary].words} {_shown(task.primary, rows[0].value)}"
         shown = f"{titles[name]} reaches {reached} without a label"
         if beaten:
             first = min(beaten, key=lambda p: p.k_a)

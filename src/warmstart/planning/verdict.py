@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence, Set
 
 from warmstart.core import Config
-from warmstart.evaluation import Paired
+from warmstart.evaluation import METRICS, Paired
 
 __all__ = ["ArmFacts", "Pair", "Verdict", "judge", "points"]
 
@@ -198,7 +198,7 @@ def _sentences(
     difference: Mapping[tuple[str, str], Pair],
     metric: str,
 ) -> list[str]:
-    sentences = [_headline(best, len(judged), metric.replace("_", " "))]
+    sentences = [_headline(best, len(judged), METRICS[metric].words)]
     if best.seeds > 1:
         sentences.append(
             f"These are means of {best.seeds} seeds. The kept model is that of seed "

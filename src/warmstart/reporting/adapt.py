@@ -87,12 +87,12 @@ def adaptation_view(results: Json) -> RenderableType:
     """The methods side by side, what they were chosen by, and the verdict, for the terminal."""
     rows = adaptation_rows(results, dash="-")
     labelled = any(row["target"] != fmt.MISSING for row in rows)
-    metric = fmt.metric_title(view.primary_of(results))
+    metric = fmt.metric_words(view.primary_of(results))
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0), show_edge=False)
     table.add_column("Method", overflow="fold", min_width=14)
     heads = ["Mean\nrank", "Prefer\nit"]
-    heads += [f"Target\n{metric.lower()}", "Against\nsource only"] if labelled else []
-    for head in (*heads, f"Source\n{metric.lower()}"):
+    heads += [f"Target\n{metric}", "Against\nsource only"] if labelled else []
+    for head in (*heads, f"Source\n{metric}"):
         table.add_column(Text(head), justify="right", no_wrap=True)
     for row in rows:
         label = Text(row["label"])
@@ -127,7 +127,7 @@ def adaptation_section(results: Json) -> str | None:
         autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     template = environment.from_string(source.read_text(encoding="utf-8"))
-    metric = fmt.metric_title(view.primary_of(results)).lower()
+    metric = fmt.metric_words(view.primary_of(results))
     heads = [head for _, head, _ in _VALIDATORS]
     return template.render(
         about=_about(results),
@@ -237,7 +237,7 @@ def adaptation_card(results: Json, *, name: str) -> str:
 
 def _markdown_table(results: Json) -> Sequence[str]:
     rows = adaptation_rows(results)
-    metric = escape(fmt.metric_title(view.primary_of(results)).lower())
+    metric = escape(fmt.metric_words(view.primary_of(results)))
     lines = [
         f"| method | mean rank | validators that prefer it | target {metric} | against source only "
         f"| source {metric} |",

@@ -209,13 +209,13 @@ def _results(results: Json, arm: Json) -> str:
         lines += [
             "",
             f"The model here is that of seed {kept.get('seed')}, the best on validation rows: "
-            f"{own} {fmt.metric_title(primary).lower()} on its own.",
+            f"{own} {fmt.metric_words(primary)} on its own.",
         ]
     others = [row for row in view.scored_rows(results, primary) if row["name"] != arm.get("name")]
     if others:
         lines += [
             "",
-            f"Beside it, on the same rows ({escape(fmt.metric_title(primary).lower())}):",
+            f"Beside it, on the same rows ({escape(fmt.metric_words(primary))}):",
             "",
             "| other way | role | value |",
             "|---|---|---:|",
@@ -293,9 +293,9 @@ def _limits(results: Json, arm: Json) -> str:
     lines = ["## Limits, as measured", ""]
     main = metrics.get(scores.get("primary"))
     if main and main.get("low") is not None and main.get("high") is not None:
-        title = fmt.metric_title(scores["primary"])
+        title = fmt.metric_words(scores["primary"])
         lines.append(
-            f"- {main['n']} held-out rows leave {escape(title.lower())} between "
+            f"- {main['n']} held-out rows leave {escape(title)} between "
             f"{fmt.interval(scores['primary'], main['low'], main['high'], ' and ')}"
             f"{' %' if fmt.metric_value(scores['primary'], 0.0).endswith('%') else ''}."
         )

@@ -17,6 +17,7 @@ __all__ = [
     "memory",
     "metric_title",
     "metric_value",
+    "metric_words",
     "milliseconds",
     "money",
     "rate",
@@ -139,6 +140,12 @@ def metric_title(name: str) -> str:
     """A metric's name for a table head."""
     metric = METRICS.get(name)
     return metric.title if metric else clean(name).replace("_", " ")
+
+
+def metric_words(name: str) -> str:
+    """A metric's name within a sentence: accuracy, macro F1."""
+    metric = METRICS.get(name)
+    return metric.words if metric else clean(name).replace("_", " ")
 
 
 def metric_value(name: str, value: float | None) -> str:

@@ -200,7 +200,7 @@ def render_plan_report(planned: Json, *, source: str = "", command: str = "") ->
             "rule": fmt.clean(planned.get("rule") or ""),
             "tree": fmt.clean(planned.get("tree") or planned.get("strategy") or ""),
             "prior": fmt.clean(planned.get("prior") or ""),
-            "metric": fmt.metric_title(str(planned.get("metric") or "accuracy")).lower(),
+            "metric": fmt.metric_words(str(planned.get("metric") or "accuracy")),
             "seconds": fmt.seconds(planned.get("seconds") or None),
             "run": fmt.clean(planned.get("command") or ""),
             "command": fmt.clean(command),

@@ -14,7 +14,7 @@ from typing import Any
 from warmstart.evaluation import METRICS
 from warmstart.training import RETAINED
 
-from .format import clean, metric_title, metric_value, with_interval
+from .format import clean, metric_title, metric_value, metric_words, with_interval
 from .svg import ARM_COLORS, FAINT, INK, PAPER, figure, has_glyphs, style, to_svg
 
 __all__ = ["forest", "learning_curves", "percent_axis", "reliability", "shot_curve"]
@@ -231,8 +231,7 @@ def _metric_of(key: str) -> str:
 
 
 def _title(key: str) -> str:
-    found = metric_title(_metric_of(key))
-    return f"Validation {found[0].lower()}{found[1:]}"
+    return f"Validation {metric_words(_metric_of(key))}"
 
 
 def _whole_epochs(axis: Any, epochs: int) -> None:

@@ -171,8 +171,7 @@ def _title(results: Json, name: str) -> str:
     info = results["scores"][name]
     if not info["predicts"]:
         return fmt.clean(info["title"])
-    metric = fmt.metric_title(results["metric"])
-    return f"{fmt.clean(info['title'])} {metric[0].lower()}{metric[1:]}"
+    return f"{fmt.clean(info['title'])} {fmt.metric_words(results['metric'])}"
 
 
 def _percent(results: Json, name: str) -> bool:

@@ -16,61 +16,32 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from warmstart.core import Run
-from warmstart.models import Head
+from warmstart.models import StandardizedHead
 from warmstart.training import (
     Batch,
     Callback,
     LoopState,
     RateTable,
     RowLoader,
+    VectorRows,
     rate_table,
 )
 
 from .adapt_base import Snapshot
-from .adapt_rows import VectorRows
 from .adapt_view import DomainVectors
 
 __all__ = ["Bottleneck", "Course", "KeptEpochs", "VectorCourse"]
 
 
-class Bottleneck(nn.Module):
-    """Standardised vectors through the head's hidden layer and its output.
-
-    Args:
-        head: With a hidden layer.
-        mean_D: Mean of the source vectors.
-        scale_D: Their spread, above 0.
-    """
-
-    def __init__(self, head: Head, mean_D: Tensor, scale_D: Tensor) -> None:
-        super().__init__()
-        self.head = head
-        self.mean_D: Tensor
-        self.scale_D: Tensor
-        self.register_buffer("mean_D", mean_D)
-        self.register_buffer("scale_D", scale_D)
+class Bottleneck(StandardizedHead):
+    """Standardised vectors through the head's hidden layer, which is given too, and its output."""
 
     def forward(self, vectors_BD: Tensor) -> tuple[Tensor, Tensor]:
         """Features (B, H) of the bottleneck and logits (B, C)."""
         head = self.head
         assert head.hidden is not None
-        standard_BD = (vectors_BD - self.mean_D) / self.scale_D
-        features_BH = functional.gelu(head.hidden(head.dropout(standard_BD)))
+        features_BH = functional.gelu(head.hidden(head.dropout(self.standardized(vectors_BD))))
         return features_BH, head.output(head.dropout(features_BH))
-
-    @torch.no_grad()
-    def folded(self, state: Mapping[str, Tensor] | None = None) -> Head:
-        """A head that reads raw vectors: W' = W / scale, b' = b - W' · mean.
-
-        Args:
-            state: Weights of the head to take instead of the present ones.
-        """
-        head = Head(self.head.shape.model_copy(update={"dropout": 0.0}))
-        head.load_state_dict(dict(state or self.head.state_dict()))
-        assert head.hidden is not None
-        head.hidden.weight.div_(self.scale_D.cpu())
-        head.hidden.bias.sub_(head.hidden.weight @ self.mean_D.cpu())
-        return head.eval()
 
 
 class KeptEpochs(Callback):

@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from warmstart.backbones import Backbone
 from warmstart.core import Run
 from warmstart.data import View
-from warmstart.models import EncoderModel, Head, HeadShape
+from warmstart.models import EncoderModel, Head, HeadShape, StandardizedHead
 from warmstart.training import (
-    Batch,
     EarlyStopping,
     RowLoader,
+    VectorRows,
     classification_step,
     evaluation,
     fit_loop,
@@ -32,41 +31,10 @@ __all__ = ["train_mlp_head"]
 _BATCH, _STEPS, _RATE = 64, 1000, 1e-3
 
 
-class _VectorRows:
-    """Vectors and labels as a row source of the loop."""
-
-    parallel = False  # vectors lie in memory: there is nothing to prepare ahead
-
-    def __init__(self, vectors_ND: np.ndarray, labels_N: np.ndarray, ids: Sequence[str]) -> None:
-        self._vectors = torch.from_numpy(np.array(vectors_ND, dtype=np.float32))
-        self._labels = torch.from_numpy(np.array(labels_N))
-        self.ids = list(ids)
-
-    def __len__(self) -> int:
-        return len(self.ids)
-
-    def lengths(self) -> Sequence[int] | None:
-        """All rows cost the same."""
-        return None
-
-    def batch(self, rows: Sequence[int], epoch: int) -> Batch:
-        """The rows at these positions."""
-        index = torch.as_tensor(list(rows))
-        return Batch({"vectors": self._vectors[index]}, self._labels[index], index)
-
-
-class _OnVectors(nn.Module):
-    def __init__(self, head: Head, mean_D: Tensor, scale_D: Tensor) -> None:
-        super().__init__()
-        self.head = head
-        self.mean_D: Tensor
-        self.scale_D: Tensor
-        self.register_buffer("mean_D", mean_D)
-        self.register_buffer("scale_D", scale_D)
-
+class _OnVectors(StandardizedHead):
     def forward(self, inputs: dict[str, Tensor]) -> Tensor:
         """Logits (B, C) of standardised vectors."""
-        logits_BC: Tensor = self.head((inputs["vectors"] - self.mean_D) / self.scale_D)
+        logits_BC: Tensor = self.head(self.standardized(inputs["vectors"]))
         return logits_BC
 
 
@@ -85,14 +53,15 @@ def train_mlp_head(
     head = Head(shape, run.streams)
     mean_D = torch.from_numpy(train.vectors_ND.mean(axis=0))
     scale_D = torch.from_numpy(np.maximum(train.vectors_ND.std(axis=0), 1e-6))
+    network = _OnVectors(head, mean_D, scale_D)
     table = rate_table({"head": list(head.named_parameters())}, _RATE, rates={"head": _RATE})
-    rows = _VectorRows(train.vectors_ND, view.train.labels_N, train.ids)
-    validation = _VectorRows(held.vectors_ND, view.validation.labels_N, held.ids)
+    rows = VectorRows(train.vectors_ND, view.train.labels_N, train.ids)
+    validation = VectorRows(held.vectors_ND, view.validation.labels_N, held.ids)
     per_epoch = math.ceil(len(rows) / _BATCH)
     epochs = max(10, min(100, math.ceil(_STEPS / per_epoch)))
     history = fit_loop(
         step=classification_step(),
-        modules={"model": _OnVectors(head, mean_D, scale_D)},
+        modules={"model": network},
         optimizers=make_optimizer(table, weight_decay=0.05),
         loaders=RowLoader(rows, _BATCH, streams=run.streams),
         run=run,
@@ -104,8 +73,7 @@ def train_mlp_head(
         callbacks=[EarlyStopping("validation_loss", patience=10)],
         name="MLP head",
     )
-    _fold(head, mean_D, scale_D)
-    model = EncoderModel(backbone, head, view.label_names, depth=depth)
+    model = EncoderModel(backbone, network.folded(), view.label_names, depth=depth)
     return Fitted(
         model,
         table.trainable,
@@ -115,13 +83,3 @@ def train_mlp_head(
         epochs=history.steps / per_epoch,
         seconds=history.seconds,
     )
-
-
-@torch.no_grad()
-def _fold(head: Head, mean_D: Tensor, scale_D: Tensor) -> None:
-    """Let the first layer read raw vectors: W' = W / scale, b' = b - W' · mean."""
-    first = head.hidden
-    assert first is not None
-    device = first.weight.device
-    first.weight.div_(scale_D.to(device))
-    first.bias.sub_(first.weight @ mean_D.to(device))

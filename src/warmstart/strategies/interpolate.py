@@ -78,7 +78,7 @@ def interpolate(
     share = float(best["share"])
     progress.note(
         f"Interpolation: {share:g} of the way to the tuned weights has the best validation "
-        f"{METRICS[metric].title.lower()} of {len(curve)} points."
+        f"{METRICS[metric].words} of {len(curve)} points."
     )
     if share == 1.0:
         return tuned, curve

@@ -44,6 +44,7 @@ from .supervised import (
     evaluation,
 )
 from .trackers import TRACKERS, check_trackers
+from .vectors import VectorRows
 
 __all__ = [
     "FROZEN",
@@ -79,6 +80,7 @@ __all__ = [
     "StepCost",
     "StepFunction",
     "StepOutput",
+    "VectorRows",
     "Views",
     "WithinBudget",
     "announce",

@@ -39,7 +39,6 @@ __all__ = [
     "write_predictions",
 ]
 
-_KINDS = {"text": "texts", "image": "images"}
 _ENDINGS = (".csv", ".jsonl", ".json", ".parquet")
 
 
@@ -166,8 +165,8 @@ def check_modality(run: FinishedRun, dataset: Dataset) -> None:
     """
     if run.model.modality != dataset.modality:
         raise DataError(
-            f"The model in {run.folder} is one for {_KINDS[run.model.modality]}, but "
-            f"{dataset.source} holds {_KINDS[dataset.modality]}. Name a run that was trained on "
+            f"The model in {run.folder} is one for {run.model.modality}s, but "
+            f"{dataset.source} holds {dataset.modality}s. Name a run that was trained on "
             "such rows."
         )
 

@@ -110,8 +110,7 @@ def _title(results: Mapping[str, Any]) -> str:
     title = str(results["scores"][by]["title"])
     if not results["scores"][by]["predicts"]:
         return title
-    metric = METRICS[results["metric"]].title
-    return f"{title} {metric[0].lower()}{metric[1:]}"
+    return f"{title} {METRICS[results['metric']].words}"
 
 
 def _percent(results: Mapping[str, Any]) -> bool:

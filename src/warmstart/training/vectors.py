@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from warmstart.training import Batch
+from .loaders import Batch
 
 __all__ = ["VectorRows"]
 
