@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from warmstart.backbones import backbone, blueprint, packaged_names, quiet, sources
 from warmstart.core import BackboneError, UsageError
 
-from .tiny import configs, make_folder, save_tokenizer
+from .tiny import VOCABULARY, configs, make_folder, save_tokenizer
 
 Folders = Callable[[str], Path]
 
@@ -143,6 +143,28 @@ def test_a_vocabulary_is_never_made_up(family: str, family_folder: Folders, tmp_
         path.unlink()
     with pytest.raises(BackboneError, match=r"has no vocabulary \(.*never guessed"):
         backbone(folder).load(device="cpu")
+
+
+@pytest.mark.parametrize("family", ["bert", "gpt2"])
+def test_a_tokenizer_of_another_network_is_refused(
+    family: str, family_folder: Folders, tmp_path: Path
+) -> None:
+    folder = tmp_path / "mixed"
+    shutil.copytree(family_folder(family), folder)
+    config = json.loads((folder / "config.json").read_text())
+    config["vocab_size"] -= 1
+    (folder / "config.json").write_text(json.dumps(config))
+    tensors = load_file(folder / "model.safetensors")
+    (name,) = (n for n in tensors if n.endswith(("word_embeddings.weight", "wte.weight")))
+    tensors[name] = tensors[name][:-1].clone()
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    encoder = backbone(folder).load(device="cpu")
+    last = VOCABULARY[-1]
+    assert encoder.prepare([VOCABULARY[-2]])
+    with pytest.raises(
+        BackboneError, match=rf"token id {config['vocab_size']} \('{last}.*ids below"
+    ):
+        encoder.prepare([f"{VOCABULARY[-2]} {last}"])
 
 
 def test_missing_weights_are_named(family_folder: Folders, tmp_path: Path) -> None:

@@ -49,20 +49,24 @@ class TextProcessor:
     Attributes:
         tokenizer: transformers' tokenizer.
         max_length: Tokens at most, special tokens among them.
+        known: How many token ids the network has a vector for, where that is known.
     """
 
     def __init__(
-        self, tokenizer: Any, max_length: int, *, lower_case: bool = False, accepts: Sequence[str]
-    ) -> None:
+        self, tokenizer: Any, max_length: int, *, accepts: Sequence[str],
+        lower_case: bool = False, known: int | None = None,
+    ) -> None:  # fmt: skip
         self.tokenizer = tokenizer
         self.max_length = max_length
+        self.known = known
         self._lower = lower_case
         self._told = False
         self._type_ids = "token_type_ids" in accepts and (
             "token_type_ids" in tokenizer.model_input_names
         )
         special = (tokenizer.pad_token_id, tokenizer.eos_token_id, tokenizer.bos_token_id, 0)
-        self._pad = next(int(token) for token in special if token is not None)
+        given = (int(token) for token in special if token is not None)
+        self._pad = next(token for token in given if known is None or token < known)
         tokenizer.padding_side = "right"
         tokenizer.truncation_side = "right"
 
@@ -115,6 +119,14 @@ class TextProcessor:
                 "tokenizer_config.json among them, from the model's own repository."
             ) from error
         rows: list[list[int]] = encoded["input_ids"]
+        highest = max((max(row, default=0) for row in rows), default=0)
+        if self.known is not None and highest >= self.known:
+            raise BackboneError(
+                f"the backbone's tokenizer gives token id {highest} "
+                f"({self.tokenizer.convert_ids_to_tokens(highest)!r}), but its network knows ids "
+                f"below {self.known}: they do not belong together. Take both from the model's own "
+                "repository."
+            )
         return rows
 
     def collate(self, items: Sequence[list[int]]) -> dict[str, Tensor]:

