@@ -388,3 +388,37 @@ def test_a_failed_write_names_the_file_that_was_asked_for(
         write_atomic(tmp_path / "answers.csv", "a")
     assert caught.value.filename == str(tmp_path / "answers.csv")
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("count", [100, 101])
+def test_every_file_is_flushed_however_many_there_are(
+    count: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flushed: list[int] = []
+    fsync = os.fsync
+
+    def flush(handle: int) -> None:
+        flushed.append(os.fstat(handle).st_ino)
+        fsync(handle)
+
+    monkeypatch.setattr(os, "fsync", flush)
+    with publishing(tmp_path / "many") as folder:
+        for i in range(count):
+            (folder / f"{i}.txt").write_text("a")
+    assert {path.stat().st_ino for path in (tmp_path / "many").iterdir()} <= set(flushed)
+
+
+def test_a_file_that_cannot_be_flushed_stops_the_publication(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(_: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    folder = tmp_path / "many.tmp"
+    folder.mkdir()
+    for i in range(150):
+        (folder / f"{i}.txt").write_text("a")
+    with pytest.raises(OSError, match="No space left"):
+        finish_folder(folder, tmp_path / "many")
+    assert not (tmp_path / "many").exists()

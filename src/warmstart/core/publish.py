@@ -15,6 +15,7 @@ import re
 import shutil
 import uuid
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -39,6 +40,7 @@ __all__ = [
 
 FORMAT_VERSION = 1
 MANIFEST = "manifest.json"
+_MANY = 100  # files
 
 
 def write_atomic(path: Path, data: bytes | str) -> None:
@@ -166,12 +168,11 @@ def finish_folder(folder: Path, final: Path, *, replace: bool = False, **facts: 
     Raises:
         RunError: When `final` exists and `replace` is false.
     """
-    for path in list(folder.rglob("*")):
-        if path.is_file() and _is_torn(path):
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    for path in files:
+        if _is_torn(path):
             path.unlink()  # what a killed `write_atomic` left
-        elif path.is_file():
-            with path.open("rb") as handle:
-                os.fsync(handle.fileno())
+    _flush([path for path in files if path.exists()])
     write_manifest(folder, **facts)
     for path in folder.rglob("*"):
         if path.is_dir():
@@ -230,6 +231,17 @@ def _checksum(value: object) -> str:
     plain = json.loads(json.dumps(value, default=_plain))
     text = json.dumps(plain, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _flush(files: list[Path]) -> None:
+    """Bring files to the disk: many side by side, as one after another costs some 3 ms each."""
+
+    def flush(path: Path) -> None:
+        with path.open("rb") as handle:
+            os.fsync(handle.fileno())
+
+    with ThreadPoolExecutor(8 if len(files) > _MANY else 1) as pool:
+        list(pool.map(flush, files))
 
 
 def _sync_folder(folder: Path) -> None:
