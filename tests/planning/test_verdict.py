@@ -81,10 +81,11 @@ def test_only_a_loss_to_scratch_is_negative_transfer() -> None:
     found = verdict(arms, pairs)
     assert found.negative_transfer == ("probe",)
     assert found.below_control == ({"arm": "probe", "control": "tfidf"},)
-    assert "Negative transfer: Linear probe is significantly below training from scratch." in (
-        found.sentences
-    )
-    assert "Linear probe is below control: TF-IDF beats it by 20.0 points (19.0 to 21.0)." in (
+    assert (
+        "Negative transfer: Linear probe is below training from scratch, by 10.0 points "
+        "(9.0 to 11.0)."
+    ) in found.sentences
+    assert "Linear probe is below a control: TF-IDF beats it by 20.0 points (19.0 to 21.0)." in (
         found.sentences
     )
     assert "The best arm is a control" in words(found)

@@ -264,17 +264,24 @@ def _control_sentences(
     difference: Mapping[tuple[str, str], Pair],
 ) -> list[str]:
     titles = {arm.name: arm.title for arm in judged}
-    sentences = [
-        f"Negative transfer: {titles[name]} is significantly below training from scratch."
-        for name in negative
-    ]
-    for name, control in below:
+
+    def lead(name: str, control: str) -> str:
         pair = difference[name, control]
+        return f"{points(-pair.difference)} points ({points(-pair.high)} to {points(-pair.low)})"
+
+    scratches = [arm.name for arm in judged if arm.from_scratch]
+    sentences = []
+    for name in negative:
+        best = min((s for s in scratches if (name, s) in difference),
+                   key=lambda s: difference[name, s].difference)  # fmt: skip
         sentences.append(
-            f"{titles[name]} is below control: {titles[control]} beats it by "
-            f"{points(-pair.difference)} points ({points(-pair.high)} to {points(-pair.low)})."
+            f"Negative transfer: {titles[name]} is below training from scratch, by "
+            f"{lead(name, best)}."
         )
-    return sentences
+    return sentences + [
+        f"{titles[name]} is below a control: {titles[control]} beats it by {lead(name, control)}."
+        for name, control in below
+    ]
 
 
 def _some(names: Sequence[str], most: int = 4) -> str:
