@@ -137,6 +137,12 @@ def test_class_folders(tmp_path: Path) -> None:
     assert data.parts is None
     assert data.column("width") == [8] * 6
     assert sum("ignored" in line for line in lines) == 2
+    write(root / "manifest.json", "{}")  # as `sample` leaves it, with its README
+    with notes() as lines:
+        read(root)
+    assert [line for line in lines if "ignored" in line] == [
+        line for line in lines if "notes.md" in line
+    ]
 
 
 @pytest.mark.parametrize("name", ["val", "valid", "validation", "dev"])

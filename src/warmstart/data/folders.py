@@ -9,6 +9,7 @@ from pathlib import Path
 
 from warmstart.core.errors import DataError
 from warmstart.core.progress import note
+from warmstart.core.publish import MANIFEST
 from warmstart.data.images import EXTENSIONS
 from warmstart.data.labels import natural_key
 from warmstart.data.meaning import part_name
@@ -185,11 +186,12 @@ def _refuse_collection(folder: Path, folders: list[Path]) -> None:
 
 
 def _note_strays(folder: Path, files: Iterable[Path]) -> None:
-    names = [path.name for path in files]
+    own = {MANIFEST, "README.txt"} if (folder / MANIFEST).is_file() else set()  # of `sample`
+    names = [path.name for path in files if path.name not in own]
     if names:
         shown = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
         what = "file that is" if len(names) == 1 else "files that are"
-        note(f"{folder}: {len(names)} {what} no image of a class, ignored: {shown}.")
+        note(f"{folder}: {len(names):,} {what} no image of a class, ignored: {shown}.")
 
 
 def _not_understood(

@@ -291,7 +291,7 @@ def _complete(
         }
         _divide(dataset, parts, rows, wanted, groups=groups, seed=seed, notes=notes)
         count = sum(part == absent for part in parts)
-        notes.append(f"The data gives no {absent} part: {count} training rows became it.")
+        notes.append(f"The data gives no {absent} part: {count:,} training rows became it.")
 
 
 # --- making parts --------------------------------------------------------------------------------

@@ -151,7 +151,7 @@ def plan_by_tree(
     rarest = counts[0] if counts else 0
     reasons.append(
         Reason(
-            text=f"The rarest of {len(counts)} classes has {rarest} training rows.",
+            text=f"The rarest of {len(counts)} classes has {rarest:,} training rows.",
             name="rarest_class",
             value=rarest,
         )
@@ -187,20 +187,20 @@ def _speak(  # noqa: PLR0911 - one return a branch of the tree
         text = f"{count} labels are few, and the class names say nothing: compare with class means."
         return "prototypes", rule, text, ("probe",)
     if count < PROBE:
-        text = f"{count} labels carry a convex head; more freedom tends to overfit."
+        text = f"{count:,} labels carry a convex head; more freedom tends to overfit."
         return "probe", "100 to 1,000 labels: probe", text, ("finetune", "prototypes")
     if count < LARGE:
         if distance == "far":
             rule = "1,000 to 100,000 labels, far domain: fine-tuning of every layer"
-            text = f"{count} labels and a far domain: every layer has something to learn."
+            text = f"{count:,} labels and a far domain: every layer has something to learn."
             return "finetune", rule, text, ("probe", "scratch")
         rule = "1,000 to 100,000 labels: fine-tuning"
         known = "" if distance == "near" else " The domain distance was not measured."
-        text = f"{count} labels are enough to move the backbone's own weights.{known}"
+        text = f"{count:,} labels are enough to move the backbone's own weights.{known}"
         return "finetune", rule, text, ("probe",)
     rule = "above 100,000 labels: the compute budget decides"
     if budget_seconds is not None and budget_seconds < 3600:
-        text = f"{count} labels would pay for fine-tuning, which does not fit in under an hour."
+        text = f"{count:,} labels would pay for fine-tuning, which does not fit in under an hour."
         return "probe", rule, text, ("finetune",)
-    text = f"{count} labels pay for fine-tuning; training from scratch may come close."
+    text = f"{count:,} labels pay for fine-tuning; training from scratch may come close."
     return "finetune", rule, text, ("scratch", "probe")
