@@ -38,7 +38,7 @@ def test_thresholds(labels: int, settings: Any, strategy: str, rule: str) -> Non
     assert strategy not in plan.alternatives
     assert plan.reasons[0].name == "labels"
     assert plan.reasons[0].value == labels
-    assert all(f"{reason.value:.0f}" in reason.text for reason in plan.reasons)
+    assert all(f"{reason.value:,.0f}" in reason.text for reason in plan.reasons)
 
 
 def test_counts_labels_itself_and_warns_of_rare_classes() -> None:
