@@ -84,7 +84,7 @@ def embed(
         told = {"episodes": score.model_dump()} if score else {}
         print_json({"rows": rows, "dimension": dimension, "space": space, "out": out, **told})
         return
-    answer(f"{rows} rows in {dimension} dimensions ({features.space.pooling} pooling).")
+    answer(f"{rows:,} rows in {dimension} dimensions ({features.space.pooling} pooling).")
     if score:
         answer(
             f"{score.way}-way {score.shots}-shot, nearest class mean: {score.accuracy:.1%} right "
