@@ -170,6 +170,24 @@ def test_an_index_answers_as_the_model_does_and_grows(
         refresh(run, new, backbone=tiny_text, device="cpu")
 
 
+def test_new_items_are_read_as_the_run_s_own_were(
+    folder: Path, tiny_text: Path, tmp_path: Path
+) -> None:
+    """An item like a known one gets its vector, though the encoder was set otherwise in the fit."""
+    made = fit(
+        folder, strategy="frozen", settings={"width": 16, "layers": 0, "epochs": 1, "history": 4},
+        backbone=ws.backbone(tiny_text, modality="text", max_length=3, pooling="cls"),
+        device="cpu", out=tmp_path / "fit",
+    )  # fmt: skip
+    (row,) = (one for one in (folder / "items.csv").read_text().splitlines() if "i3," in one)
+    new = tmp_path / "new.csv"
+    new.write_text("item_id,title,tags\n" + row.replace("i3,", "twin,") + "\n")
+    assert isinstance(made, RetrievalRun)
+    grown = refresh(made, new, backbone=tiny_text, device="cpu")
+    twin, known = run_service(made, grown.folder).index.vectors(["twin", "i3"])
+    np.testing.assert_allclose(twin, known, atol=1e-5)
+
+
 def test_fit_sets_a_track_beside_baselines(folder: Path, tiny_text: Path, tmp_path: Path) -> None:
     settings = {"width": 16, "layers": 0, "epochs": 1, "history": 4}
     found = fit(

@@ -188,6 +188,31 @@ class Backbone:
             image_size=self.image_size if tower == "image" else None,
         )
 
+    def in_space(self, space: Space) -> Backbone:
+        """The same files, set so that features come in `space` again.
+
+        Args:
+            space: The last output of one tower, as `space` told it.
+
+        Raises:
+            BackboneError: When it is the space of other files, or of settings that cannot be had.
+        """
+        tower = space.modality
+        if self.space(modality=tower) == space:
+            return self
+        changed = self.with_settings(
+            max_length=space.max_length,
+            image_size=space.image_size,
+            pooling=space.pooling if tower == self.modality else None,
+        )
+        found = changed.space(modality=tower)
+        if found != space:
+            raise BackboneError(
+                f"backbone {self.name} cannot be set as it was: {found.differences(space)}. "
+                "Give it with these settings."
+            )
+        return changed
+
     def features(
         self,
         dataset: Dataset,

@@ -135,24 +135,15 @@ class UserTexts:
 
         Raises:
             RunError: When it is another one than the tower was trained on.
+            BackboneError: When it cannot be set as it was.
         """
         if backbone.fingerprint != self.space.backbone:
             raise RunError(
                 f"{backbone.name} is not the encoder that this user tower was trained on: its "
                 "files differ. Name that one with --backbone."
             )
-        if backbone.space(modality="text") != self.space:
-            backbone = backbone.with_settings(
-                max_length=self.space.max_length,
-                pooling=self.space.pooling if backbone.modality == "text" else None,
-            )
-        found = backbone.space(modality="text")
-        if found != self.space:
-            raise RunError(
-                f"{backbone.name} cannot be set as it was when this user tower was trained: "
-                f"{found.differences(self.space)}. Give it with these settings."
-            )
-        return replace(self, read=FreshTexts(load_text_encoder(backbone)))
+        set_so = backbone.in_space(self.space)
+        return replace(self, read=FreshTexts(load_text_encoder(set_so)))
 
     def texts(
         self, queries: QueryRows, start: int, stop: int, about: str | None = None

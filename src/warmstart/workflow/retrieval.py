@@ -18,6 +18,7 @@ from warmstart.core import (
 )
 from warmstart.data import (
     Interactions,
+    Modality,
     TimeSplit,
     held_out_events,
     is_interactions,
@@ -326,7 +327,16 @@ def _settings(
         "cuts": [split.validation_cut, split.test_cut],
         "backbone": None if text is None else text.fingerprint,
         "image_backbone": None if images is None else images.fingerprint,
+        "spaces": {
+            "backbone": _space(text, "text"),
+            "image_backbone": _space(images, "image"),
+        },
         "data": data.fingerprint,
         **({"seeds": seeds} if seeds > 1 else {}),
     }
     return values | {"fingerprint": fingerprint(values)}
+
+
+def _space(backbone: Backbone | None, tower: Modality) -> dict[str, Any] | None:
+    """What its vectors depend on, for whoever encodes more rows later."""
+    return None if backbone is None else backbone.space(modality=tower).model_dump(mode="json")

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from warmstart.backbones import Backbone
+from warmstart.backbones import Backbone, Space
 from warmstart.core import BackboneError, RunError
 from warmstart.data import Modality
 
@@ -23,7 +23,7 @@ def run_encoder(
     device: str = "auto",
     allow_bin: bool = False,
 ) -> Backbone:
-    """The text or image encoder that a run was made with.
+    """The text or image encoder that a run was made with, set as it was.
 
     Args:
         results: Of the run.
@@ -35,7 +35,7 @@ def run_encoder(
 
     Raises:
         RunError: When another one is found.
-        BackboneError: When none is.
+        BackboneError: When none is, or it cannot be set as it was.
     """
     wanted = results["settings"][kind]
     card = results.get(kind) or {}
@@ -57,4 +57,5 @@ def run_encoder(
             f"{found.name} is not the encoder that {folder} was made with "
             f"({card.get('name')}): its weights differ. {cure}"
         )
-    return found
+    space = (results["settings"].get("spaces") or {}).get(kind)
+    return found if space is None else found.in_space(Space.parse(space, f"{folder}: its space"))
