@@ -48,5 +48,6 @@ def test_counts_labels_itself_and_warns_of_rare_classes() -> None:
     assert plan.reasons[0].value == 100
     assert plan.reasons[1].value == 3
     assert any("3 training rows" in warning for warning in plan.warnings)
+    assert plan.command == f"warmstart fit DATA --strategy {plan.strategy}"  # rows have no path
     assert any("macro F1" in warning for warning in plan.warnings)
     assert not plan_by_tree(DATA).warnings

@@ -7,7 +7,7 @@ from .images import MAX_PIXELS, UnreadableImageError, open_rgb
 from .interaction_layouts import is_interactions
 from .interaction_readers import read_interactions, read_items
 from .interactions import Histories, Interactions
-from .readers import read
+from .readers import IN_MEMORY, read
 from .samples import SAMPLES, Sample, SampleResult, sample
 from .splits import Split, View, split
 from .timesplit import TimeSplit, held_out_events, time_split
@@ -15,6 +15,7 @@ from .transforms import AUGMENTATIONS, Augment, Augmentation, parse_augmentation
 
 __all__ = [
     "AUGMENTATIONS",
+    "IN_MEMORY",
     "MAX_PIXELS",
     "SAMPLES",
     "Audit",

@@ -111,13 +111,14 @@ def _classes(dataset: Dataset, known: Sequence[int]) -> list[Finding]:
         return []
     counts = Counter(labels)
     by_size = sorted(range(len(names)), key=lambda c: (-counts.get(c, 0), c))
-    shown = ", ".join(f"{names[c]} {counts.get(c, 0):,}" for c in by_size[:_SHOWN])
-    more = f", ... {names[by_size[-1]]} {counts.get(by_size[-1], 0):,}"
+    whole = len(names) <= _SHOWN + 1
+    told = [f"{names[c]} {counts.get(c, 0):,}" for c in by_size]
+    shown = ", ".join(told) if whole else f"{', '.join(told[:_SHOWN])}, ... {told[-1]}"
     findings = [
         Finding(
             severity="fact",
             code="classes",
-            message=f"{what} of each class: {shown}{more if len(names) > _SHOWN else ''}.",
+            message=f"{what} of each class: {shown}.",
             count=len(names),
         )
     ]

@@ -21,7 +21,9 @@ from warmstart.data.tables import Table, is_table, read_table
 if TYPE_CHECKING:
     import datasets
 
-__all__ = ["read"]
+__all__ = ["IN_MEMORY", "read"]
+
+IN_MEMORY = "dataset"  # what messages call rows that came as an object
 
 
 def read(
@@ -99,7 +101,7 @@ def _tables(source: Any, rejects: Rejects, *, need_label: bool) -> tuple[str, li
         import datasets
 
         if isinstance(source, datasets.Dataset | datasets.DatasetDict):
-            return "dataset", tables_of(source, "dataset")
+            return IN_MEMORY, tables_of(source, IN_MEMORY)
         raise UsageError(
             "The source must be a path, a hub id, a datasets.Dataset or a datasets.DatasetDict, "
             f"got {type(source).__name__}."

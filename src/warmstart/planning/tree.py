@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Literal
 
 from warmstart.core import Config
-from warmstart.data import Dataset
+from warmstart.data import IN_MEMORY, Dataset
 
 from .evidence import Measured, Missing
 from .pricing import Price
@@ -156,6 +156,7 @@ def plan_by_tree(
             value=rarest,
         )
     )
+    source = "DATA" if dataset.source == IN_MEMORY else dataset.source
     warnings = []
     if rarest < 8:
         warnings.append(
@@ -171,7 +172,7 @@ def plan_by_tree(
         reasons=tuple(reasons),
         alternatives=alternatives,
         warnings=tuple(warnings),
-        command=shlex.join(["warmstart", "fit", dataset.source, "--strategy", strategy, *options]),
+        command=shlex.join(["warmstart", "fit", source, "--strategy", strategy, *options]),
     )
 
 
