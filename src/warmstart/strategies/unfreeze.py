@@ -162,10 +162,11 @@ class Unfreeze(Replaying):
             job.told = _told(stages, place, list(groups), job.table.trainable)
             history = job.train()
             total = history if total is None else total.then(history)
-            losses = [*history.curve("validation_loss"), float("inf")]
+            lowest = min(history.curve("validation_loss"), default=None)
             told.append(
                 {"frozen": len(stage.frozen), "epochs": len(history.epochs),
-                 "steps": history.steps, "best_validation_loss": round(min(losses), 5)}
+                 "steps": history.steps,
+                 "best_validation_loss": None if lowest is None else round(lowest, 5)}
             )  # fmt: skip
             if history.stopped == "deadline":
                 break
