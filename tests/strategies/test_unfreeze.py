@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -15,6 +16,7 @@ import torch
 from warmstart.backbones import Backbone, FrozenLedger, freeze, state_hash
 from warmstart.core import Run, RunError, UsageError, progress
 from warmstart.strategies import Partial, Probe, ProbeThenFinetune, Unfreeze, make
+from warmstart.strategies.supervised import Job
 from warmstart.strategies.unfreeze import Stage, planned_stages, stages_by_group
 
 NAMES = ("stem", "block.0", "block.1", "block.2")
@@ -120,6 +122,27 @@ def test_a_budget_is_shared_by_the_stages(
     late = strategy.fit(source, view, make_run(deadline=time.monotonic() - 1))
     assert late.stopped == "deadline"
     assert len(late.values["stages"]) == 1
+
+
+def test_a_stage_without_time_for_an_epoch_has_no_loss_of_its_own(
+    text_view: Any, tiny_text: Path, opened: Any, make_run: Callable[..., Run],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    """What is kept goes into results.json, which takes no infinity."""
+    view, _ = text_view
+    run, train = make_run(), Job.train
+
+    def then_late(job: Job) -> Any:
+        found = train(job)
+        run.deadline = time.monotonic() - 1
+        return found
+
+    monkeypatch.setattr(Job, "train", then_late)
+    fitted = Unfreeze(stage_epochs=1, epochs=2, prefix="off").fit(opened(tiny_text), view, run)
+    first, second = fitted.values["stages"]
+    assert (second["steps"], second["best_validation_loss"]) == (0, None)
+    assert first["best_validation_loss"] is not None
+    json.dumps(fitted.values, allow_nan=False)
 
 
 def test_by_plateau_a_stage_ends_early(
