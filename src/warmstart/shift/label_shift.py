@@ -200,8 +200,9 @@ def _wald(answer_N: Ints, target_MC: Floats, classes: int) -> tuple[float, int]:
     )
     values_C, vectors_CC = np.linalg.eigh(np.atleast_2d(covariance_CC))
     kept_C = values_C > 1e-9 * max(values_C[-1], 1e-300)
-    if values_C[-1] <= 0:  # each side gives one answer only
-        return (0.0, 0) if np.allclose(difference_C, 0) else (float("inf"), 1)
+    if values_C[-1] <= 0:  # each side gives one answer only: Pearson's χ² of their 2 × 2 table
+        rows = len(answer_N) + len(target_MC)
+        return (0.0, 0) if np.allclose(difference_C, 0) else (float(rows), 1)
     along_C = vectors_CC[:, kept_C].T @ difference_C
     return float((along_C**2 / values_C[kept_C]).sum()), int(kept_C.sum())
 
