@@ -105,7 +105,10 @@ class NliModel(Model):
         """
         from transformers import AutoModelForSequenceClassification
 
-        folder = resolve(source).folder
+        try:
+            folder = resolve(source).folder
+        except BackboneError as error:
+            raise BackboneError(f"NLI model: {error}") from error
         try:
             with quiet_transformers():
                 network, report = AutoModelForSequenceClassification.from_pretrained(
