@@ -99,5 +99,5 @@ def test_damaged_and_pickled(tiny_nli: Path, tmp_path: Path) -> None:
     weights.rename(folder / "pytorch_model.bin")
     with pytest.raises(BackboneError, match="cannot be read"):
         NliModel.open(str(folder), LABELS, HYPOTHESES, "cpu")
-    with pytest.raises(BackboneError, match="NLI model: .*nowhere"):
+    with pytest.raises(BackboneError, match=r"NLI model: .*nowhere"):
         NliModel.open(str(tmp_path / "nowhere"), LABELS, HYPOTHESES, "cpu")
