@@ -227,3 +227,21 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
             pixels[..., 2 - 2 * number] += 110
             Image.fromarray(pixels.astype(np.uint8)).save(root / name / f"{i}.png")
     return root
+
+
+@pytest.fixture
+def notes() -> Iterator[list[str]]:
+    """What `progress.note` tells while the test runs."""
+    from warmstart.core import progress
+
+    lines: list[str] = []
+
+    class Listener:
+        def task(self, description: str, total: int | None, unit: str) -> Any:
+            return progress._default.task(description, total, unit)
+
+        def note(self, message: str) -> None:
+            lines.append(message)
+
+    with progress.use(Listener()):
+        yield lines

@@ -15,6 +15,7 @@ from warmstart.backbones import backbone
 from warmstart.core import UsageError
 from warmstart.data import read
 from warmstart.planning import budget, divide, fit_input_size, parse_duration
+from warmstart.planning.budget import as_budget
 
 
 @pytest.mark.parametrize(
@@ -147,3 +148,13 @@ def test_a_network_of_one_size_keeps_it(images: Any, timed: Any) -> None:
     timed(cost)
     chosen, message = fit_input_size(source, data, 1.0)
     assert (chosen, message) == (source, None)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"),
+    [(1, "1m"), (61, "2m"), (600, "10m"), (601, "15m"), (3600, "1h"), (5000, "1h25m"),
+     (7201, "2h5m")],
+)  # fmt: skip
+def test_a_budget_in_words_is_enough_and_can_be_read(seconds: float, words: str) -> None:
+    assert as_budget(seconds) == words
+    assert seconds <= parse_duration(words) <= seconds + 300

@@ -197,6 +197,29 @@ def test_an_arm_that_gets_less_than_a_pass_is_cut_and_not_judged(task: Any) -> N
     assert "not judged" in " ".join(found.verdict.sentences)
 
 
+def test_many_arms_leave_time_to_predict_for_each_other(task: Any, notes: list[str]) -> None:
+    """60 held-out rows at 1 s a row: ten arms predict for 600 s of 1,000, and train for 400."""
+    arms = [arm(f"a{i}", step=10.0, right=i) for i in range(10)]
+    shared = task(budget=1000.0, embedding=Embedding(seconds=200.0))
+    assert shared.predicting_seconds == pytest.approx(60)
+    run_comparison(arms, shared)
+    assert LIMITS[0][2] == 3, "400 s for ten arms at 10 s a step, with the 1.15 margin"
+    (line,) = (line for line in notes if "in all" in line)
+    # 10 x 40 steps x 10 s x 1.15, eleven times 60 s of predicting, a tenth in reserve
+    assert line.startswith("10 arms would train for 77 min in all, and 17 min are left: most will ")
+    assert "With --budget 1h40m all could end" in line
+
+
+def test_the_verdict_says_what_budget_is_enough(task: Any) -> None:
+    found = run_comparison([arm("slow", step=10.0), arm("fast", step=0.01, right=6)],
+                           task(budget=200.0))  # fmt: skip
+    (step,) = (step for step in found.verdict.next if "more time" in step)
+    # 200 s, and what the slow arm lacks of 400 s x 1.15, since it took none of it here
+    assert step == (
+        "Give more time (--budget 15m is enough for all): the budget limited Fake (step 10.0)."
+    )
+
+
 def test_timing_takes_no_more_than_half_of_the_budget(task: Any) -> None:
     found = run_comparison(
         [arm("first", step=0.001, pause=1.2), arm("late", step=0.001, right=9), arm("once", Once)],

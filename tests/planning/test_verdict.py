@@ -136,7 +136,7 @@ def test_shortened_arms_may_win_but_are_no_losers() -> None:
     losing = [arm("finetune", 0.5, 0.5, status="shortened"), arm("tfidf", 0.8, 0.8)]
     found = verdict(losing, [pair("finetune", "tfidf", -0.3, True)])
     assert found.below_control == ()
-    assert any("--budget limited Fine-tuning" in step for step in found.next)
+    assert any("the budget limited Fine-tuning" in step for step in found.next)
     winning = [arm("finetune", 0.9, 0.9, status="shortened"), arm("tfidf", 0.8, 0.8)]
     assert verdict(winning, [pair("finetune", "tfidf", 0.1, True)]).best == "finetune"
 
@@ -203,7 +203,10 @@ def test_a_long_list_of_short_arms_is_cut() -> None:
     arms = [arm(name, 0.9, 0.9, status="shortened") for name in names]
     step = next(step for step in verdict(arms, []).next if "more time" in step)
     assert step == (
-        "Give more time: --budget limited Linear probe, Fine-tuning, From scratch and 3 more arms."
+        "Give more time (--budget): the budget limited Linear probe, Fine-tuning, From scratch "
+        "and 3 more arms."
     )
     four = next(step for step in verdict(arms[:4], []).next if "more time" in step)
     assert four.endswith("limited Linear probe, Fine-tuning, From scratch, TF-IDF.")
+    known = next(step for step in verdict(arms[:1], [], enough=5000).next if "more time" in step)
+    assert known.startswith("Give more time (--budget 1h25m is enough for all): the budget ")

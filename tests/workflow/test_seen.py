@@ -3,31 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from warmstart.core import RunError, progress
+from warmstart.core import RunError
 from warmstart.workflow import FinishedRun, evaluate, fit, write_seen
 from warmstart.workflow.prepare import prepare
 from warmstart.workflow.seen import CONTENTS_FILE
-
-
-@pytest.fixture
-def notes() -> Iterator[list[str]]:
-    lines: list[str] = []
-
-    class Listener:
-        def task(self, description: str, total: int | None, unit: str) -> Any:
-            return progress._default.task(description, total, unit)
-
-        def note(self, message: str) -> None:
-            lines.append(message)
-
-    with progress.use(Listener()):
-        yield lines
 
 
 @pytest.fixture

@@ -147,12 +147,12 @@ class Allowance(Config):
         return f": up to {self.full_steps} steps, about {self.estimated:.0f} s without early stop."
 
 
-_MARGIN = 1.15  # what a measured step promises, and what the clock may add
+MARGIN = 1.15  # what a measured step promises, and what the clock may add
 
 
 def full_seconds(cost: Cost | None) -> float:
     """Time for the full length, with the margin."""
-    return _MARGIN * cost.seconds if cost else 0.0
+    return MARGIN * cost.seconds if cost else 0.0
 
 
 def allow(cost: Cost | None, seconds: float | None) -> Allowance:
@@ -166,7 +166,7 @@ def allow(cost: Cost | None, seconds: float | None) -> Allowance:
     )  # fmt: skip
     if seconds is None or seconds >= full_seconds(cost):
         return whole
-    steps = max(1, cost.steps_within(seconds / _MARGIN))
+    steps = max(1, cost.steps_within(seconds / MARGIN))
     return whole.model_copy(update={"max_steps": steps, "estimated": cost.seconds * steps / full})
 
 

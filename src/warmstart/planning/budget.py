@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import time
 from collections.abc import Mapping, Sequence
@@ -11,7 +12,7 @@ from warmstart.backbones import Backbone, Encoder, embed_inputs
 from warmstart.core import UsageError, WarmstartError, progress
 from warmstart.data import Dataset
 
-__all__ = ["divide", "embedding_estimate", "fit_input_size", "parse_duration"]
+__all__ = ["as_budget", "divide", "embedding_estimate", "fit_input_size", "parse_duration"]
 
 _UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0}
 _IMAGE_SIZES = (192, 160, 128, 96, 64)
@@ -38,6 +39,15 @@ def parse_duration(text: str | float) -> float:
             f"alone is seconds), got {text!r}."
         )
     return seconds
+
+
+def as_budget(seconds: float) -> str:
+    """A budget of at least so much, in whole minutes, above ten in steps of five: `1h25m`."""
+    minutes = math.ceil(seconds / 60)
+    if minutes > 10:
+        minutes = 5 * math.ceil(minutes / 5)
+    hours, rest = divmod(minutes, 60)
+    return f"{f'{hours}h' if hours else ''}{f'{rest}m' if rest or not hours else ''}"
 
 
 def fit_input_size(

@@ -21,8 +21,9 @@ from warmstart.strategies import Cost
 from warmstart.training import Diverged
 
 from .arms import Allowance, Arm, allow, full_seconds, kept_allowance, read_seed, run_seed
-from .budget import divide
+from .budget import as_budget, divide
 from .outcome import conclude
+from .pricing import duration
 from .task import ArmResult, Comparison, Embedding, Task
 
 __all__ = ["run_comparison", "timed"]
@@ -68,15 +69,36 @@ def run_comparison(
         _run(result, task, seed=task.first_seed)
         if _asked_is_out(results, task):
             return conclude(results, task)
+    if slow:
+        _tell_shares(slow, task)
     for position, result in enumerate(slow):
         if task.left <= 0 and result.name != task.asked:
             _cut_off(result)
             continue
         wanted = {r.name: full_seconds(r.cost) for r in slow[position:]}
-        share = divide(wanted, max(1.0, task.left * (1 - _RESERVE)))[result.name]
+        share = divide(wanted, _for_training(task, len(wanted)))[result.name]
         _run(result, task, seed=task.first_seed, seconds=share)
     _more_seeds([*quick, *slow], task)
     return conclude(results, task)
+
+
+def _for_training(task: Task, waiting: int) -> float:
+    """Seconds that so many arms may train for: what is left, less predicting and saving."""
+    reserve = max(_RESERVE * task.left, waiting * task.predicting_seconds)
+    return max(1.0, task.left - reserve)
+
+
+def _tell_shares(slow: Sequence[ArmResult], task: Task) -> None:
+    """Say at once where the budget is so small that most of the arms will be cut."""
+    wanted = sum(full_seconds(result.cost) for result in slow)
+    if wanted > 3 * _for_training(task, len(slow)):
+        enough = task.budget - task.left + wanted + (1 + len(slow)) * task.predicting_seconds
+        progress.note(
+            f"{len(slow)} arms would train for {duration(wanted)} in all, and "
+            f"{duration(task.left)} are left: most will be cut. With --budget "
+            f"{as_budget(enough / (1 - _RESERVE))} all could end; --limit or fewer --strategies "
+            "help too."
+        )
 
 
 def _asked_is_out(results: Sequence[ArmResult], task: Task) -> bool:

@@ -88,11 +88,20 @@ def _verdict(
     verdict = judge(
         facts, pairs, metric=task.primary, skipped=skipped, asked=task.asked,
         unreached=[r.arm.title for r in results if r.status == "cut" and not r.seeds],
+        enough=_enough(results, task),
     )  # fmt: skip
     verdict = verdict.model_copy(update={"why": tuple(_why(verdict, facts, scored, pairs, task))})
     if task.asked not in {fact.name for fact in facts}:
         return verdict
     return _of_fit(verdict, facts, scored, task)
+
+
+def _enough(results: Sequence[ArmResult], task: Task) -> float | None:
+    """A budget in which every arm could run its full length; None where that is not known."""
+    lacking = [r.lacking(task) for r in results if r.status in {"cut", "shortened"}]
+    if not task.limited or None in lacking:
+        return None
+    return task.budget + sum(seconds for seconds in lacking if seconds is not None)
 
 
 def _why(

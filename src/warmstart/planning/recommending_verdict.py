@@ -171,7 +171,7 @@ def _below_scratch(contest: Contest, task: ContestTask) -> tuple[str, ...]:
 def _next(contest: Contest, cut: list[str], lifts: dict[str, RankedPair]) -> list[str]:
     steps = []
     if cut:
-        steps.append(f"Give more time: --budget limited {', '.join(cut)}.")
+        steps.append(f"Give more time (--budget): the budget limited {', '.join(cut)}.")
     kept = contest.kept
     if kept is None:
         steps.append("Train a model that can be served: --strategies two-tower.")

@@ -16,7 +16,7 @@ from warmstart.data import Dataset, View
 from warmstart.evaluation import Scores, measure
 from warmstart.strategies import Cost
 
-from .arms import Arm, SeedResult, Status
+from .arms import MARGIN, Arm, SeedResult, Status, full_seconds
 from .budget import Budgeted
 from .meter import Prices
 from .verdict import Pair, Verdict
@@ -103,6 +103,11 @@ class Task(Budgeted):
         return self._row_seconds * (2.0 * held + 1.2 * again) + 0.01 * self.budget
 
     @property
+    def predicting_seconds(self) -> float:
+        """What an arm with an encoder of its own takes to predict the held-out rows."""
+        return self._row_seconds * (len(self.view.validation) + len(self.test))
+
+    @property
     def _row_seconds(self) -> float:
         """What embedding took a row."""
         rows = len(self.view.train) + len(self.view.validation) + len(self.test)
@@ -142,6 +147,14 @@ class ArmResult:
         self.test.append(test_NC)
         order: list[Status] = ["done", "shortened", "cut"]
         self.status = max((s.status for s in self.seeds), key=order.index)
+
+    def lacking(self, task: Task) -> float | None:
+        """Seconds beyond what it had for its full length; None where that was never measured."""
+        if not self.seeds:
+            return full_seconds(self.cost) + task.predicting_seconds if self.cost else None
+        first = self.seeds[0]
+        full = first.allowance.seconds_full
+        return None if full is None else max(0.0, MARGIN * full - first.seconds)
 
     def kept(self, task: Task) -> int:
         """Position of the seed whose model is kept: best on validation, the first among equals."""

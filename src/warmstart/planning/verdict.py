@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence, Set
 from warmstart.core import Config
 from warmstart.evaluation import METRICS, Paired
 
+from .budget import as_budget
+
 __all__ = ["ArmFacts", "Pair", "Verdict", "judge", "points"]
 
 
@@ -112,6 +114,7 @@ def judge(
     skipped: Mapping[str, str],
     asked: str | None = None,
     unreached: Sequence[str] = (),
+    enough: float | None = None,
 ) -> Verdict:
     """Put the numbers into a verdict.
 
@@ -125,6 +128,7 @@ def judge(
         skipped: Arms without scores and why.
         asked: The arm that a fit was asked for, which wins where validation sees no difference.
         unreached: Titles of arms that never ran, since the budget had ended.
+        enough: Seconds in which all arms could run their full length, where that is known.
     """
     judged = [arm for arm in arms if arm.status in {"done", "shortened"}]
     if not judged:
@@ -161,7 +165,7 @@ def judge(
         negative_transfer=tuple(negative),
         below_control=tuple({"arm": a, "control": c} for a, c in below),
         sentences=tuple(sentences),
-        next=tuple(_next(best, judged, cut, lost, skipped)),
+        next=tuple(_next(best, judged, cut, lost, skipped, enough)),
     )
 
 
@@ -297,12 +301,16 @@ def _next(
     cut: Sequence[str],
     lost: Set[str],
     skipped: Mapping[str, str],
+    enough: float | None,
 ) -> list[str]:
     """What to try next, most promising first."""
     steps = []
     short = [arm.title for arm in judged if arm.status == "shortened"]
     if cut or short:
-        steps.append(f"Give more time: --budget limited {_some([*cut, *short])}.")
+        until = f" {as_budget(enough)} is enough for all" if enough else ""
+        steps.append(
+            f"Give more time (--budget{until}): the budget limited {_some([*cut, *short])}."
+        )
     if lost and all(arm.name in lost for arm in judged if arm.role == "arm"):
         steps.append("Try another backbone: this one's features hinder more than they help here.")
     if best.high is not None and best.low is not None and best.high - best.low > 0.1:
