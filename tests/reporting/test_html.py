@@ -263,3 +263,11 @@ def test_an_old_task_is_drawn_beside_the_new_one() -> None:
     assert f"retained accuracy from 0.800 to {last:.3f}" in page
     assert "old task" in page
     assert "old task" not in render_report(sample())
+
+
+def test_the_head_tells_how_many_seeds_were_run() -> None:
+    results = sample()
+    assert "· 3 seeds" in render_report(results)
+    for arm in results["arms"]:
+        arm["seeds"] = min(arm["seeds"], 1)
+    assert "· 1 of 3 seeds" in render_report(results)

@@ -106,7 +106,9 @@ def _summary(results: Json) -> str:
         parts.append(fmt.clean(results["backbone"]["name"]))
     seeds = (results.get("settings") or {}).get("seeds")
     if seeds:
-        parts.append(f"{seeds} seed" + ("s" if seeds != 1 else ""))
+        ran = max((int(arm.get("seeds") or 0) for arm in results.get("arms") or ()), default=0)
+        of = f"{ran} of " if 0 < ran < seeds else ""  # the budget may leave no time for more
+        parts.append(f"{of}{seeds} seed" + ("s" if seeds != 1 else ""))
     draws = (results.get("shots") or {}).get("draws")
     if draws:
         parts.append(f"{draws} draw" + ("s" if draws != 1 else ""))
