@@ -10,7 +10,7 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 import torch
 from torch import nn
@@ -256,10 +256,10 @@ class FolderRecipe(Recipe):
         lower = bool(self.sentence and self.sentence.lower_case)
         tokenizer = load_tokenizer(self.folder)
         accepts = forward_names(network)
-        words = getattr(cast(Any, network).get_input_embeddings(), "num_embeddings", None)
         return TextProcessor(
-            tokenizer, length or _TOKEN_CAP, accepts=accepts, lower_case=lower, known=words
-        )
+            tokenizer, length or _TOKEN_CAP, accepts=accepts, lower_case=lower,
+            known=_known_ids(network),
+        )  # fmt: skip
 
     def scalar(self, name: str) -> float | None:
         """A single number among the safetensors weights."""
@@ -335,6 +335,14 @@ class FolderRecipe(Recipe):
             return int(output.last_hidden_state.shape[1 if output[0].ndim == 4 else -1])
         except (RuntimeError, AttributeError, NotImplementedError, TypeError):
             return int(config.hidden_size) if hasattr(config, "hidden_size") else None
+
+
+def _known_ids(network: Any) -> int | None:
+    """How many token ids it has a vector for; None where it does not say."""
+    try:
+        return getattr(network.get_input_embeddings(), "num_embeddings", None)
+    except NotImplementedError:
+        return None
 
 
 def _check_image_size(encoder: Encoder, name: str, image_size: int | None) -> None:

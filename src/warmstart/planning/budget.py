@@ -12,8 +12,16 @@ from warmstart.backbones import Backbone, Encoder, embed_inputs
 from warmstart.core import UsageError, WarmstartError, progress
 from warmstart.data import Dataset
 
-__all__ = ["as_budget", "divide", "embedding_estimate", "fit_input_size", "parse_duration"]
+__all__ = [
+    "RESERVE",
+    "as_budget",
+    "divide",
+    "embedding_estimate",
+    "fit_input_size",
+    "parse_duration",
+]
 
+RESERVE = 0.1  # of the time left, for predicting, saving and timing
 _UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0}
 _IMAGE_SIZES = (192, 160, 128, 96, 64)
 _TEXT_LENGTHS = (192, 128, 96, 64)

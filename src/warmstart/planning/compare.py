@@ -21,14 +21,13 @@ from warmstart.strategies import Cost
 from warmstart.training import Diverged
 
 from .arms import Allowance, Arm, allow, full_seconds, kept_allowance, read_seed, run_seed
-from .budget import as_budget, divide
+from .budget import RESERVE, as_budget, divide
 from .outcome import conclude
 from .pricing import duration
 from .task import ArmResult, Comparison, Embedding, Task
 
 __all__ = ["run_comparison", "timed"]
 
-_RESERVE = 0.1  # of the time left, for predicting, saving and timing
 # What takes one arm out of a comparison; mistakes in settings and damaged folders stop it.
 _LEAVES_OUT = (NotApplicable, DataError, BackboneError, Diverged, OutOfMemory)
 
@@ -84,7 +83,7 @@ def run_comparison(
 
 def _for_training(task: Task, waiting: int) -> float:
     """Seconds that so many arms may train for: what is left, less predicting and saving."""
-    reserve = max(_RESERVE * task.left, waiting * task.predicting_seconds)
+    reserve = max(RESERVE * task.left, waiting * task.predicting_seconds)
     return max(1.0, task.left - reserve)
 
 
@@ -96,7 +95,7 @@ def _tell_shares(slow: Sequence[ArmResult], task: Task) -> None:
         progress.note(
             f"{len(slow)} arms would train for {duration(wanted)} in all, and "
             f"{duration(task.left)} are left: most will be cut. With --budget "
-            f"{as_budget(enough / (1 - _RESERVE))} all could end; --limit or fewer --strategies "
+            f"{as_budget(enough / (1 - RESERVE))} all could end; --limit or fewer --strategies "
             "help too."
         )
 
@@ -215,7 +214,7 @@ def _deadline(granted: Allowance, seconds: float | None, task: Task) -> float | 
     if not task.limited:
         return None
     share = seconds if seconds is not None else granted.estimated
-    most = min(task.left * (1 - _RESERVE / 2), task.left - task.closing_seconds)
+    most = min(task.left * (1 - RESERVE / 2), task.left - task.closing_seconds)
     allowed = most if share is None else min(1.5 * share, most)
     return time.monotonic() + max(allowed, 10.0)
 
@@ -235,7 +234,7 @@ def _more_seeds(results: Sequence[ArmResult], task: Task) -> None:
             ready = read_seed(_seed_folder(result, task, seed)) is not None
             if not ready and (task.folder / "results.json").is_file():
                 continue  # a session before had decided that all seeds were there
-            if ready or 1.3 * taken <= task.left * (1 - _RESERVE):
+            if ready or 1.3 * taken <= task.left * (1 - RESERVE):
                 _run(result, task, seed=seed, allowance=result.seeds[0].allowance)
 
 

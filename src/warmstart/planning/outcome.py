@@ -10,6 +10,7 @@ import numpy as np
 from warmstart.data import Dataset
 from warmstart.evaluation import Paired, compare_arms, measure, score
 
+from .budget import RESERVE
 from .never_worse import Gap, against_controls
 from .task import ArmResult, Comparison, Task
 from .verdict import ArmFacts, Pair, Verdict, judge
@@ -101,7 +102,7 @@ def _enough(results: Sequence[ArmResult], task: Task) -> float | None:
     lacking = [r.lacking(task) for r in results if r.status in {"cut", "shortened"}]
     if not task.limited or None in lacking:
         return None
-    return task.budget + sum(seconds for seconds in lacking if seconds is not None)
+    return task.budget + sum(one for one in lacking if one is not None) / (1 - RESERVE)
 
 
 def _why(
