@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, MutableMapping
 from typing import Any
 
 import httpx
@@ -170,3 +170,26 @@ def test_a_draining_server_refuses_new_work_and_answers_the_old() -> None:
             assert answered.headers["connection"] == "close"
 
     asyncio.run(drain())
+
+
+def test_a_refusal_that_closes_the_connection_waits_for_the_body() -> None:
+    """Bytes that arrive at a closed socket reset it, and the answer would be lost with it."""
+
+    async def go() -> list[str]:
+        made = make(Fake())
+        made.state.warmstart.live.draining = True
+        order: list[str] = []
+
+        async def receive() -> dict[str, Any]:
+            order.append("read")
+            return {"type": "http.request", "body": b"x" * 10, "more_body": order.count("read") < 3}
+
+        async def send(message: MutableMapping[str, Any]) -> None:
+            order.append(str(message.get("status", "sent")))
+
+        scope = {"type": "http", "method": "POST", "path": "/v1/recommend", "query_string": b"",
+                 "headers": [(b"host", b"localhost")], "scheme": "http"}  # fmt: skip
+        await made(scope, receive, send)
+        return order
+
+    assert asyncio.run(go())[:4] == ["read", "read", "read", "503"]

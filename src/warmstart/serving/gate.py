@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import binascii
+import contextlib
 import hashlib
 import hmac
 import time
@@ -25,6 +26,7 @@ HEALTH = frozenset({"/healthz", "/readyz"})
 """Routes that need no key and answer while the server drains."""
 GONE = 499
 """Counted for a client that went away before its answer, as nginx does; never sent."""
+_READ_OUT, _READ_OUT_SECONDS = 1 << 20, 1.0
 _HEADERS = (
     (b"x-content-type-options", b"nosniff"),
     (b"referrer-policy", b"no-referrer"),
@@ -80,6 +82,21 @@ class Observed:
         return headers
 
 
+async def _read_out(receive: Receive) -> None:
+    """Read the rest of a request whose connection will be closed behind the answer.
+
+    What arrives at a closed socket resets the connection, and the answer may be lost with it.
+    """
+    left = _READ_OUT
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(_READ_OUT_SECONDS):
+            while left > 0:
+                message = await receive()
+                if not message.get("more_body"):
+                    return
+                left -= len(message.get("body", b""))
+
+
 class Guarded:
     """Refuses a wrong key (without a key: a foreign Host), and new work while the server drains.
 
@@ -101,6 +118,8 @@ class Guarded:
             refusal = self._refusal(scope)
             if refusal is not None:
                 self._metrics.refused(refusal.code)
+                if refusal.code == "draining":
+                    await _read_out(receive)
                 await refusal.response()(scope, receive, send)
                 return
         await self._app(scope, receive, send)
