@@ -147,10 +147,9 @@ def test_the_mlp_head_folds_its_standardisation_exactly() -> None:
     mean_D, scale_D = vectors_ND.mean(dim=0), vectors_ND.std(dim=0)
     head = Head(HeadShape(dimension=5, classes=3, hidden=7)).double().eval()
     wide = vectors_ND.double()
-    network = StandardizedHead(head, mean_D.double(), scale_D.double())
-    torch.testing.assert_close(
-        network.folded().double()(wide), head(network.standardized(wide)), rtol=1e-12, atol=1e-12
-    )
+    before_NC = head((wide - mean_D) / scale_D)
+    folded = StandardizedHead(head, mean_D.double(), scale_D.double()).folded()
+    torch.testing.assert_close(folded(wide), before_NC, rtol=1e-12, atol=1e-12)
 
 
 def test_the_mlp_head_is_what_was_validated(

@@ -119,15 +119,21 @@ class TextProcessor:
                 "tokenizer_config.json among them, from the model's own repository."
             ) from error
         rows: list[list[int]] = encoded["input_ids"]
+        self._refuse_unknown(rows)
+        return rows
+
+    def _refuse_unknown(self, rows: list[list[int]]) -> None:
+        """Refuse ids that the network has no vector for."""
+        if self.known is None:
+            return
         highest = max((max(row, default=0) for row in rows), default=0)
-        if self.known is not None and highest >= self.known:
+        if highest >= self.known:
             raise BackboneError(
                 f"the backbone's tokenizer gives token id {highest} "
                 f"({self.tokenizer.convert_ids_to_tokens(highest)!r}), but its network knows ids "
                 f"below {self.known}: they do not belong together. Take both from the model's own "
                 "repository."
             )
-        return rows
 
     def collate(self, items: Sequence[list[int]]) -> dict[str, Tensor]:
         """`input_ids` and `attention_mask` (B, T); `token_type_ids` where the model takes them.

@@ -169,10 +169,10 @@ def finish_folder(folder: Path, final: Path, *, replace: bool = False, **facts: 
         RunError: When `final` exists and `replace` is false.
     """
     files = [path for path in folder.rglob("*") if path.is_file()]
-    for path in files:
-        if _is_torn(path):
-            path.unlink()  # what a killed `write_atomic` left
-    _flush([path for path in files if path.exists()])
+    torn = {path for path in files if _is_torn(path)}  # what a killed `write_atomic` left
+    for path in torn:
+        path.unlink()
+    _flush([path for path in files if path not in torn])
     write_manifest(folder, **facts)
     for path in folder.rglob("*"):
         if path.is_dir():

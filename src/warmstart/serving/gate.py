@@ -118,7 +118,7 @@ class Guarded:
             refusal = self._refusal(scope)
             if refusal is not None:
                 self._metrics.refused(refusal.code)
-                if refusal.code == "draining":
+                if self._live.draining:  # every answer then closes its connection
                     await _read_out(receive)
                 await refusal.response()(scope, receive, send)
                 return
