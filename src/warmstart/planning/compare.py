@@ -24,7 +24,7 @@ from .arms import Allowance, Arm, allow, full_seconds, kept_allowance, read_seed
 from .budget import RESERVE, as_budget, divide
 from .outcome import conclude
 from .pricing import duration
-from .task import ArmResult, Comparison, Embedding, Task
+from .task import ArmResult, Comparison, Embedding, Task, enough_for
 
 __all__ = ["run_comparison", "timed"]
 
@@ -91,11 +91,12 @@ def _tell_shares(slow: Sequence[ArmResult], task: Task) -> None:
     """Say at once where the budget is so small that most of the arms will be cut."""
     wanted = sum(full_seconds(result.cost) for result in slow)
     if wanted > 3 * _for_training(task, len(slow)):
-        enough = task.budget - task.left + wanted + (1 + len(slow)) * task.predicting_seconds
+        enough = enough_for(slow, task, spent=task.budget - task.left)
+        assert enough is not None  # these arms were timed
         progress.note(
             f"{len(slow)} arms would train for {duration(wanted)} in all, and "
             f"{duration(task.left)} are left: most will be cut. With --budget "
-            f"{as_budget(enough / (1 - RESERVE))} all could end; --limit or fewer --strategies "
+            f"{as_budget(enough)} all could end; --limit or fewer --strategies "
             "help too."
         )
 

@@ -10,9 +10,8 @@ import numpy as np
 from warmstart.data import Dataset
 from warmstart.evaluation import Paired, compare_arms, measure, score
 
-from .budget import RESERVE
 from .never_worse import Gap, against_controls
-from .task import ArmResult, Comparison, Task
+from .task import ArmResult, Comparison, Task, enough_for
 from .verdict import ArmFacts, Pair, Verdict, judge
 from .why import Evidence, explain
 
@@ -89,20 +88,14 @@ def _verdict(
     verdict = judge(
         facts, pairs, metric=task.primary, skipped=skipped, asked=task.asked,
         unreached=[r.arm.title for r in results if r.status == "cut" and not r.seeds],
-        enough=_enough(results, task),
+        enough=enough_for(
+            [r for r in results if r.status in {"cut", "shortened"}], task, spent=task.budget
+        ),
     )  # fmt: skip
     verdict = verdict.model_copy(update={"why": tuple(_why(verdict, facts, scored, pairs, task))})
     if task.asked not in {fact.name for fact in facts}:
         return verdict
     return _of_fit(verdict, facts, scored, task)
-
-
-def _enough(results: Sequence[ArmResult], task: Task) -> float | None:
-    """A budget in which every arm could run its full length; None where that is not known."""
-    lacking = [r.lacking(task) for r in results if r.status in {"cut", "shortened"}]
-    if not task.limited or None in lacking:
-        return None
-    return task.budget + sum(one for one in lacking if one is not None) / (1 - RESERVE)
 
 
 def _why(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,11 +17,11 @@ from warmstart.evaluation import Scores, measure
 from warmstart.strategies import Cost
 
 from .arms import MARGIN, Arm, SeedResult, Status, full_seconds
-from .budget import Budgeted
+from .budget import RESERVE, Budgeted
 from .meter import Prices
 from .verdict import Pair, Verdict
 
-__all__ = ["ArmResult", "Comparison", "Embedding", "Task", "elapsed_clock"]
+__all__ = ["ArmResult", "Comparison", "Embedding", "Task", "elapsed_clock", "enough_for"]
 
 _CLOCK = "clock.json"
 _KEPT_ROWS = 2000
@@ -170,6 +170,21 @@ class ArmResult:
         """Peak memory of its seeds, and of the shared embedding where it stands on it."""
         shared = task.embedding.peak_bytes if self.arm.strategy.uses_features else 0
         return max(shared, *(s.peak_memory_bytes for s in self.seeds))
+
+
+def enough_for(limited: Sequence[ArmResult], task: Task, *, spent: float) -> float | None:
+    """Seconds in which these arms could run their full length; None where that is not known.
+
+    Args:
+        limited: Arms that lack time.
+        task: What they share.
+        spent: Seconds that are gone, or given away.
+    """
+    lacking = [result.lacking(task) for result in limited]
+    known = [seconds for seconds in lacking if seconds is not None]
+    if not task.limited or len(known) < len(lacking):
+        return None
+    return spent + sum(known) / (1 - RESERVE)
 
 
 @dataclass
