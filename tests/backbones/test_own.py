@@ -41,7 +41,7 @@ def make(module: nn.Module | None = None, **changes: object) -> Backbone:
     settings: dict[str, object] = {
         "module": module or Net(), "processor": pixels_of, "groups": GROUPS, "modality": "image",
     }  # fmt: skip
-    return backbone(**{**settings, **changes})  # type: ignore[arg-type]
+    return backbone(**{**settings, **changes})
 
 
 def test_vectors_depths_and_card() -> None:

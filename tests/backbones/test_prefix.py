@@ -333,7 +333,7 @@ def test_structures_are_handed_on(pack: Any, unpack: Any) -> None:
     network = Packing()
     for block in (network.one, network.two, network.three):
         plain = block.forward
-        block.forward = lambda x, plain=plain: pack(plain(x))  # type: ignore[method-assign]
+        block.forward = lambda x, plain=plain: pack(plain(x))
     encoder = own(network)
     before = vars(blocks_of(encoder)[0])["forward"]
     module, fresh, kept = prepared(encoder, 2)

@@ -55,7 +55,7 @@ def test_a_text_holds_several_values() -> None:
 def test_frozen() -> None:
     settings = Settings(name="a")
     with pytest.raises(ValidationError, match="frozen"):
-        settings.l2 = 2.0  # type: ignore[misc]
+        settings.l2 = 2.0
 
 
 @pytest.mark.parametrize(

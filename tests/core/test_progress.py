@@ -75,7 +75,7 @@ def test_a_bar_closes_when_the_work_fails() -> None:
     walk = progress.track([1, 2], "x")
     with progress.use(listener):
         next(walk)
-        walk.close()  # type: ignore[attr-defined]
+        walk.close()
     assert [item[0] for item in listener.heard].count("open") == 2
     assert [item[0] for item in listener.heard].count("close") == 2
 

@@ -44,12 +44,12 @@ def test_a_new_consumer_shifts_no_old_stream() -> None:
 
 
 def test_no_global_generator_is_touched() -> None:
-    torch_before, numpy_before = torch.random.get_rng_state(), np.random.get_state()[1].copy()  # type: ignore[index]
+    torch_before, numpy_before = torch.random.get_rng_state(), np.random.get_state()[1].copy()
     streams = Streams(0)
     streams.numpy("x").random()
     torch.rand(3, generator=streams.torch("x"))
     assert torch.equal(torch.random.get_rng_state(), torch_before)
-    np.testing.assert_array_equal(np.random.get_state()[1], numpy_before)  # type: ignore[index]
+    np.testing.assert_array_equal(np.random.get_state()[1], numpy_before)
 
 
 def test_neighbouring_seeds_are_uncorrelated() -> None:

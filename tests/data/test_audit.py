@@ -16,7 +16,7 @@ from .helpers import picture, rows, write
 
 
 def message(data: Dataset, code: str, made: Split | None = None, **options: object) -> str:
-    found = audit(data, made, **options).find(code)  # type: ignore[arg-type]
+    found = audit(data, made, **options).find(code)
     assert found is not None, code
     return found.message
 

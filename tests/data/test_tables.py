@@ -143,7 +143,7 @@ def test_missing_columns_name_the_nearest(tmp_path: Path) -> None:
     path = write(tmp_path / "a.csv", GOOD)
     for flag in ("text", "label", "image", "split_column", "group"):
         with pytest.raises(DataError, match=r'has no column.*Did you mean "label"'):
-            read(path, **{flag: "lebel"})  # type: ignore[arg-type]
+            read(path, **{flag: "lebel"})
 
 
 def test_missing_file_names_the_nearest(tmp_path: Path) -> None:
@@ -263,8 +263,8 @@ def test_a_group_is_a_further_column(tmp_path: Path) -> None:
     for group, role in (("review", "texts"), ("mood", "labels"), ("part", "parts")):
         message = rf"group='{group}' is the column of the {role}\..* columns here: day, site\."
         with pytest.raises(UsageError, match=message):
-            read(path, group=group, **told)  # type: ignore[arg-type]
-    data = read(path, group="site", **told)  # type: ignore[arg-type]
+            read(path, group=group, **told)
+    data = read(path, group="site", **told)
     assert data.user_columns == ("text", "label", "split", "site", "day")
     with pytest.raises(
         DataError, match=r'Did you mean "site"\? Available: day, label, site, split'

@@ -45,7 +45,7 @@ def test_rotation() -> None:
             assert (low, high) == (-90.0, 90.0)
             return high
 
-    turned = Rotation(degrees=90)(whole, Always())  # type: ignore[arg-type]
+    turned = Rotation(degrees=90)(whole, Always())
     assert np.array_equal(pixels(turned), np.rot90(pixels(whole)))
     assert np.array_equal(pixels(Rotation(degrees=0)(whole, rng())), pixels(whole))
     corner = pixels(Rotation(degrees=45)(Image.new("RGB", (40, 40)), rng(0)))
@@ -109,7 +109,7 @@ def test_jitter_is_the_formula(place: int, factor: float) -> None:
     whole = image()
     factors = [1.0, 1.0, 1.0]
     factors[place] = factor
-    found = ColourJitter()(whole, Fixed(factors, [place, 3]))  # type: ignore[arg-type]
+    found = ColourJitter()(whole, Fixed(factors, [place, 3]))
     x = pixels(whole).astype(float)
     grey = np.asarray(whole.convert("L")).astype(float)
     anchor = {0: np.zeros_like(x), 1: np.full_like(x, round(grey.mean())), 2: grey[..., None]}
@@ -120,7 +120,7 @@ def test_jitter_is_the_formula(place: int, factor: float) -> None:
 def test_hue_turns_the_colour_circle() -> None:
     red = Image.new("RGB", (2, 2), (255, 0, 0))
     third = Fixed([1.0] * 3, [3], hue=1 / 3)
-    green = pixels(ColourJitter(hue=0.5)(red, third))[0, 0]  # type: ignore[arg-type]
+    green = pixels(ColourJitter(hue=0.5)(red, third))[0, 0]
     assert green.tolist() == pytest.approx([0, 255, 0], abs=4)
     grey = Image.new("RGB", (2, 2), (90, 90, 90))
     assert np.array_equal(pixels(ColourJitter(strength=0.0, hue=0.5)(grey, rng())), pixels(grey))
@@ -185,6 +185,6 @@ def test_bad_text_is_refused(text: str, words: str) -> None:
 
 def test_values_are_frozen() -> None:
     with pytest.raises(ValidationError, match="frozen"):
-        Flip().chance = 0.1  # type: ignore[misc]
+        Flip().chance = 0.1
     with pytest.raises(ValidationError, match="at least one step"):
         Augmentation(steps=())

@@ -64,7 +64,7 @@ def test_alike_rows_widen_the_interval() -> None:
     twenty = score(*[part[::20] for part in (proba, truth)], ["x", "y"]).main
 
     def width(one: object) -> float:
-        return one.high - one.low  # type: ignore[attr-defined, no-any-return]
+        return one.high - one.low
 
     assert whole.value == apart.value
     assert width(whole) > 3 * width(apart)

@@ -215,13 +215,13 @@ def test_the_interval_of_a_share() -> None:
 def test_rows_from_elsewhere_are_flagged_and_others_at_the_stated_rate(
     fitted: Familiarity, method: str
 ) -> None:
-    alarm = fitted.alarm(0.05, method)  # type: ignore[arg-type]
-    same = fitted.scores(clouds(4000, 11)[0], method)  # type: ignore[arg-type]
+    alarm = fitted.alarm(0.05, method)
+    same = fitted.scores(clouds(4000, 11)[0], method)
     share = float((same > alarm.threshold).mean())
     assert alarm.low - 0.01 <= share <= alarm.high + 0.01
     elsewhere = clouds(500, 12)[0]
     elsewhere[:, 0] -= 12
-    assert (fitted.scores(elsewhere, method) > alarm.threshold).mean() > 0.9  # type: ignore[arg-type]
+    assert (fitted.scores(elsewhere, method) > alarm.threshold).mean() > 0.9
 
 
 def test_what_cannot_be_scored_is_refused(fitted: Familiarity) -> None:
@@ -232,9 +232,9 @@ def test_what_cannot_be_scored_is_refused(fitted: Familiarity) -> None:
     with pytest.raises(DataError, match="row 1 holds a number that is not finite"):
         fitted.scores(rows)
     with pytest.raises(UsageError, match=r'Did you mean "mahalanobis"'):
-        fitted.scores(rows, "mahalanobi")  # type: ignore[arg-type]
+        fitted.scores(rows, "mahalanobi")
     with pytest.raises(UsageError, match="method 'nn' is unknown"):
-        fitted.alarm(None, "nn")  # type: ignore[arg-type]
+        fitted.alarm(None, "nn")
 
 
 def test_kept_rows_are_bounded_and_drawn_alike() -> None:

@@ -22,7 +22,7 @@ from .ranking_events import events, random_events
 def test_slices_equal_a_loop(kind: object) -> None:
     past = events(random_events(0, 150, 5, 20, 0, 50), 8, 30)
     future = events(random_events(1, 200, 8, 30, 50, 90), 8, 30)
-    task = kind(past, future)  # type: ignore[operator]
+    task = kind(past, future)
     found = standard_slices(task, past)
     assert found["user"] == ["warm" if u in past.user_N else "cold" for u in task.user_Q]
     assert found["item"] == ["warm" if i in past.item_N else "cold" for i in task.targets.items]

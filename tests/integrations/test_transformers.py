@@ -55,7 +55,7 @@ def rows(kind: str = "text") -> list[dict[str, Any]]:
     ]
 
 
-class Spy(TrainerCallback):  # type: ignore[misc]
+class Spy(TrainerCallback):
     """What was trained and what was resting in each step."""
 
     def __init__(self) -> None:
@@ -126,7 +126,7 @@ def test_progressive_unfreezing_in_a_real_run(train: Any) -> None:
     frozen, spy = FrozenIsFrozen(), Spy()
     seen: list[dict[str, torch.Tensor]] = [state(model)]
 
-    class Keep(TrainerCallback):  # type: ignore[misc]
+    class Keep(TrainerCallback):
         def on_epoch_end(self, args: Any, state_: Any, control: Any, **kwargs: Any) -> None:
             seen.append(state(kwargs["model"]))
 
@@ -195,7 +195,7 @@ def test_frozen_batch_norm_stays_only_with_the_callback(train: Any) -> None:
 
 
 def test_a_frozen_tensor_that_moves_is_an_error(train: Any) -> None:
-    class Meddler(TrainerCallback):  # type: ignore[misc]
+    class Meddler(TrainerCallback):
         def on_step_end(self, args: Any, state_: Any, control: Any, **kwargs: Any) -> None:
             with torch.no_grad():
                 kwargs["model"].bert.embeddings.LayerNorm.bias.add_(1e-3)

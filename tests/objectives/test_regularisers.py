@@ -35,8 +35,8 @@ def test_l2_sp_pulls_towards_the_start() -> None:
 def test_ewc_is_a_loop_over_weights(form: str | None, shape: tuple[int, ...]) -> None:
     w, w0 = random(*shape), random(*shape, seed=1)
     fisher = random(*shape, seed=2).square()
-    kept = fisher if form is None else pack_fisher(fisher, form)  # type: ignore[arg-type]
-    used = fisher if form is None else kept.unpack()  # type: ignore[union-attr]
+    kept = fisher if form is None else pack_fisher(fisher, form)
+    used = fisher if form is None else kept.unpack()
     slow = 0.0
     for f, a, b in zip(used.flatten(), w.flatten(), w0.flatten(), strict=True):
         slow += 50.0 / 2 * float(f) * (float(a) - float(b)) ** 2
@@ -81,6 +81,6 @@ def test_a_matrix_of_rank_one_is_factored_exactly() -> None:
 
 def test_refusals() -> None:
     with pytest.raises(UsageError, match="fisher form must be one of"):
-        pack_fisher(torch.ones(2), "int4")  # type: ignore[arg-type]
+        pack_fisher(torch.ones(2), "int4")
     with pytest.raises(UsageError, match="finite"):
         pack_fisher(torch.tensor([float("inf")]))

@@ -79,8 +79,8 @@ def test_evidence_overrules_the_tree() -> None:
 def test_without_a_gain_the_cheap_probe_stays() -> None:
     plan = advised(measured(-0.1))
     assert plan.strategy == "probe"
-    assert plan.expectation("probe").gain == 0  # type: ignore[union-attr]
-    assert plan.expectation("finetune").gain < 0  # type: ignore[union-attr]
+    assert plan.expectation("probe").gain == 0
+    assert plan.expectation("finetune").gain < 0
     assert "alone says the same" in plan.sentence
     assert any(reason.name == "short_finetune" for reason in plan.reasons)
 
@@ -120,10 +120,10 @@ def test_limits_rule_out() -> None:
     found = measured(0.12)
     quick = advised(found, limits=parse_limits(budget="90s"))
     assert quick.strategy == "lora"
-    assert "it would take 100 s, and the budget is 90 s" in quick.expectation("finetune").out  # type: ignore[operator,union-attr]
+    assert "it would take 100 s, and the budget is 90 s" in quick.expectation("finetune").out
     small = advised(found, limits=parse_limits(memory="50MB"))
     assert small.strategy in {"probe", "prototypes"}
-    assert small.expectation("lora").out is not None  # type: ignore[union-attr]
+    assert small.expectation("lora").out is not None
     for limits, words in (
         (parse_limits(max_size="1MB"), r"90.0 MiB on disk, and the model may take 1.0 MiB"),
         (parse_limits(latency="5ms"), "takes 9.0 ms for one input"),
@@ -140,7 +140,7 @@ def test_licences() -> None:
     assert advised(found, limits=parse_limits(licence="MIT, Apache-2.0")).strategy != "tfidf"
     foreign = advised(found, limits=parse_limits(licence="mit"))
     assert foreign.strategy == "scratch", "its architecture alone is used"
-    assert "under apache-2.0, which is none of mit" in foreign.expectation("probe").out  # type: ignore[operator,union-attr]
+    assert "under apache-2.0, which is none of mit" in foreign.expectation("probe").out
     unclear = CARD.model_copy(update={"license": None})
     bound = bound_by_limits(tree(), parse_limits(licence="mit"), unclear, "text")
     assert bound.strategy == "tfidf"
@@ -154,7 +154,7 @@ def test_what_cannot_be_used_is_told() -> None:
     found = measured(0.12, left_out={"lora": "no layers", "zero-shot": "the names say nothing"},
                      missing=(Missing(name="distance", text="Not measured."),))  # fmt: skip
     plan = advised(found)
-    assert plan.expectation("lora").out == "no layers"  # type: ignore[union-attr]
+    assert plan.expectation("lora").out == "no layers"
     assert [one.out is None for one in plan.expected] == sorted(
         (one.out is None for one in plan.expected), reverse=True
     ), "what is out stands last"

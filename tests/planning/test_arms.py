@@ -20,8 +20,8 @@ def test_names_settings_and_values() -> None:
     assert [arm.name for arm in arms] == [
         "probe", "finetune:epochs=3:head=mlp", "probe:depth=auto", "tfidf",
     ]  # fmt: skip
-    assert arms[1].strategy.epochs == 3  # type: ignore[attr-defined]
-    assert arms[1].strategy.head == "mlp"  # type: ignore[attr-defined]
+    assert arms[1].strategy.epochs == 3
+    assert arms[1].strategy.head == "mlp"
     assert arms[1].folder_name == "finetune_epochs=3_head=mlp"
     assert "/" not in parse_arms(["zero-shot:nli=../a/b"])[0].folder_name
 
@@ -86,7 +86,7 @@ def test_latency_and_size(tmp_path: Path) -> None:
             time.sleep(0.02 if self.calls <= 3 else 0.002)
 
     slow = Slow()
-    found = latency_ms(slow, ["a", "b"], repeats=5)  # type: ignore[arg-type]
+    found = latency_ms(slow, ["a", "b"], repeats=5)
     assert isinstance(slow, Slow)
     assert not isinstance(slow, Model)
     assert 2.0 <= found < 15

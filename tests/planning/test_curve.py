@@ -69,14 +69,14 @@ def test_probes_on_growing_parts() -> None:
     held_MD, truth_M = rows(200, 1)
     ids = [f"r{i}" for i in range(96)]
     answers: dict[str, object] = {"classes": 2, "at_full_M": truth_M}
-    item = probe_curve(train_ND, labels_N, ids, held_MD, truth_M, **answers)  # type: ignore[arg-type]
+    item = probe_curve(train_ND, labels_N, ids, held_MD, truth_M, **answers)
     assert list(item.details["accuracy"]) == ["12", "24", "48", "96"]
     assert item.details["accuracy"]["96"] == 1.0
     assert item.interval is not None
     assert item.interval[0] <= item.value <= item.interval[1]
     assert f"{item.value:.2f}" in item.text
     assert "100.0% with 96" in item.text
-    again = probe_curve(train_ND, labels_N, ids, held_MD, truth_M, **answers)  # type: ignore[arg-type]
+    again = probe_curve(train_ND, labels_N, ids, held_MD, truth_M, **answers)
     assert again.value == item.value
     with pytest.raises(NotApplicable, match="parts of 8 rows or more of the 10"):
-        probe_curve(train_ND[:10], labels_N[:10], ids[:10], held_MD, truth_M, **answers)  # type: ignore[arg-type]
+        probe_curve(train_ND[:10], labels_N[:10], ids[:10], held_MD, truth_M, **answers)

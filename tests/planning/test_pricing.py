@@ -116,4 +116,4 @@ def test_the_plans_price_stands_in() -> None:
     assert found.ratio == pytest.approx(0.5)
     assert found.sentence == "Cost: 14 s were expected, 7 s were taken (0.5 times the time)."
     empty = SimpleNamespace(seeds=[])
-    assert check_cost(empty, TASK, price) is None  # type: ignore[arg-type]
+    assert check_cost(empty, TASK, price) is None

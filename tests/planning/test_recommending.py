@@ -231,9 +231,9 @@ def test_the_mean_of_the_history_is_a_loop_over_it() -> None:
 
 
 def test_tracks_are_settings_of_the_two_tower_model() -> None:
-    assert make_track("frozen").layers == 0  # type: ignore[union-attr]
-    assert not make_track("scratch").use_text  # type: ignore[union-attr]
-    assert not make_track("user-tower").use_ids  # type: ignore[union-attr]
+    assert make_track("frozen").layers == 0
+    assert not make_track("scratch").use_text
+    assert not make_track("user-tower").use_ids
     with pytest.raises(UsageError, match='Did you mean "frozen"'):
         make_track("frozn")
 

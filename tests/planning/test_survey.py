@@ -95,7 +95,7 @@ def test_too_little_time_is_told(
     assert not found.prices["unfreeze"].bound
     assert Limits(seconds=1e-9).against_price(found.prices["unfreeze"]) is not None
     assert Limits(seconds=1e-9).against_price(found.prices["lora"]) is None, "it may take less"
-    assert found.item("distance").value == 1.0  # type: ignore[union-attr]
+    assert found.item("distance").value == 1.0
     assert found.gains, "what costs nothing is measured all the same"
 
 
@@ -105,7 +105,7 @@ def test_rows_that_nothing_can_be_compared_on(looked: tuple[Survey, View, Split]
     few = View(view.train, view.validation.select([0, 1, 2]))
     for rows, words in ((one, "of 1 and 18"), (few, "of 2 and 3")):
         with pytest.raises(NotApplicable, match=f"two classes and 4 validation rows.*{words}"):
-            survey(None, rows, metric="accuracy", folder=Path())  # type: ignore[arg-type]
+            survey(None, rows, metric="accuracy", folder=Path())
 
 
 def test_small_samples_prove_no_equality() -> None:
@@ -154,7 +154,7 @@ def test_noise_through_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
         return pred_probs.argmax(axis=1) != labels
 
     fake = ModuleType("cleanlab.filter")
-    fake.find_label_issues = find  # type: ignore[attr-defined]
+    fake.find_label_issues = find
     monkeypatch.setitem(sys.modules, "cleanlab", ModuleType("cleanlab"))
     monkeypatch.setitem(sys.modules, "cleanlab.filter", fake)
     found = label_noise(vectors_ND, labels_N, 3, 0.01)

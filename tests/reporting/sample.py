@@ -21,7 +21,7 @@ def sample(
 def accuracy_of(results: dict[str, Any], arm: str) -> tuple[str, str, str]:
     """Value, low and high of an arm's accuracy, as they must be shown."""
     found = next(one for one in results["arms"] if one["name"] == arm)["scores"]["metrics"]
-    return tuple(f"{found['accuracy'][key] * 100:.1f}" for key in ("value", "low", "high"))  # type: ignore[return-value]
+    return tuple(f"{found['accuracy'][key] * 100:.1f}" for key in ("value", "low", "high"))
 
 
 @functools.lru_cache

@@ -59,7 +59,7 @@ def results(found: bool = True) -> dict[str, Any]:
 def show(value: Any, width: int = 80) -> str:
     console = Console(file=io.StringIO(), width=width, color_system=None)
     console.print(drift_view(value))
-    text = console.file.getvalue()  # type: ignore[attr-defined]
+    text = console.file.getvalue()
     assert max(map(len, text.splitlines())) <= width
     return str(text)
 
@@ -82,7 +82,7 @@ def test_the_verdict_is_red_or_green() -> None:
             file=io.StringIO(), width=80, force_terminal=True, color_system="standard"
         )
         console.print(drift_view(results(found)))
-        line = next(one for one in console.file.getvalue().splitlines()  # type: ignore[attr-defined]
+        line = next(one for one in console.file.getvalue().splitlines()
                     if "Drift: 2 of" in one)  # fmt: skip
         assert style in line
 

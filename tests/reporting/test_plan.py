@@ -37,7 +37,7 @@ PLANNED: dict[str, Any] = {
 def show(width: int = 100) -> str:
     console = Console(file=io.StringIO(), width=width, color_system=None)
     console.print(plan_view(PLANNED))
-    return console.file.getvalue()  # type: ignore[attr-defined, no-any-return]
+    return console.file.getvalue()
 
 
 def test_the_terminal_tells_all_of_it() -> None:

@@ -66,7 +66,7 @@ def results() -> dict[str, Any]:
 def printed(results: dict[str, Any], width: int = 100) -> str:
     console = Console(file=io.StringIO(), width=width)
     console.print(comparison_view(results))
-    return console.file.getvalue()  # type: ignore[attr-defined,no-any-return]
+    return console.file.getvalue()
 
 
 def test_the_terminal_shows_what_decides(results: dict[str, Any]) -> None:
@@ -148,7 +148,7 @@ def test_an_index_tells_what_was_tried() -> None:
              "settings": {}}  # fmt: skip
     console = Console(file=io.StringIO(), width=100)
     console.print(index_view(found))
-    text = console.file.getvalue()  # type: ignore[attr-defined]
+    text = console.file.getvalue()
     for words in ("flat", "1.000", "0.50 ms", "1.5 MB", "too few items", "90 items in a flat index",
                   "runs/x.index/0001", "recall 0.95"):  # fmt: skip
         assert words in text, words

@@ -75,7 +75,7 @@ def results() -> dict[str, Any]:
 def show(value: Any, width: int = 80) -> str:
     console = Console(file=io.StringIO(), width=width, color_system=None)
     console.print(shift_view(value))
-    text = console.file.getvalue()  # type: ignore[attr-defined]
+    text = console.file.getvalue()
     assert max(map(len, text.splitlines())) <= width
     return str(text)
 

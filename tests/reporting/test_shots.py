@@ -45,7 +45,7 @@ def results() -> dict[str, Any]:
 def printed(results: dict[str, Any], width: int = 80) -> str:
     console = Console(file=io.StringIO(), width=width)
     console.print(shots_view(results))
-    return console.file.getvalue()  # type: ignore[attr-defined,no-any-return]
+    return console.file.getvalue()
 
 
 def test_the_terminal_shows_every_number(results: dict[str, Any]) -> None:
@@ -60,7 +60,7 @@ def test_the_terminal_shows_every_number(results: dict[str, Any]) -> None:
 
     console = Console(file=io.StringIO(), width=80)
     console.print(comparison_view(results))
-    assert console.file.getvalue() == text  # type: ignore[attr-defined]
+    assert console.file.getvalue() == text
     assert "zero-shot 0.1 s, knn 0.1 s, setfit 0.1 s" in " ".join(text.split())
     results["shots"]["draws"] = 1
     assert "another draw may differ by more" in " ".join(printed(results).split())
@@ -128,5 +128,5 @@ def test_the_readme(results: dict[str, Any]) -> None:
 def test_the_star_is_at_the_arm_that_the_sentences_call_the_leader(results: dict[str, Any]) -> None:
     """A mean over fewer draws than others have leads nothing, however high."""
     results["shots"]["arms"][1]["cells"][1] = cell(4, 0.99, 2)
-    row = shot_rows(results)["rows"][2]  # type: ignore[index]
+    row = shot_rows(results)["rows"][2]
     assert (row["k"], [one["best"] for one in row["cells"]]) == ("4", [False, False, True])

@@ -26,7 +26,7 @@ from .sample import accuracy_of, sample
 def show(renderable: Any, width: int = 80, **options: Any) -> str:
     console = Console(file=io.StringIO(), width=width, no_color=True, **options)
     console.print(renderable)
-    text: str = console.file.getvalue()  # type: ignore[attr-defined]
+    text: str = console.file.getvalue()
     return text
 
 

@@ -260,7 +260,7 @@ def test_a_batch_of_empty_windows_teaches_nothing() -> None:
     towers = Towers(TowerShape(items=3, features=0, width=4, heads=1), streams=Streams(0))
     state: Any = SimpleNamespace(plain={"towers": towers}, modules={"towers": towers})
     batch: Any = SimpleNamespace(targets_N=torch.zeros(0, dtype=torch.int64))
-    found = training_step(None, None)(batch, state)  # type: ignore[arg-type]
+    found = training_step(None, None)(batch, state)
     assert float(found.loss.detach()) == 0.0
     found.loss.backward()
     assert all(p.grad is not None and not p.grad.any() for p in towers.parameters())

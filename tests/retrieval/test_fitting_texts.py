@@ -147,14 +147,14 @@ def test_a_step_is_that_of_whole_passes(bench: Bench, kind: str, chunk: int) -> 
     wanted = whole(bench, objective)
     expected = gradients(bench)
     with torch.no_grad():
-        catalogue.features_IF[:, : bench.texts.width] = -5.0  # type: ignore[index]  # not read
+        catalogue.features_IF[:, : bench.texts.width] = -5.0  # not read
     step = text_step(objective, catalogue, bench.texts, most=ITEMS, chunk=chunk)
     output = step(bench.batch, bench.state)
     assert not isinstance(output, Tensor)
-    assert output.manual == (chunk < ITEMS)  # type: ignore[union-attr]
+    assert output.manual == (chunk < ITEMS)
     if chunk >= ITEMS:
-        output.total().backward()  # type: ignore[union-attr]
-    assert output.total().item() == pytest.approx(wanted.item(), rel=1e-5)  # type: ignore[union-attr]
+        output.total().backward()
+    assert output.total().item() == pytest.approx(wanted.item(), rel=1e-5)
     found = gradients(bench)
     assert len(found) == len(expected)
     for one, other in zip(found, expected, strict=True):

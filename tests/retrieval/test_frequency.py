@@ -129,4 +129,4 @@ def test_a_checkpoint_keeps_the_stream() -> None:
 )
 def test_refuses(settings: dict[str, float], message: str) -> None:
     with pytest.raises(UsageError, match=message):
-        StreamingFrequency(**settings)  # type: ignore[arg-type]
+        StreamingFrequency(**settings)

@@ -48,7 +48,7 @@ def slow_search(
     items: dict[ItemId, np.ndarray],
     query_D: np.ndarray,
     k: int,
-    exclude: set[ItemId] = frozenset(),  # type: ignore[assignment]
+    exclude: set[ItemId] = frozenset(),
     allow: set[ItemId] | None = None,
 ) -> list[tuple[float, ItemId]]:
     """The twin: a dictionary, a loop, a sort."""

@@ -207,4 +207,4 @@ def test_unknown_users_share_nothing() -> None:
 )
 def test_refuses(settings: dict[str, int], message: str) -> None:
     with pytest.raises(UsageError, match=message):
-        WindowRows(lengths_of(5), **settings)  # type: ignore[arg-type]
+        WindowRows(lengths_of(5), **settings)

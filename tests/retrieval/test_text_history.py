@@ -310,7 +310,7 @@ def test_a_reader_keeps_the_newest_texts_at_hand(tiny_text: Path) -> None:
         asked.extend(inputs)
         return prepare(inputs)
 
-    encoder.prepare = counted  # type: ignore[method-assign]
+    encoder.prepare = counted
     reader = FreshTexts(encoder, most=2)
     asked.clear()
     first = reader(["plum", "truck", "plum"])
@@ -339,7 +339,7 @@ def test_no_question_waits_while_texts_are_read(tiny_text: Path) -> None:
         assert goes_on.wait(30)
         return collate(items)
 
-    encoder.collate = slow  # type: ignore[method-assign]
+    encoder.collate = slow
     with ThreadPoolExecutor(2) as pool:
         waits = pool.submit(reader, ["truck night"])
         assert reads.wait(30)
@@ -348,7 +348,7 @@ def test_no_question_waits_while_texts_are_read(tiny_text: Path) -> None:
         finally:
             goes_on.set()
         found = waits.result(30)
-    encoder.collate = collate  # type: ignore[method-assign]
+    encoder.collate = collate
     texts = [f"{WORDS[i % 6]} {WORDS[i // 6]}" for i in range(36)]
     with ThreadPoolExecutor(8) as pool:
         many = list(pool.map(lambda text: reader([text])[0], texts * 2))

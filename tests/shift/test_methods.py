@@ -73,7 +73,7 @@ def test_a_method_says_what_it_needs_and_is_a_frozen_value(name: str) -> None:
     assert re.search(r"Attributes:", kind.__doc__ or "") or name == "source-only"
     method = make_method(name)
     with pytest.raises(Exception, match="frozen"):
-        method.width = 3  # type: ignore[attr-defined]
+        method.width = 3
     with pytest.raises(UsageError, match=f"{name} has no setting `wdith`"):
         make_method(name, {"wdith": 3})
     with pytest.raises(UsageError, match=f"{name}.rate must be above 0"):
@@ -189,7 +189,7 @@ def test_reweighting_moves_the_boundary_to_where_the_target_lies(
         vectors[:500], labels[:500], tuple(f"s{i}" for i in range(500)), vectors[500:],
         labels[500:], target, tuple(f"t{i}" for i in range(200)), ("a", "b"), base.space,
     )  # fmt: skip
-    method = Reweight(ratio=ratio, width=2, epochs=30, rate=1e-2)  # type: ignore[arg-type]
+    method = Reweight(ratio=ratio, width=2, epochs=30, rate=1e-2)
     found = method.fit(rows, Run(tmp_path, device="cpu"))
     assert 0 < found.values["effective_rows"] <= 500
     assert found.values["effective_rows"] < 400, "the target is of one kind"

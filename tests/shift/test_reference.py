@@ -70,7 +70,7 @@ def measure(encoder: Bare, pixels: torch.Tensor, **settings: Any) -> Any:
         encoder,
         lambda at: [pixels[i] for i in at],
         len(pixels),
-        **settings,  # type: ignore[arg-type]
+        **settings,
     )
 
 

@@ -66,8 +66,8 @@ def test_a_part_that_is_no_text_is_refused(given: Any) -> None:
 def test_one_layer_group_has_no_last_ones() -> None:
     only = SimpleNamespace(group_names=("all",), name="tiny")
     with pytest.raises(UsageError, match=r"last:1 needs .* tiny has one. Use all, .* or lora"):
-        Tuning(part="last", last=1).check(only, None)  # type: ignore[arg-type]
-    Tuning(part="all").check(only, None)  # type: ignore[arg-type]
+        Tuning(part="last", last=1).check(only, None)
+    Tuning(part="all").check(only, None)
 
 
 def test_what_opens_is_the_untouched_encoder(tiny_text: Path) -> None:

@@ -113,7 +113,7 @@ def test_finetuning_learns_and_moves_every_group(
     right = fitted.model.proba(test.without_labels()).argmax(axis=1) == test.labels_N
     assert right.mean() >= 0.8
     untouched = source.load(device="cpu")
-    tuned = fitted.model.encoder  # type: ignore[attr-defined]
+    tuned = fitted.model.encoder
     for name in untouched.groups.names:
         assert state_hash(tuned, [name]) != state_hash(untouched, [name]), name
 
@@ -127,13 +127,13 @@ def test_scratch_starts_from_other_weights_by_the_seed(
 
     def start(seed: int) -> str:
         fitted = Scratch().fit(source, view, make_run(seed, deadline=late))
-        return state_hash(fitted.model.encoder)  # type: ignore[attr-defined]
+        return state_hash(fitted.model.encoder)
 
     assert start(0) == start(0)
     assert start(0) != start(1)
     assert state_hash(source.load(device="cpu")) not in {start(0), start(1)}
     kept = Finetune().fit(source, view, make_run(deadline=late)).model
-    assert state_hash(kept.encoder) == state_hash(source.load())  # type: ignore[attr-defined]
+    assert state_hash(kept.encoder) == state_hash(source.load())
 
 
 def test_scratch_says_where_a_network_of_ones_own_cannot_start_anew(

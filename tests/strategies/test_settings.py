@@ -48,7 +48,7 @@ def test_a_table_of_rates_by_name(image: Any, make_run: Callable[..., Run]) -> N
 def test_a_rule_that_freezes_part_of_a_group(text: Any, make_run: Callable[..., Run]) -> None:
     source, view, _ = text
     fitted = Finetune(rules="*LayerNorm*=frozen", epochs=1).fit(source, view, make_run())
-    tuned, untouched = fitted.model.encoder.module, source.load(device="cpu").module  # type: ignore[attr-defined]
+    tuned, untouched = fitted.model.encoder.module, source.load(device="cpu").module
     for (name, mine), theirs in zip(tuned.named_parameters(), untouched.parameters(), strict=True):
         if "LayerNorm" in name:
             assert torch.equal(mine, theirs), name
@@ -106,7 +106,7 @@ def test_a_pull_to_the_start_keeps_the_weights_near(
     def moved(**settings: Any) -> float:
         strategy = Finetune(rate=5e-3, epochs=4, patience=9, schedule="constant", **settings)
         fitted = strategy.fit(source, view, make_run())
-        now = torch.cat([p.flatten() for p in fitted.model.encoder.module.parameters()])  # type: ignore[attr-defined]
+        now = torch.cat([p.flatten() for p in fitted.model.encoder.module.parameters()])
         return float((now - start).detach().norm())
 
     free, held = moved(), moved(l2_sp=10.0)

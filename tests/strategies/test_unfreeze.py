@@ -104,7 +104,7 @@ def test_a_stage_that_improves_nothing_changes_nothing(
     kept = loss_of(fitted.model.proba(view.validation.without_labels()), view)
     assert kept == pytest.approx(first["best_validation_loss"], abs=1e-3)
     assert second["best_validation_loss"] > first["best_validation_loss"]
-    assert state_hash(fitted.model.encoder) == state_hash(source.load(device="cpu"))  # type: ignore[attr-defined]
+    assert state_hash(fitted.model.encoder) == state_hash(source.load(device="cpu"))
 
 
 def test_a_budget_is_shared_by_the_stages(

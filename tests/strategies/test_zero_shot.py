@@ -165,9 +165,7 @@ def test_other_braces_are_words(
     shown = ZeroShot(templates=(given,)).fit(bone, view, make_run())
     assert np.isfinite(shown.model.proba(test)).all()
     nli = ZeroShot(nli=str(tiny_nli), hypothesis=given).fit(bone, view, make_run()).model
-    assert nli.hypotheses == tuple(  # type: ignore[attr-defined]
-        f"{{name}} {{0}} {{ {name}" for name in view.label_names
-    )
+    assert nli.hypotheses == tuple(f"{{name}} {{0}} {{ {name}" for name in view.label_names)
 
 
 def test_an_nli_model_stands_on_no_features() -> None:
@@ -200,7 +198,7 @@ def test_text_against_a_slow_twin(
     def vector(text: str) -> np.ndarray:
         with torch.inference_mode():
             found = encoder(encoder.preprocess([text]))[0].double().numpy()
-        return found / np.linalg.norm(found)  # type: ignore[no-any-return]
+        return found / np.linalg.norm(found)
 
     for text, scores_C in zip(test.inputs(), fitted.model.proba(test), strict=True):
         logits = []

@@ -98,7 +98,7 @@ def test_everything_stays_as_it_was(kit: SimpleNamespace, tmp_path: Path) -> Non
     model = kit.ToyNet().eval()
     optimizer = torch.optim.AdamW(model.parameters(), lr=0.1)
     before = {key: value.clone() for key, value in model.state_dict().items()}
-    random_state, legacy = torch.get_rng_state(), np.random.get_state()[1].copy()  # type: ignore[index]
+    random_state, legacy = torch.get_rng_state(), np.random.get_state()[1].copy()
     source = ExampleRows(kit.ToyRows(), kit.preprocess_vectors, streams=Streams(0))
     run = Run(tmp_path, device="cpu")
     arguments: dict[str, Any] = {

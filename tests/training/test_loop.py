@@ -265,7 +265,7 @@ def test_rows_are_prepared_by_threads_and_kept(kit: Any) -> None:
     assert len(callers) == 10
     half = loader.batches(2)
     next(half)
-    half.close()  # type: ignore[attr-defined]
+    half.close()
     assert not [t for t in threading.enumerate() if t.name.startswith("warmstart-rows")]
 
 

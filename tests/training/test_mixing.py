@@ -80,7 +80,7 @@ def test_the_loss_is_that_of_blended_rows_and_labels(place: Any, smoothing: floa
             slow = slow + share / 5 * functional.cross_entropy(
                 logits, label[None], weight=weights, label_smoothing=smoothing, reduction="sum"
             )
-    torch.testing.assert_close(found.loss, slow)  # type: ignore[union-attr]
+    torch.testing.assert_close(found.loss, slow)
 
 
 def test_equal_to_soft_labels() -> None:

@@ -12,7 +12,7 @@ IDS = [f"row-{place}" for place in range(103)]
 
 
 def order(ids: list[str] = IDS, batch: int = 8, seed: int = 0, **changes: object) -> BatchOrder:
-    return BatchOrder(ids, batch, streams=Streams(seed), **changes)  # type: ignore[arg-type]
+    return BatchOrder(ids, batch, streams=Streams(seed), **changes)
 
 
 def flat(batches: list[np.ndarray]) -> list[int]:

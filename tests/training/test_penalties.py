@@ -290,7 +290,7 @@ def test_refusals() -> None:
         estimate_fisher(classifier(), FixedLoader(batches()), streams=Streams(0), prefix="x")
     with pytest.raises(UsageError, match='"sampled" or "empirical"'):
         estimate_fisher(
-            classifier(), FixedLoader(batches()), streams=Streams(0), labels="none"  # type: ignore[arg-type]
+            classifier(), FixedLoader(batches()), streams=Streams(0), labels="none"
         )  # fmt: skip
     bare = batches(1)[0]
     unknown = Batch(bare.inputs, torch.full((4,), -1), bare.rows_B)

@@ -50,7 +50,7 @@ def test_cached_tokens_are_what_the_tokenizer_gives(
     data = kit.ToyText()
 
     def preprocess(texts: Any) -> dict[str, Tensor]:
-        return kit.preprocess_words(texts, left=left)  # type: ignore[no-any-return]
+        return kit.preprocess_words(texts, left=left)
 
     source = ExampleRows(data, preprocess, streams=Streams(0), cache_bytes=cache)
     for rows in ([0, 5, 3], [7], [3, 0, 11, 30]):
@@ -70,7 +70,7 @@ def test_text_is_tokenised_once(kit: SimpleNamespace) -> None:
 
     def preprocess(texts: Any) -> dict[str, Tensor]:
         counted.append(len(texts))
-        return kit.preprocess_words(texts)  # type: ignore[no-any-return]
+        return kit.preprocess_words(texts)
 
     source = ExampleRows(data, preprocess, streams=Streams(0))
     loader = RowLoader(source, 8, streams=Streams(0))
@@ -127,10 +127,10 @@ def test_the_loss_is_torchs(kit: SimpleNamespace) -> None:
     state: Any = SimpleNamespace(modules={"model": model})
     logits = model({"x": x})
     plain = classification_step()(batch, state)
-    torch.testing.assert_close(plain.loss, functional.cross_entropy(logits, labels))  # type: ignore[union-attr]
+    torch.testing.assert_close(plain.loss, functional.cross_entropy(logits, labels))
     smooth = classification_step(label_smoothing=0.1)(batch, state)
     torch.testing.assert_close(
-        smooth.loss,  # type: ignore[union-attr]
+        smooth.loss,
         functional.cross_entropy(logits, labels, label_smoothing=0.1),
     )
     weights = balanced_weights(labels.numpy(), 2)
@@ -138,7 +138,7 @@ def test_the_loss_is_torchs(kit: SimpleNamespace) -> None:
     assert weights[labels.numpy()].mean() == pytest.approx(1.0)
     weighted = classification_step(class_weights=weights)(batch, state)
     torch.testing.assert_close(  # equal to torch's where the batch has the classes in proportion
-        weighted.loss,  # type: ignore[union-attr]
+        weighted.loss,
         functional.cross_entropy(logits, labels, weight=torch.tensor(weights).float()),
     )
     with pytest.raises(UsageError, match="label_smoothing"):

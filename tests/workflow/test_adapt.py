@@ -36,7 +36,7 @@ def pair(domains: Callable[[int, int], tuple[Path, Path]]) -> tuple[Path, Path]:
 @pytest.fixture(scope="session")
 def run(
     tmp_path_factory: pytest.TempPathFactory, pair: tuple[Path, Path], tiny_text: Path
-) -> ws.workflow.FinishedRun:  # type: ignore[name-defined]
+) -> ws.workflow.FinishedRun:
     return adapt(*pair, methods=QUICK, backbone=tiny_text, seeds=2, device="cpu",
                  out=tmp_path_factory.mktemp("runs") / "adapted")  # fmt: skip
 

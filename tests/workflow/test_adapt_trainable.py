@@ -163,7 +163,7 @@ def test_one_tuned_encoder_is_held_at_a_time(monkeypatch: pytest.MonkeyPatch) ->
     fitted = [SimpleNamespace(named=SimpleNamespace(name=name), seeds=[1, 2]) for name in "ab"]
     rows = [SimpleNamespace(without_labels=lambda n=n: n) for n in (3, 5)]
     outcome: Any = SimpleNamespace(fitted=fitted)
-    found = adapt_results._probabilities(outcome, rows)  # type: ignore[arg-type]
+    found = adapt_results._probabilities(outcome, rows)
     assert len(made) == 4
     assert [{name: p.shape for name, p in one.items()} for one in found] == [
         {"a": (2, n, 2), "b": (2, n, 2)} for n in (3, 5)

@@ -66,7 +66,7 @@ def test_the_run_keeps_statistics_of_its_training_rows(probe: FinishedRun) -> No
     rows = read(probe.results["data"]["source"]).take_ids(split["validation"])
     proba, vectors = probe.proba_and_vectors(rows.without_labels())
     np.testing.assert_array_equal(proba, probe.model.proba(rows))
-    np.testing.assert_array_equal(proba, probe.model.head.proba(vectors))  # type: ignore[attr-defined]
+    np.testing.assert_array_equal(proba, probe.model.head.proba(vectors))
     np.testing.assert_allclose(
         np.sort(kept.scores(vectors)), kept.calibration["mahalanobis"], rtol=1e-4
     )  # the loaded model's vectors are those of the cache
@@ -116,8 +116,8 @@ def test_the_cnn_has_vectors(pictures: Path, tiny_vit: Path, tmp_path: Path) -> 
     rows = read(pictures)
     proba, vectors = run.proba_and_vectors(rows)
     np.testing.assert_array_equal(proba, run.model.proba(rows))
-    logits = vectors @ run.model.head.weight.detach().numpy().T  # type: ignore[attr-defined]
-    logits += run.model.head.bias.detach().numpy()  # type: ignore[attr-defined]
+    logits = vectors @ run.model.head.weight.detach().numpy().T
+    logits += run.model.head.bias.detach().numpy()
     expected = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
     np.testing.assert_allclose(proba, expected, atol=1e-5)
     assert len(run.unfamiliar(paths[:3]).scores) == 3
@@ -192,7 +192,7 @@ def test_what_cannot_be_flagged_is_refused(probe: FinishedRun) -> None:
     with pytest.raises(UsageError, match=r"at least 0.0074 here, got 0.001.*needs 999"):
         predict(probe, ALIEN, unfamiliar=True, false_alarms=0.001)
     with pytest.raises(UsageError, match="method 'cosine' is unknown"):
-        predict(probe, ALIEN, unfamiliar=True, familiarity="cosine")  # type: ignore[arg-type]
+        predict(probe, ALIEN, unfamiliar=True, familiarity="cosine")
 
 
 # ------------------------------------------------------------------------------------------ drift

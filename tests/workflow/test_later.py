@@ -164,7 +164,7 @@ def test_what_is_left_out_is_counted_and_told(run: RetrievalRun, later: Path) ->
 def test_it_is_shown_as_a_comparison_is(run: RetrievalRun, later: Path) -> None:
     console = Console(file=io.StringIO(), width=120)
     console.print(comparison_view(ask(run, later).to_json()))
-    text = console.file.getvalue()  # type: ignore[attr-defined]
+    text = console.file.getvalue()
     for words in ("HR@5 against Popularity (95 % by users)", "against Recent popularity",
                   "cold users", "Two towers", "Events left out: 1 with", "By team:"):  # fmt: skip
         assert words in text, words

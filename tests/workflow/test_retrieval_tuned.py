@@ -111,7 +111,7 @@ def test_attributes_are_asked_or_missing(run: RetrievalRun) -> None:
     assert opened.profiles == run.towers.profiles
 
     def scores(**asked: object) -> list[float]:
-        return [one.score for one in run.recommend(history=["i1"], k=5, **asked)]  # type: ignore[arg-type]
+        return [one.score for one in run.recommend(history=["i1"], k=5, **asked)]
 
     nobody = scores()
     assert nobody == scores(attributes={})

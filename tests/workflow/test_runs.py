@@ -350,7 +350,7 @@ class Worse(Probe):
     def fit(self, backbone: Any, view: View, run: Any) -> Fitted:
         fitted = super().fit(backbone, view, run)
         with torch.no_grad():
-            for parameter in fitted.model.head.parameters():  # type: ignore[attr-defined]
+            for parameter in fitted.model.head.parameters():
                 parameter.neg_()
         return fitted
 
@@ -405,7 +405,7 @@ def test_controls_are_chosen(table: Path, tiny_text: Path, pictures: Path, tiny_
     scored = [arm["name"] for arm in images.results["arms"] if "scores" in arm]
     assert scored == ["probe", "prototypes"]
     with pytest.raises(UsageError, match="controls 'most' is unknown"):
-        fit(table, backbone=tiny_text, controls="most")  # type: ignore[arg-type]
+        fit(table, backbone=tiny_text, controls="most")
 
 
 def test_a_network_of_ones_own_answers_where_it_was_fitted(pictures: Path, tmp_path: Path) -> None:

@@ -1,7 +1,7 @@
 """What everything stands on: errors, settings, random streams, progress, publishing, the run."""
 
 from .config import Config, split_text, typical
-from .device import describe_machine, peak_memory_bytes, pick_device, synchronize
+from .device import cuda_in_use, describe_machine, peak_memory_bytes, pick_device, synchronize
 from .errors import (
     BackboneError,
     DataError,
@@ -46,6 +46,7 @@ __all__ = [
     "Streams",
     "UsageError",
     "WarmstartError",
+    "cuda_in_use",
     "describe_machine",
     "fingerprint",
     "finish_folder",

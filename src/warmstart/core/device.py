@@ -12,7 +12,7 @@ from .errors import UsageError, nearest
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["describe_machine", "peak_memory_bytes", "pick_device", "synchronize"]
+__all__ = ["cuda_in_use", "describe_machine", "peak_memory_bytes", "pick_device", "synchronize"]
 
 
 def pick_device(name: str = "auto") -> torch.device:
@@ -42,6 +42,13 @@ def pick_device(name: str = "auto") -> torch.device:
         first = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise UsageError(f"device {name!r} cannot be used here ({first}). Use cpu.") from error
     return device
+
+
+def cuda_in_use() -> bool:
+    """Whether this process has begun to use CUDA; asking does not begin it."""
+    import torch
+
+    return bool(torch.cuda.is_initialized())  # type: ignore[no-untyped-call]
 
 
 def synchronize(device: torch.device) -> None:

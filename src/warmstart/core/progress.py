@@ -11,7 +11,7 @@ import sys
 from collections.abc import Iterable, Iterator, Sized
 from contextlib import AbstractContextManager, contextmanager
 from contextvars import ContextVar
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 __all__ = ["Reporter", "Task", "muted", "note", "task", "track", "use"]
 
@@ -40,14 +40,14 @@ class Reporter(Protocol):
 
 
 class _TqdmTask:
-    def __init__(self, bar: object) -> None:
+    def __init__(self, bar: Any) -> None:
         self._bar = bar
 
     def advance(self, n: int = 1) -> None:
-        self._bar.update(n)  # type: ignore[attr-defined]
+        self._bar.update(n)
 
     def describe(self, text: str) -> None:
-        self._bar.set_description(text)  # type: ignore[attr-defined]
+        self._bar.set_description(text)
 
 
 class _Default:

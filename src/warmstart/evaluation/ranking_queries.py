@@ -28,29 +28,31 @@ __all__ = [
 
 
 class Events(Protocol):
-    """Users' events in the order of (time, file row): what `data.Interactions` is to evaluation.
-
-    Attributes:
-        user_N: Number of each event's user, from 0.
-        item_N: Number of its item, from 0.
-        time_N: Seconds since 1970.
-        positive_N: Whether the event says that the user wanted the item.
-        n_users: U, those without events included.
-        n_items: I, the whole catalogue.
-    """
+    """Users' events in the order of (time, file row): what `data.Interactions` is to evaluation."""
 
     @property
-    def user_N(self) -> NDArray[Any]: ...  # noqa: D102
+    def user_N(self) -> NDArray[Any]:
+        """Number of each event's user, from 0."""
+
     @property
-    def item_N(self) -> NDArray[Any]: ...  # noqa: D102
+    def item_N(self) -> NDArray[Any]:
+        """Number of its item, from 0."""
+
     @property
-    def time_N(self) -> NDArray[Any]: ...  # noqa: D102
+    def time_N(self) -> NDArray[Any]:
+        """Seconds since 1970."""
+
     @property
-    def positive_N(self) -> NDArray[Any]: ...  # noqa: D102
+    def positive_N(self) -> NDArray[Any]:
+        """Whether the event says that the user wanted the item."""
+
     @property
-    def n_users(self) -> int: ...  # noqa: D102
+    def n_users(self) -> int:
+        """U, those without events included."""
+
     @property
-    def n_items(self) -> int: ...  # noqa: D102
+    def n_items(self) -> int:
+        """I, the whole catalogue."""
 
 
 def positives(events: Events) -> tuple[Ints, Ints, Ints]:

@@ -56,9 +56,9 @@ class Desk(Budgeted):
     exponent: tuple[float, float] | None = None
     latency: float | None = None
 
-    def run(self, name: str, **limits: float | int | None) -> Run:
+    def run(self, name: str) -> Run:
         """A run of its own folder."""
-        return Run(self.folder / name, seed=self.seed, device=self.device, **limits)  # type: ignore[arg-type]
+        return Run(self.folder / name, seed=self.seed, device=self.device)
 
     def proba(self, model: Model) -> np.ndarray:
         """Probabilities on the validation rows, asked without labels."""

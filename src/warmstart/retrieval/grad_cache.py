@@ -14,6 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from warmstart.core import cuda_in_use
+
 __all__ = ["Part", "cached_gradients"]
 
 
@@ -83,8 +85,7 @@ class _RandomState:
 
     def __init__(self) -> None:
         self._cpu = torch.get_rng_state()
-        in_use = torch.cuda.is_available() and torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
-        self._cuda = torch.cuda.get_rng_state_all() if in_use else []
+        self._cuda = torch.cuda.get_rng_state_all() if cuda_in_use() else []
 
     def restore(self) -> None:
         torch.set_rng_state(self._cpu)

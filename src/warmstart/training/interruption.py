@@ -12,7 +12,7 @@ from types import FrameType
 import numpy as np
 import torch
 
-from warmstart.core import Streams
+from warmstart.core import Streams, cuda_in_use
 
 __all__ = ["Pause", "Signals", "catch_signals", "private_random_state", "seed_all"]
 
@@ -59,7 +59,7 @@ def catch_signals() -> Iterator[Signals]:
 def private_random_state() -> Iterator[None]:
     """Give the global generators of python, numpy and torch back as they were."""
     python, legacy = random.getstate(), np.random.get_state()
-    devices = range(torch.cuda.device_count()) if _cuda_in_use() else ()
+    devices = range(torch.cuda.device_count()) if cuda_in_use() else ()
     with torch.random.fork_rng(devices=devices):
         try:
             yield
@@ -78,13 +78,7 @@ def seed_all(streams: Streams, *names: str | int) -> None:
     random.seed(seed)
     np.random.seed(seed % 2**32)
     torch.default_generator.manual_seed(seed)  # torch.manual_seed keeps a stack trace per call
-    if _cuda_in_use():
+    if cuda_in_use():
         torch.cuda.manual_seed_all(seed)
     if torch.backends.mps.is_available():
         torch.mps.manual_seed(seed)
-
-
-def _cuda_in_use() -> bool:
-    return bool(
-        torch.cuda.is_available() and torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
-    )

@@ -17,6 +17,7 @@ from warmstart.data import Interactions
 from warmstart.evaluation import FairnessGap, RankedPair
 from warmstart.planning import Contest, ContestTask, Entry, SeedFit, judge_contest
 from warmstart.reporting import ranking_markdown, write_ranking_report
+from warmstart.retrieval import TwoTowerModel
 
 __all__ = ["contest_json", "pair_json", "pictures_folder", "write_contest"]
 
@@ -164,8 +165,9 @@ def write_contest(
     if users is None:
         users = pl.DataFrame({"user_id": list(data.user_ids)})
     users.write_parquet(folder / "users.parquet")
-    if contest.kept is not None:
-        contest.kept.recommender.save(folder / "model", replace=True)  # type: ignore[union-attr]
+    kept = contest.kept and contest.kept.recommender
+    if isinstance(kept, TwoTowerModel):
+        kept.save(folder / "model", replace=True)
     write_json(folder / "results.json", results)
     write_ranking_report(results, folder / "report.html")
     (folder / "README.md").write_text(ranking_markdown(results, name=name), encoding="utf-8")

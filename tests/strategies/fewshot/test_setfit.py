@@ -39,7 +39,7 @@ class Rows:
 
 def loader(labels: Any, pairs: int = 6, seed: int = 0) -> PairLoader:
     made = np.asarray(labels)
-    return PairLoader(Rows(made), made, pairs, streams=Streams(seed))  # type: ignore[arg-type]
+    return PairLoader(Rows(made), made, pairs, streams=Streams(seed))
 
 
 def pairs_of(found: PairLoader, epoch: int, start: int = 0, **processes: int) -> list[Any]:
@@ -178,7 +178,7 @@ def test_the_heads_penalty(
     assert (given.values["l2"], given.values["l2_chosen_on"]) == (0.5, "the settings")
     chosen = SetFit(**short).fit(bone, view, make_run())
     assert chosen.values["l2_chosen_on"] == "validation"
-    encoder = chosen.model.encoder  # type: ignore[attr-defined]
+    encoder = chosen.model.encoder
     train, held = (embed_inputs(encoder, p.inputs()) for p in (view.train, view.validation))
     losses = {}
     for l2 in L2_GRID:

@@ -74,12 +74,12 @@ def test_where_they_sit_and_that_they_start_as_the_identity(
     late = make_run(deadline=0.0)  # no step
     fitted = make("adapter", {"width": 5}).fit(backbone, view, late)
     assert fitted.values["adapted_layers"] == count
-    shape = fitted.model.adapted.shape  # type: ignore[attr-defined]
+    shape = fitted.model.adapted.shape
     weights = sum(2 * d * 5 + d + 5 for d in shape.places.values())
     assert fitted.values["adapter_parameters"] == weights
     inputs = test.inputs(list(range(3)))
     untouched = embed_inputs(backbone.load(device="cpu"), inputs)
-    np.testing.assert_array_equal(embed_inputs(fitted.model.encoder, inputs), untouched)  # type: ignore[attr-defined]
+    np.testing.assert_array_equal(embed_inputs(fitted.model.encoder, inputs), untouched)
 
 
 def test_copies_have_bottlenecks_of_their_own(family_backbone: Callable[..., Backbone]) -> None:

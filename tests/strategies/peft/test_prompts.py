@@ -68,7 +68,7 @@ def test_counts_and_what_is_pooled(
     prompt = make("prompt", {**QUICK, "tokens": 4}).fit(backbone, view, make_run(max_steps=1))
     assert prompt.values["adapter_parameters"] == 4 * 32
     assert prompt.rates[0]["group"] == "prompt adapter"
-    encoder = prompt.model.encoder  # type: ignore[attr-defined]
+    encoder = prompt.model.encoder
     batch = encoder.preprocess(["a b c", "d"])
     network: Any = encoder.module
     with torch.inference_mode():

@@ -107,8 +107,8 @@ class _Params4bit(nn.Parameter):
 
     def __new__(cls, data: torch.Tensor, requires_grad: bool = False, **kinds: Any) -> Any:
         made = torch.Tensor._make_subclass(cls, data, requires_grad)
-        made.kinds = kinds  # type: ignore[attr-defined]
-        made.quant_state = None  # type: ignore[attr-defined]
+        made.kinds = kinds
+        made.quant_state = None
         return made
 
 
@@ -197,7 +197,7 @@ def test_four_bits_are_near_the_weights_and_stay(wide: Backbone) -> None:
         first = encoder(encoder.preprocess(["a b c"]))
         assert torch.equal(encoder(encoder.preprocess(["a b c"])), first)
     assert network_fingerprint(encoder.module) == before, "a pass rewrites no weight"
-    scales = encoder.module.get_submodule(done[0]).weight.quant_state.absmax  # type: ignore[union-attr]
+    scales = encoder.module.get_submodule(done[0]).weight.quant_state.absmax
     scales.add_(1)
     assert network_fingerprint(encoder.module) != before, "scales are part of it"
 

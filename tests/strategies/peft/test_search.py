@@ -69,7 +69,7 @@ def test_it_doubles_while_the_gain_beats_its_noise(make_run: Callable[..., Run])
          8: noisy(0.795, 0.05, 4), 16: noisy(0.99, 0.0, 5)}
     )  # fmt: skip
     view: Any = View()
-    fitted = search_rank(family, None, view, make_run())  # type: ignore[arg-type]
+    fitted = search_rank(family, None, view, make_run())
     assert family.asked == [1, 2, 4, 8]  # 16 would be better, and is not looked for
     assert fitted.values["rank"] == 4
     assert [entry["rank"] for entry in fitted.values["rank_trail"]] == [1, 2, 4, 8]
@@ -83,14 +83,14 @@ def test_it_ends_at_the_largest_rank_and_with_the_budget(make_run: Callable[...,
     better = {2**k: np.full(len(LABELS), 0.5 + 0.06 * k) for k in range(7)}
     view: Any = View()
     family = Family(better)
-    assert search_rank(family, None, view, make_run()).values["rank"] == 64  # type: ignore[arg-type]
+    assert search_rank(family, None, view, make_run()).values["rank"] == 64
     family = Family(better)
-    short = search_rank(family, None, view, make_run(max_steps=25))  # type: ignore[arg-type]
+    short = search_rank(family, None, view, make_run(max_steps=25))
     assert family.asked == [1, 2]
     assert short.values["rank"] == 2
     assert "used up" in short.notes[-1]
     family = Family(better)
-    search_rank(family, None, view, make_run(deadline=0.0))  # type: ignore[arg-type]
+    search_rank(family, None, view, make_run(deadline=0.0))
     assert family.asked == [1]
 
 

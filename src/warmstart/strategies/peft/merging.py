@@ -29,6 +29,8 @@ __all__ = ["TOLERANCE", "merge", "merge_fitted", "unmerge"]
 TOLERANCE = 1e-4
 _PROBES = 32
 _MERGEABLE = ("lora", "ia3")
+_Layers = dict[str, Any]  # PEFT's layers by path
+_Originals = dict[str, tuple[Tensor, Tensor | None]]  # weight and bias by path
 
 
 @dataclass(frozen=True)
@@ -41,8 +43,8 @@ class _Kept:
         model: The adapted model's other parts.
     """
 
-    layers: dict[str, nn.Module]
-    originals: dict[str, tuple[Tensor, Tensor | None]]
+    layers: _Layers
+    originals: _Originals
     model: AdaptedModel
 
 
@@ -81,7 +83,7 @@ def merge(
     probes = [sample_input(encoder.modality)] if inputs is None else list(inputs)
     if not probes:
         raise UsageError("merge needs at least one input to compare logits on, got none.")
-    network, kept = _merged_network(encoder)
+    network, layers, originals = _merged_network(encoder)
     plain = _plain_encoder(encoder, network)
     before_NC, after_NC = _logits(model, encoder, probes), _logits(model, plain, probes)
     gap = float((before_NC - after_NC).abs().max())
@@ -94,7 +96,7 @@ def merge(
         model.backbone, copy.deepcopy(model.head), model.label_names, encoder=plain,
         pooling=model.pooling,
     )  # fmt: skip
-    _kept[merged] = replace(kept, model=model)
+    _kept[merged] = _Kept(layers, originals, model)
     return merged
 
 
@@ -115,12 +117,12 @@ def unmerge(merged: EncoderModel) -> AdaptedModel:
         )
     encoder = merged.encoder
     for path, layer in kept.layers.items():
-        base: Any = layer.get_base_layer()  # type: ignore[operator]
+        base = layer.get_base_layer()
         weight, bias = kept.originals[path]
         base.weight.data = weight
         if bias is not None:
             base.bias.data = bias
-        layer.merged_adapters.clear()  # type: ignore[union-attr, operator]
+        layer.merged_adapters.clear()
         _put(encoder.module, path, layer)
     encoder.module.peft_config = kept.model.adapted.module.peft_config
     adapted = AdaptedEncoder(encoder, kept.model.adapted.method)
@@ -139,15 +141,15 @@ def merge_fitted(fitted: Fitted, view: View) -> Fitted:
     return replace(fitted, model=merge(model, inputs), values={**fitted.values, "merged": True})
 
 
-def _merged_network(encoder: AdaptedEncoder) -> tuple[nn.Module, Any]:
-    """A copy of the network with every adapted layer replaced by its merged base layer."""
+def _merged_network(encoder: AdaptedEncoder) -> tuple[nn.Module, _Layers, _Originals]:
+    """A copy of the network with its adapted layers merged; those layers and what they held."""
     from peft.tuners.tuners_utils import BaseTunerLayer
 
     network = copy.deepcopy(encoder.module)
     layers = {
         path: layer for path, layer in network.named_modules() if isinstance(layer, BaseTunerLayer)
     }
-    originals: dict[str, tuple[Tensor, Tensor | None]] = {}
+    originals: _Originals = {}
     for path, layer in layers.items():
         base: Any = layer.get_base_layer()
         # safe merging sets new tensors and leaves these as they are
@@ -159,7 +161,7 @@ def _merged_network(encoder: AdaptedEncoder) -> tuple[nn.Module, Any]:
         _put(network, path, base)
     if hasattr(network, "peft_config"):
         del network.peft_config
-    return network, _Kept(layers, originals, None)  # type: ignore[arg-type]
+    return network, layers, originals
 
 
 def _plain_encoder(encoder: AdaptedEncoder, network: nn.Module) -> Encoder:
