@@ -379,8 +379,9 @@ def test_a_fit_keeps_so_many_texts_and_gives_up_the_oldest(tiny_text: Path) -> N
     assert len(reader._kept) == 3
 
 
+@pytest.mark.parametrize("asks", ["validation", "mining"])
 def test_questions_are_read_while_there_is_time(
-    tiny_text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    asks: str, tiny_text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     data, users = team_walks()
     past, future = halves(data)
@@ -397,10 +398,12 @@ def test_questions_are_read_while_there_is_time(
 
     monkeypatch.setattr(Run, "out_of_time", up)
     monkeypatch.setattr("warmstart.retrieval.text_history.past_texts", noted)
+    chosen = settings() if asks == "validation" else settings(negatives="mined", keep="last")
+    validation = next_item_task(past, future) if asks == "validation" else None
     with pytest.raises(NotApplicable, match=r"after 0 of \d+ texts of users .* more time\."):
-        settings().fit(
+        chosen.fit(
             past, Run(tmp_path / "run", device="cpu"), text_IE=text_IE, users=users, texts=texts,
-            validation=next_item_task(past, future),
+            validation=validation,
         )  # fmt: skip
 
 

@@ -95,14 +95,14 @@ def test_mining_never_asks_held_out_events(tmp_path: Path) -> None:
         settings, data, run, text_IE=texts(), image_IE=None, profile_UP=None, watches_loss=True
     )
     assert 0 < work.learned_P.sum() < len(work.sequences)
-    (mining,) = compare(settings, data, work, run.streams).callbacks
+    (mining,) = compare(settings, data, work, run).callbacks
     assert isinstance(mining, MineNegatives)
     sequences, learned = work.sequences, work.learned_P
     for user in range(24):
         own = slice(*sequences.offsets_U1[user : user + 2])
         kept = sequences.items_P[own][learned[own]]
-        at = slice(*mining._queries.offsets_Q1[user : user + 2])
-        assert mining._queries.items_H[at].tolist() == kept[:-1].tolist()
+        at = slice(*mining.queries.offsets_Q1[user : user + 2])
+        assert mining.queries.items_H[at].tolist() == kept[:-1].tolist()
         assert int(mining._taken_U[user]) == kept[-1]
 
 

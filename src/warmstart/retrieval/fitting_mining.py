@@ -20,7 +20,11 @@ __all__ = ["MineNegatives"]
 
 
 class MineNegatives(Callback):
-    """Fills the pools of mined negatives by the current model, every so many epochs."""
+    """Fills the pools of mined negatives by the current model, every so many epochs.
+
+    Attributes:
+        queries: What the model is asked: each user, before the last event.
+    """
 
     def __init__(
         self,
@@ -53,7 +57,7 @@ class MineNegatives(Callback):
         self._margin = margin
         self._history = history
         self._texts = texts
-        self._queries, taken_U = before_last(sequences)
+        self.queries, taken_U = before_last(sequences)
         self._taken_U = torch.from_numpy(taken_U)
 
     def on_epoch_end(self, state: LoopState, record: Mapping[str, float]) -> None:
@@ -68,7 +72,7 @@ class MineNegatives(Callback):
 
         @torch.inference_mode()
         def ask(start: int, stop: int) -> Tensor:
-            windows = asked_windows(self._queries, start, stop, self._history, self._texts)
+            windows = asked_windows(self.queries, start, stop, self._history, self._texts)
             return towers.user_vectors(windows.to(state.device), items_ID, catalogue.profile_UP)
 
         pools = mine(

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from torch import nn
 
-from warmstart.core import NotApplicable, Streams, progress
+from warmstart.core import NotApplicable, Run, progress
 from warmstart.training import Callback
 
 from .fitting import FullSoftmax, Objective, SampledSoftmax
@@ -54,7 +54,7 @@ def compare(
     settings: TwoTower,
     train: Events,
     work: Work,
-    streams: Streams,
+    run: Run,
     tags: Sequence[Sequence[str]] | None = None,
 ) -> Comparison:
     """Set up the loss that the settings name.
@@ -63,11 +63,12 @@ def compare(
         settings: Of the fit.
         train: Events, whose views without completion are negatives.
         work: Sequences and items.
-        streams: Source of the hash functions of a stream.
+        run: Source of the hash functions of a stream, and how long reading may take.
         tags: Tags of all items.
 
     Raises:
-        NotApplicable: For hard negatives that these events or items do not have.
+        NotApplicable: For hard negatives that these events or items do not have, and when the
+            time is up before the texts of the users that mining asks for are read.
         UsageError: For negatives by tags without tags.
     """
     catalogue = work.catalogue
@@ -83,7 +84,7 @@ def compare(
     callbacks: list[Callback] = []
     stream = None
     if settings.logq == "stream" and "in-batch" in shares:
-        stream = StreamingFrequency(streams=streams)
+        stream = StreamingFrequency(streams=run.streams)
         modules["frequency"] = stream
     notes: list[str] = []
 
@@ -99,13 +100,14 @@ def compare(
     mined = samplers.get("mined")
     if isinstance(mined, Mined):
         modules["mined"] = mined
-        callbacks.append(
-            MineNegatives(
-                mined, catalogue, work.sequences.select(work.learned_P), work.known,
-                every=settings.mine_every, margin=settings.mine_margin, history=settings.history,
-                texts=work.teller,
-            )
+        mining = MineNegatives(
+            mined, catalogue, work.sequences.select(work.learned_P), work.known,
+            every=settings.mine_every, margin=settings.mine_margin, history=settings.history,
+            texts=work.teller,
         )  # fmt: skip
+        if work.teller is not None:
+            work.teller.read_ahead(mining.queries, run)
+        callbacks.append(mining)
     objective = SampledSoftmax(
         catalogue, Mixture(samplers, shares, known=known, corrected=settings.logq != "off"),
         settings.draws, symmetric=settings.symmetric, known=known,

@@ -247,7 +247,7 @@ class TwoTower(Config):
             train, run, validation, text_IE=text_IE, image_IE=image_IE, profile_UP=profile_UP,
             users=users, texts=texts,
         )  # fmt: skip
-        comparison = compare(self, train, work, run.streams, tags)
+        comparison = compare(self, train, work, run, tags)
         towers = Towers(
             work.shape, temperature=self.temperature, learn_temperature=self.learn_temperature,
             streams=run.streams.child("towers"), absent_P=_absent(work),
