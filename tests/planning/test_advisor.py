@@ -46,7 +46,7 @@ def measured(gain: float, error: float = 0.02, **changes: Any) -> Survey:
         text=f"Fine-tuning of 90 steps is {100 * gain:+.1f} points from the probe.",
     )  # fmt: skip
     values: dict[str, Any] = {
-        "labels": 256, "probe_error": 0.216, "probe_error_error": 0.03,
+        "labels": 256, "probe_error": 0.216, "probe_error_error": 0.03, "guess": 0.5,
         "gains": (Gain(strategy="finetune", value=gain, error=error, share=0.4),),
         "prices": {
             name: Price(strategy=name, seconds=s, peak_bytes=int(s) * 2**20)

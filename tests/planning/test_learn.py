@@ -21,7 +21,7 @@ def base(**changes: Any) -> Prior:
 
 
 def outcome(name: str, gain: float, labels: int = 100, error: float = 0.4, **seen: Any) -> Outcome:
-    looked = Survey(labels=labels, probe_error=error, **seen)
+    looked = Survey(**{"labels": labels, "probe_error": error, "guess": 0.5, **seen})
     return Outcome(name, labels, looked, error, {"finetune": gain * error, "lora": gain * error})
 
 
@@ -67,18 +67,32 @@ def test_what_the_curve_tells_is_a_slope() -> None:
 
 
 def test_how_much_a_short_training_shows() -> None:
-    def tried(i: int, shown: float) -> Outcome:
-        gain = 0.1 + 0.02 * i
-        short = Gain(strategy="finetune", value=shown * gain * 0.4, error=1e-4, share=0.4)
-        return outcome(str(i), gain, gains=(short,))
+    generator = np.random.default_rng(0)
 
-    learned = learn_prior([tried(i, 0.7) for i in range(20)], base(), strength=1e-6)
-    # 0.7 = share + (1 - share) · 0.4
-    assert learned.short_share == pytest.approx(0.5, abs=0.01)
-    assert learned.short_sd_cut == pytest.approx(0.0, abs=0.01)
+    def tried(i: int, pace: float, scatter: float) -> Outcome:
+        gain = share = 0.1 + 0.02 * (i % 20)
+        left = 1 - (1 - np.exp(-share / pace)) / (1 - np.exp(-1 / pace))
+        left *= 1 + scatter * generator.normal()
+        # of 40 mistakes in 100, guessing makes 70: the way is 0.75 + gain long
+        shown = gain - left * (0.75 + gain)
+        short = Gain(strategy="finetune", value=shown * 0.4, error=1e-4, share=share)
+        return outcome(str(i), gain, gains=(short,), guess=0.3)
+
+    learned = learn_prior([tried(i, 0.3, 0.0) for i in range(20)], base(), strength=1e-6)
+    assert learned.short_pace == pytest.approx(0.3, rel=0.06)
+    assert learned.short_sd_cut < 0.05
+    grid = [tried(i, 0.3, 0.5) for i in range(200)]
+    rough = learn_prior(grid, base(short_sd=0.0), strength=1e-6)
+    # half of a way of 0.75 + 0.29, told as a share of 0.75 + 1
+    assert rough.short_sd_cut == pytest.approx(0.5 * 1.04 / 1.75, rel=0.2)
+    drawn = learn_prior([tried(0, 0.3, 0.0)], base(), strength=1e6)
+    assert drawn.short_pace == pytest.approx(base().short_pace)
+    assert drawn.short_sd_cut == pytest.approx(base().short_sd_cut)
 
 
 def test_gains_beyond_any_use_are_cut() -> None:
     assert outcome("a", -9.0).shares()["lora"] == -3.0
-    perfect = Outcome("a", 100, Survey(labels=100, probe_error=0.1), 0.0, {"lora": -0.02})
+    perfect = Outcome(
+        "a", 100, Survey(labels=100, probe_error=0.1, guess=0.5), 0.0, {"lora": -0.02}
+    )
     assert perfect.shares()["lora"] == pytest.approx(-2.0)

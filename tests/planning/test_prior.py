@@ -18,13 +18,13 @@ def one_arm(**changes: Any) -> Prior:
         "origin": "a test", "labels": (100, 1000), "correlation": ((1.0,),),
         "arms": {"finetune": {"mean": (0.1, 0.3), "sd": (0.2, 0.2), "exponent": 0.5,
                               "distance": 0.1}},
-        "short_share": 0.5, "short_sd": 0.0, "short_sd_cut": 0.0,
+        "short_pace": 0.2, "short_sd": 0.0, "short_sd_cut": 1e-9,
     }  # fmt: skip
     return Prior.parse(values | changes, "prior")
 
 
 def seen(**changes: Any) -> Survey:
-    return Survey(**{"labels": 100, "probe_error": 0.4, **changes})
+    return Survey(**{"labels": 100, "probe_error": 0.4, "guess": 0.6, **changes})
 
 
 def test_one_number_known_answer() -> None:
@@ -79,11 +79,44 @@ def test_evidence_moves_the_mean_by_how_certain_it_is() -> None:
     found = expect(one_arm(), seen(gains=(gain,)))["finetune"]
     assert found.mean == pytest.approx((0.1 + 0.3) / 2)
     assert found.sd == pytest.approx(0.2 / np.sqrt(2))
-    # a training of half the length shows three quarters of what a full one would
-    half = Gain(strategy="finetune", value=0.09, error=1e-6, share=0.5)
-    assert expect(one_arm(), seen(gains=(half,)))["finetune"].mean == pytest.approx(0.3, abs=1e-4)
     other = Gain(strategy="knn", value=0.5, error=1e-6)
     assert expect(one_arm(), seen(gains=(other,)))["finetune"].mean == pytest.approx(0.1)
+
+
+def test_a_short_training_began_by_guessing() -> None:
+    # after a share τ log 2 of the run half of the way is gone, up to what the whole run lacks of 1
+    share, whole = 0.2 * np.log(2), 1 - np.exp(-5)
+    gone = 0.5 / whole
+    # the probe makes 40 mistakes of 100 and guessing 70: its head start is three quarters of its
+    # error, and the rest of it is still to be made up; a full run would gain a fifth of the error
+    shown = gone * 0.2 - (1 - gone) * 0.75
+    gain = Gain(strategy="finetune", value=0.4 * shown, error=1e-6, share=share)
+    found = expect(one_arm(), seen(guess=0.3, gains=(gain,)))["finetune"]
+    assert shown < 0
+    assert found.mean == pytest.approx(0.2, abs=1e-4)
+    blind = expect(one_arm(), seen(gains=(gain,)))["finetune"]
+    assert blind.mean < -0.5, "with no head start to make up, the same value is a loss"
+
+
+def test_the_shorter_a_training_the_less_it_tells() -> None:
+    left = [
+        expect(
+            one_arm(short_sd_cut=0.4),
+            seen(guess=0.3, gains=(Gain(strategy="finetune", value=0.0, error=0.01, share=t),)),
+        )["finetune"].sd
+        for t in (0.02, 0.1, 0.3, 1.0)
+    ]  # fmt: skip
+    assert left == sorted(left, reverse=True)
+    assert left[0] > 0.19, "of a spread of 0.2 beforehand"
+    assert left[-1] == pytest.approx(0.2 * 0.025 / np.hypot(0.2, 0.025))
+
+
+def test_fifteen_steps_of_three_hundred_do_not_condemn_fine_tuning() -> None:
+    """420 questions, probe .689, guessing .22: 15 steps of 312 were 29 points behind the probe."""
+    short = Gain(strategy="finetune", value=-0.289, error=0.068, share=0.05)
+    looked = Survey(labels=420, probe_error=0.311, guess=0.22, gains=(short,))
+    found = expect(default_prior(), looked)["finetune"]
+    assert found.mean > 0.1
 
 
 def test_the_curve_and_the_distance_move_it_too() -> None:

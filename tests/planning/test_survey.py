@@ -51,6 +51,8 @@ def test_all_that_can_be_had_is_measured(looked: tuple[Survey, View, Split]) -> 
         assert found.prices[name].measuring == 0, "no steps are taken for a price alone"
         assert found.prices[name].peak_bytes
     assert 1 / (len(view.validation) + 2) <= found.probe_error <= 1
+    commonest = np.bincount(view.train.labels_N).argmax()
+    assert found.guess == pytest.approx((view.validation.labels_N == commonest).mean())
     assert found.latency_ms is not None
     assert found.seconds > 0
     for item in found.items:

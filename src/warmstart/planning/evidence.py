@@ -75,7 +75,8 @@ class Survey(Config):
         labels: Labelled training rows N.
         metric: What accuracies and gains are measured by, higher is better.
         probe_error: One minus the probe's metric on the validation rows, at least 1 / (M + 2).
-        probe_error_error: Its standard error.
+        guess: Metric of always naming the commonest class, on the same rows.
+        probe_error_error: Standard error of the probe's error.
         exponent: By which power of the number of labels the probe's error falls, if measured.
         exponent_error: Its standard error.
         distance: -1 for a domain near the pretraining data, 1 for a far one, None if not known.
@@ -91,6 +92,7 @@ class Survey(Config):
     labels: int
     metric: str = "accuracy"
     probe_error: float
+    guess: float
     probe_error_error: float = 0.0
     exponent: float | None = None
     exponent_error: float = 0.0
@@ -102,6 +104,11 @@ class Survey(Config):
     missing: tuple[Missing, ...] = ()
     left_out: dict[str, str] = Field(default_factory=dict)
     seconds: float = 0.0
+
+    @property
+    def head_start(self) -> float:
+        """How far the probe is ahead of guessing, as a multiple of the probe's error."""
+        return max(0.0, 1 - self.probe_error - self.guess) / self.probe_error
 
     def item(self, name: str) -> Measured | None:
         """A piece of evidence by its name."""

@@ -7,7 +7,7 @@ set are averaged before, since they are not new data.
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -20,6 +20,7 @@ __all__ = ["Outcome", "learn_prior"]
 
 _FLOOR, _CEILING = -3.0, 1.0
 _LEAST_SD = 0.05
+_REACH, _STEPS = 2.5, 51  # logarithms around the base, and how many on an axis
 
 
 @dataclass(frozen=True)
@@ -63,7 +64,7 @@ def learn_prior(
         name: _arm(name, arm, base, outcomes, usual, strength) for name, arm in base.arms.items()
     }
     moved = base.model_copy(update={"arms": arms, "usual_exponent": float(usual)})
-    share, cut = _short(moved, outcomes, strength)
+    pace, cut = _short(moved, outcomes, strength)
     names = sorted({outcome.name for outcome in outcomes})
     origin = (
         f"{len(outcomes)} comparisons on {len(names)} data sets, drawn towards: {base.origin}"
@@ -74,7 +75,7 @@ def learn_prior(
         moved.model_dump(mode="json")
         | {
             "origin": origin, "correlation": _correlation(moved, outcomes, strength),
-            "short_share": share, "short_sd_cut": cut,
+            "short_pace": pace, "short_sd_cut": cut,
         },
         "learned prior",
     )  # fmt: skip
@@ -151,23 +152,36 @@ def _correlation(prior: Prior, outcomes: Sequence[Outcome], strength: float) -> 
 
 
 def _short(prior: Prior, outcomes: Sequence[Outcome], strength: float) -> tuple[float, float]:
-    """Which share of the gain a short training shows, and how far it scatters beyond its noise."""
-    pairs, lengths, noise = [], [], []
-    for outcome in outcomes:
-        for gain in outcome.survey.gains:
-            if gain.share < 1 and gain.strategy in outcome.gains:
-                unit = outcome.survey.probe_error
-                pairs.append((outcome.shares()[gain.strategy], gain.value / unit))
-                lengths.append(gain.share)
-                noise.append((gain.error / unit) ** 2)
-    if not pairs:
-        return prior.short_share, prior.short_sd_cut
-    length = float(np.mean(lengths))
-    shown = prior.short_share + (1 - prior.short_share) * length
-    slope = _ridge(pairs, shown, strength * 0.05)
-    share = float(np.clip((slope - length) / max(1 - length, 0.05), 0.1, 1.0))
-    left = np.array([y - slope * x for x, y in pairs])
-    scatter = np.sqrt(max(float(np.mean(left**2) - np.mean(noise)), 0.0))
-    cut = max(0.0, (scatter - prior.short_sd) / max(1 - length, 0.05))
-    weight = len(pairs) / (len(pairs) + strength)
-    return share, float(weight * cut + (1 - weight) * prior.short_sd_cut)
+    """Pace and scatter of short trainings: the likeliest on a grid around the base's.
+
+    -log p is, up to a constant, Σ w (r²/v + log v)/2 + strength · (log² of how far each is from the
+    base) / 2, with r what was shown less what the full run then gained, v its variance, and w one
+    over the seeds of the cell.
+    """
+    seeds = Counter((outcome.name, outcome.labels) for outcome in outcomes)
+    seen = [
+        (outcome, gain, outcome.shares()[gain.strategy])
+        for outcome in outcomes
+        for gain in outcome.survey.gains
+        if gain.share < 1 and gain.strategy in outcome.gains
+    ]
+    weight_O = np.array([1 / seeds[outcome.name, outcome.labels] for outcome, _, _ in seen])
+
+    def unlikely(pace: float, cut: float) -> float:
+        tried = prior.model_copy(update={"short_pace": pace, "short_sd_cut": cut})
+        told = [(tried.shown(gain, outcome.survey), full) for outcome, gain, full in seen]
+        cost_O = np.array(
+            [(one.value - one.gone * full) ** 2 / one.variance + np.log(one.variance)
+             for one, full in told]
+        )  # fmt: skip
+        far = np.log(pace / prior.short_pace) ** 2 + np.log(cut / prior.short_sd_cut) ** 2
+        return float(weight_O @ cost_O + strength * far)
+
+    if not seen:
+        return prior.short_pace, prior.short_sd_cut
+    around = np.exp(np.linspace(-_REACH, _REACH, _STEPS))
+    found = min(
+        ((prior.short_pace * a, prior.short_sd_cut * b) for a in around for b in around),
+        key=lambda pair: unlikely(*pair),
+    )
+    return float(found[0]), float(found[1])

@@ -5,6 +5,11 @@ mistakes are gone; negative: more mistakes), so that one table serves easy and h
 says what the number of labels alone promises. Evidence moves it by Gaussian conditioning: the more
 certain a measurement is beside the spread of the table, the more it counts, and it counts for
 related ways as well (a short fine-tuning tells of LoRA too).
+
+A short training has a new head that began by guessing, so it is behind the probe long before it is
+ahead. How much of the way from guessing to its full result it has gone is taken to be
+c(t) = (1 - exp(-t/τ)) / (1 - exp(-1/τ)) after a share t of a full run: it shows c(t) of the gain,
+less 1 - c(t) of what the probe is ahead of guessing.
 """
 
 from __future__ import annotations
@@ -14,7 +19,7 @@ from collections.abc import Mapping
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
-from typing import Self
+from typing import NamedTuple, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -22,7 +27,7 @@ from pydantic import Field, model_validator
 
 from warmstart.core import Config, DataError, read_json
 
-from .evidence import Survey
+from .evidence import Gain, Survey
 
 __all__ = ["ArmPrior", "Belief", "Prior", "condition", "default_prior", "expect", "read_prior"]
 
@@ -58,11 +63,11 @@ class Prior(Config):
         usual_exponent: Of the probe's learning curve.
         exponent_sd: How far data sets scatter around that; a measured exponent is drawn to the
             usual one as far as it is less certain than this.
-        short_share: Which share of the full gain a training of vanishing length would show; it
-            grows linearly to 1 at full length.
+        short_pace: τ: the share of a full run after which a training has gone about two thirds of
+            the way from guessing to its full result.
         short_sd: How far a training of full length scatters around what is found later, beside the
             noise of the validation rows.
-        short_sd_cut: What is added to that scatter for a training of vanishing length.
+        short_sd_cut: How uncertain the rest of that way is, as a share of it.
         tolerance: Points by which a cheaper way may be behind and is taken all the same.
     """
 
@@ -72,9 +77,9 @@ class Prior(Config):
     correlation: tuple[tuple[float, ...], ...]
     usual_exponent: float = 0.25
     exponent_sd: float = Field(0.15, gt=0)
-    short_share: float = Field(0.5, gt=0, le=1)
+    short_pace: float = Field(0.2, gt=0)
     short_sd: float = Field(0.05, ge=0)
-    short_sd_cut: float = Field(0.2, ge=0)
+    short_sd_cut: float = Field(0.4, gt=0)
     tolerance: float = Field(0.005, ge=0)
 
     @model_validator(mode="after")
@@ -99,6 +104,30 @@ class Prior(Config):
         mean_A = np.array([np.interp(place, knots, arm.mean) for arm in self.arms.values()])
         sd_A = np.array([np.interp(place, knots, arm.sd) for arm in self.arms.values()])
         return mean_A, np.asarray(self.correlation) * np.outer(sd_A, sd_A)
+
+    def shown(self, gain: Gain, survey: Survey) -> Shown:
+        """What a measured difference to the probe tells of a full run's gain."""
+        gone = float(np.expm1(-gain.share / self.short_pace) / np.expm1(-1 / self.short_pace))
+        way = survey.head_start
+        extra = self.short_sd + self.short_sd_cut * (1 - gone) * (1 + way)
+        return Shown(
+            gone, gain.value / survey.probe_error + (1 - gone) * way,
+            (gain.error / survey.probe_error) ** 2 + extra**2,
+        )  # fmt: skip
+
+
+class Shown(NamedTuple):
+    """An observation of `gone · gain`, in shares of the probe's error.
+
+    Attributes:
+        gone: How much of the full gain is in it, in (0, 1].
+        value: What was seen, with what the head's beginning had cost added.
+        variance: Of the noise.
+    """
+
+    gone: float
+    value: float
+    variance: float
 
 
 class Belief(Config):
@@ -158,15 +187,12 @@ def expect(prior: Prior, survey: Survey) -> dict[str, Belief]:
     if survey.distance is not None:
         moved_A += survey.distance * _slopes(prior, "distance")
     seen = [gain for gain in survey.gains if gain.strategy in prior.arms]
+    told = [prior.shown(gain, survey) for gain in seen]
     design_OA = np.zeros((len(seen), len(names)))
-    noise = []
-    for row, gain in enumerate(seen):
-        shown = prior.short_share + (1 - prior.short_share) * gain.share
-        design_OA[row, names.index(gain.strategy)] = shown if gain.share < 1 else 1.0
-        extra = prior.short_sd + prior.short_sd_cut * (1 - gain.share)
-        noise.append((gain.error / survey.probe_error) ** 2 + extra**2)
-    value_O = np.array([gain.value / survey.probe_error for gain in seen])
-    mean_A, left_AA = condition(moved_A, cov_AA, design_OA, value_O, np.array(noise))
+    for row, (gain, one) in enumerate(zip(seen, told, strict=True)):
+        design_OA[row, names.index(gain.strategy)] = one.gone
+    value_O, noise_O = (np.array([part[i] for part in told]) for i in (1, 2))
+    mean_A, left_AA = condition(moved_A, cov_AA, design_OA, value_O, noise_O)
     return {
         name: Belief(
             strategy=name, prior=float(before_A[i]), mean=float(min(mean_A[i], 1.0)),

@@ -25,7 +25,7 @@ from warmstart.core import (
     progress,
 )
 from warmstart.data import View
-from warmstart.evaluation import compare_arms, score_metric
+from warmstart.evaluation import compare_arms, measure, score_metric
 from warmstart.models import Model
 from warmstart.strategies import Fitted, make
 from warmstart.training import Diverged
@@ -114,7 +114,7 @@ def _told(desk: Desk) -> Survey:
     exponent, exponent_error = desk.exponent or (None, 0.0)
     return Survey(
         labels=int((desk.view.train.labels_N >= 0).sum()), metric=desk.metric,
-        probe_error=desk.probe_error[0], probe_error_error=desk.probe_error[1],
+        probe_error=desk.probe_error[0], probe_error_error=desk.probe_error[1], guess=desk.guess,
         exponent=exponent, exponent_error=exponent_error, distance=desk.distance,
         gains=tuple(desk.gains), prices=desk.prices, latency_ms=desk.latency,
         items=tuple(desk.items), missing=tuple(desk.missing), left_out=desk.left_out,
@@ -163,6 +163,7 @@ def _probe(desk: Desk) -> None:
     rows = len(small.validation)
     error = min(max(1 - found.value, 1 / (rows + 2)), 1.0)
     low, high = (found.value if v is None else v for v in (found.low, found.high))
+    desk.guess = _guess(small, desk.metric)
     desk.probe_error = error, max((high - low) / 3.92, np.sqrt(error * (1 - error) / rows))
     both = len(desk.view.train) + len(desk.view.validation)
     desk.prices["probe"] = price_of_features(
@@ -183,6 +184,14 @@ def _probe(desk: Desk) -> None:
             details={"rows": rows, "train_rows": len(small.train), **_l2(fitted)},
         )
     )  # fmt: skip
+
+
+def _guess(rows: View, metric: str) -> float:
+    """What always naming the commonest training class reaches on the validation rows."""
+    labels_N = rows.train.labels_N
+    proba_MC = np.zeros((len(rows.validation), rows.n_classes))
+    proba_MC[:, np.bincount(labels_N[labels_N >= 0]).argmax()] = 1.0
+    return measure(proba_MC, rows.validation.labels_N, [metric])[metric]
 
 
 def _l2(fitted: Fitted) -> dict[str, float]:

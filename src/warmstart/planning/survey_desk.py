@@ -28,6 +28,7 @@ class Desk(Budgeted):
         view: All training and validation rows.
         small: Those that are embedded within the time.
         probe_MC: The probe's probabilities on the validation rows: the zero of every gain.
+        guess: What always naming the commonest class reaches there.
         left_out: Strategies that are out, with the reason.
         costs: Of strategies whose steps were timed, or that take the steps of one that was.
     """
@@ -53,6 +54,7 @@ class Desk(Budgeted):
     probe: Fitted | None = None
     probe_MC: np.ndarray | None = None
     probe_error: tuple[float, float] = (0.0, 0.0)
+    guess: float = 0.0
     exponent: tuple[float, float] | None = None
     latency: float | None = None
 
