@@ -7,6 +7,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -84,14 +85,17 @@ def measure_prefix(recipe: Backbone, task: Task, depth: int, *, rounds: int) -> 
             with torch.no_grad():
                 run_cut.run(encoder, batch.inputs)
 
+        def rest_alone(kept: Any) -> None:
+            finish(rest(kept))
+
         for epoch in range(rounds):
             pairs = zip(plain.batches(epoch), made.train.batches(epoch), strict=True)
             for batch, kept in pairs:
                 work: dict[str, Callable[[], None]] = {
-                    "recomputed": lambda b=batch: step(whole, b),  # type: ignore[misc]
-                    "replayed": lambda k=kept: step(cut, k),  # type: ignore[misc]
-                    "prefix": lambda b=batch: prefix_alone(b),  # type: ignore[misc]
-                    "rest": lambda k=kept: finish(rest(k)),  # type: ignore[misc]
+                    "recomputed": partial(step, whole, batch),
+                    "replayed": partial(step, cut, kept),
+                    "prefix": partial(prefix_alone, batch),
+                    "rest": partial(rest_alone, kept),
                 }
                 for name in generator.permutation(sorted(work)):
                     seconds[name].append(_timed(work[name]))

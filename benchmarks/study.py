@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -85,7 +86,7 @@ def rates_study(
             for rate in RATES:
                 key = ["rates", path.name, rows, test_rows, factor, rate]
                 tried[rate] = [
-                    cell(cells, [*key, seed], lambda f=factor, r=rate, s=seed: fitted(f, r, s))  # type: ignore[misc]
+                    cell(cells, [*key, seed], partial(fitted, factor, rate, seed))
                     for seed in range(seeds)
                 ]
             losses = {
@@ -148,7 +149,7 @@ def never_worse(
             }
 
     runs: list[dict[str, Any]] = [
-        cell(cells, ["never", path.name, count, test_rows], lambda p=path, c=count: judged(p, c))  # type: ignore[misc]
+        cell(cells, ["never", path.name, count, test_rows], partial(judged, path, count))
         for count in labels
         for path in paths
     ]
