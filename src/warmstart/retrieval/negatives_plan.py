@@ -10,6 +10,7 @@ import numpy as np
 from torch import nn
 
 from warmstart.core import NotApplicable, Run, progress
+from warmstart.evaluation import Events
 from warmstart.training import Callback
 
 from .fitting import FullSoftmax, Objective, SampledSoftmax
@@ -17,7 +18,6 @@ from .fitting_mining import MineNegatives
 from .frequency import StreamingFrequency
 from .negatives import InBatch, Mixture, Sampler, StreamedBatch, Uniform
 from .negatives_hard import Mined, SameTags, Viewed
-from .sequences import Events
 
 if TYPE_CHECKING:
     from .two_tower import TwoTower

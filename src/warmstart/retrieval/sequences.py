@@ -16,9 +16,9 @@ import torch
 from torch import Tensor
 
 from warmstart.core import Streams, UsageError, fingerprint
+from warmstart.evaluation import Events
 
 __all__ = [
-    "Events",
     "Histories",
     "QueryRows",
     "Sequences",
@@ -28,34 +28,6 @@ __all__ = [
     "group_events",
     "query_batch",
 ]
-
-
-class Events(Protocol):
-    """The part of `warmstart.data.Interactions` that training reads; events in time order."""
-
-    @property
-    def user_N(self) -> np.ndarray:
-        """Code of the user of each event."""
-
-    @property
-    def item_N(self) -> np.ndarray:
-        """Code of its item."""
-
-    @property
-    def time_N(self) -> np.ndarray:
-        """Seconds since 1970."""
-
-    @property
-    def positive_N(self) -> np.ndarray:
-        """Which events count as positives."""
-
-    @property
-    def n_users(self) -> int:
-        """U."""
-
-    @property
-    def n_items(self) -> int:
-        """I."""
 
 
 class QueryRows(Protocol):

@@ -7,23 +7,20 @@ the item tower, by the losses and negatives of the other tracks.
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import polars as pl
 from pydantic import Field, PositiveInt, model_validator
 
 from warmstart.core import NotApplicable, Run, fingerprint
+from warmstart.evaluation import Events, RankingTask
 
 from .item_texts import ItemTexts
-from .sequences import Events
 from .text_readers import CachedTexts
 from .two_tower import Negatives, Shares, TwoTower
 from .two_tower_work import Work
 from .user_texts import UserTexts, about_text, past_texts
-
-if TYPE_CHECKING:
-    from warmstart.evaluation import RankingTask
 
 __all__ = ["TextHistory"]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
 import polars as pl
@@ -13,6 +13,7 @@ from pydantic import BeforeValidator, ConfigDict, Field, PositiveFloat, Positive
 from torch import nn
 
 from warmstart.core import Config, Run, UsageError, nearest
+from warmstart.evaluation import Events, RankingTask
 from warmstart.training import Checkpoints, History, RateTable, discriminative_rates, rate_table
 
 from .fitting import item_table, training_step
@@ -20,14 +21,10 @@ from .fitting_average import averaged
 from .fitting_validation import best_popularity
 from .item_texts import ItemTexts
 from .negatives_plan import MIXABLE, compare
-from .sequences import Events
 from .towers import Towers
 from .two_tower_model import TwoTowerModel
 from .two_tower_training import Fit, Stage, Trained, train_stage
 from .two_tower_work import Work, prepare
-
-if TYPE_CHECKING:
-    from warmstart.evaluation import RankingTask
 
 __all__ = ["Negatives", "Shares", "TwoTower"]
 

@@ -12,13 +12,14 @@ import torch
 from torch import Tensor
 
 from warmstart.core import DataError, Run, UsageError, fingerprint, pick_device
+from warmstart.evaluation import Events
 
 from .fitting import Catalogue
 from .frequency import item_counts
 from .item_texts import ItemTexts
 from .negatives import Known
 from .profiles import ProfileCode, learn_profiles
-from .sequences import Events, Sequences, group_events
+from .sequences import Sequences, group_events
 from .towers import TowerShape
 from .two_tower_model import join_features
 from .user_texts import PastTexts, UserTexts
