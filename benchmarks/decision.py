@@ -280,10 +280,13 @@ def judge(grid: Sequence[Judged], *, resamples: int = 2000) -> dict[str, Any]:
         resamples: Of the data sets, for the intervals.
     """
     rows: list[dict[str, Any]] = []
+    names = sorted({one.outcome.name for one in grid})
+    priors = {
+        name: learn_prior([o.outcome for o in grid if o.outcome.name != name]) for name in names
+    }
     for one in grid:
-        others = [o.outcome for o in grid if o.outcome.name != one.outcome.name]
         best, worst = max(one.accuracy.values()), min(one.accuracy.values())
-        taken = choices(one, learn_prior(others))
+        taken = choices(one, priors[one.outcome.name])
         whole = sum(one.seconds.values())
         for policy, arm in taken.items():
             regret = best - one.accuracy[arm]
@@ -297,7 +300,6 @@ def judge(grid: Sequence[Judged], *, resamples: int = 2000) -> dict[str, Any]:
                     "looking": looking / whole, "cost": (looking + spent) / whole,
                 }
             )  # fmt: skip
-    names = sorted({row["set"] for row in rows})
     draws = np.random.default_rng(0).integers(0, len(names), (resamples, len(names)))
     table: dict[str, Any] = {}
     for policy in POLICIES:

@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.optimize import minimize
 
 from .evidence import Survey
 from .prior import ArmPrior, Prior, default_prior
@@ -20,7 +21,7 @@ __all__ = ["Outcome", "learn_prior"]
 
 _FLOOR, _CEILING = -3.0, 1.0
 _LEAST_SD = 0.05
-_REACH, _STEPS = 2.5, 51  # logarithms around the base, and how many on an axis
+_REACH = 2.5  # of the logarithms around the base
 
 
 @dataclass(frozen=True)
@@ -152,11 +153,11 @@ def _correlation(prior: Prior, outcomes: Sequence[Outcome], strength: float) -> 
 
 
 def _short(prior: Prior, outcomes: Sequence[Outcome], strength: float) -> tuple[float, float]:
-    """Pace and scatter of short trainings: the likeliest on a grid around the base's.
+    """Pace and scatter of short trainings: the likeliest, drawn to the base's.
 
-    -log p is, up to a constant, Σ w (r²/v + log v)/2 + strength · (log² of how far each is from the
-    base) / 2, with r what was shown less what the full run then gained, v its variance, and w one
-    over the seeds of the cell.
+    -2 log p is, up to a constant, Σ w (r²/v + log v) + strength · Σ log²(parameter / base), with r
+    what was shown less what the full run then gained, v its variance, and w one over the seeds of
+    the cell.
     """
     seeds = Counter((outcome.name, outcome.labels) for outcome in outcomes)
     seen = [
@@ -167,21 +168,23 @@ def _short(prior: Prior, outcomes: Sequence[Outcome], strength: float) -> tuple[
     ]
     weight_O = np.array([1 / seeds[outcome.name, outcome.labels] for outcome, _, _ in seen])
 
-    def unlikely(pace: float, cut: float) -> float:
+    if not seen:
+        return prior.short_pace, prior.short_sd_cut
+
+    def parameters(logs: np.ndarray) -> tuple[float, float]:
+        pace, cut = np.exp(logs)
+        return float(prior.short_pace * pace), float(prior.short_sd_cut * cut)
+
+    def unlikely(logs: np.ndarray) -> float:
+        pace, cut = parameters(logs)
         tried = prior.model_copy(update={"short_pace": pace, "short_sd_cut": cut})
         told = [(tried.shown(gain, outcome.survey), full) for outcome, gain, full in seen]
         cost_O = np.array(
             [(one.value - one.gone * full) ** 2 / one.variance + np.log(one.variance)
              for one, full in told]
         )  # fmt: skip
-        far = np.log(pace / prior.short_pace) ** 2 + np.log(cut / prior.short_sd_cut) ** 2
-        return float(weight_O @ cost_O + strength * far)
+        return float(weight_O @ cost_O + strength * logs @ logs)
 
-    if not seen:
-        return prior.short_pace, prior.short_sd_cut
-    around = np.exp(np.linspace(-_REACH, _REACH, _STEPS))
-    found = min(
-        ((prior.short_pace * a, prior.short_sd_cut * b) for a in around for b in around),
-        key=lambda pair: unlikely(*pair),
-    )
-    return float(found[0]), float(found[1])
+    bounds = [(-_REACH, _REACH)] * 2
+    found = minimize(unlikely, np.zeros(2), method="Nelder-Mead", bounds=bounds)
+    return parameters(found.x)
