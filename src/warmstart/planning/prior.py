@@ -191,7 +191,8 @@ def expect(prior: Prior, survey: Survey) -> dict[str, Belief]:
     design_OA = np.zeros((len(seen), len(names)))
     for row, (gain, one) in enumerate(zip(seen, told, strict=True)):
         design_OA[row, names.index(gain.strategy)] = one.gone
-    value_O, noise_O = (np.array([part[i] for part in told]) for i in (1, 2))
+    value_O = np.array([one.value for one in told])
+    noise_O = np.array([one.variance for one in told])
     mean_A, left_AA = condition(moved_A, cov_AA, design_OA, value_O, noise_O)
     return {
         name: Belief(

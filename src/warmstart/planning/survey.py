@@ -20,7 +20,6 @@ from warmstart.core import (
     Meter,
     NotApplicable,
     OutOfMemory,
-    Run,
     Streams,
     progress,
 )
@@ -378,10 +377,7 @@ def _try(desk: Desk, name: str) -> tuple[Fitted, int] | None:
         return None
     began = time.perf_counter()
     deadline = time.monotonic() + max(min(1.5 * available, 0.85 * desk.left), 1.0)
-    run = Run(
-        desk.folder / f"short-{name}", seed=desk.seed, device=desk.device, max_steps=steps,
-        deadline=deadline, resumable=False,
-    )  # fmt: skip
+    run = desk.run(f"short-{name}").again(max_steps=steps, deadline=deadline, resumable=False)
     view = View(desk.view.train, desk.small.validation)
     try:
         with progress.muted(), Meter(desk.device) as meter:
