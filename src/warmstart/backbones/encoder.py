@@ -48,6 +48,8 @@ class Encoder(nn.Module):
             folder that ends in Normalize).
         n_depths: Blocks that a pass runs; the largest depth.
         frozen: Names of the groups that `freeze` froze.
+        batch_norm: `train`, or `eval` where batch normalisation keeps its statistics while its
+            group learns.
         virtual_tokens: Learned tokens before the text's own, which are no part of its vector.
     """
 
@@ -80,6 +82,7 @@ class Encoder(nn.Module):
         self.normalize = normalize
         self.n_depths = n_depths
         self.frozen: tuple[str, ...] = ()
+        self.batch_norm: Literal["train", "eval"] = "train"
         self._extra = extra or {}
         self._dimensions: dict[tuple[int | None, str], int] = {}
 
@@ -232,9 +235,17 @@ class Encoder(nn.Module):
                 "prefixes]} for a module of your own."
             )
 
+    def batch_norms(self) -> list[tuple[str, nn.Module]]:
+        """Every batch normalisation of the network by name."""
+        kind = nn.modules.batchnorm._BatchNorm
+        return [(n, part) for n, part in self.module.named_modules() if isinstance(part, kind)]
+
     def train(self, mode: bool = True) -> Self:
-        """Switch to training, but for frozen groups: they stay in evaluation mode."""
+        """Switch to training, but for frozen groups and held statistics: these stay evaluating."""
         super().train(mode)
+        if mode and self.batch_norm == "eval":
+            for _, norm in self.batch_norms():
+                norm.eval()
         if mode and self.frozen:
             if set(self.frozen) >= set(self.groups.names):
                 self.module.eval()

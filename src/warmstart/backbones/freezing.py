@@ -27,21 +27,22 @@ class FrozenLedger:
         self,
         encoder: Encoder,
         names: Iterable[str] | None = None,
-        parameters: Iterable[tuple[str, nn.Parameter]] = (),
+        tensors: Iterable[tuple[str, Tensor]] = (),
     ) -> None:
         """Take the hashes.
 
         Args:
             encoder: Before training.
             names: Groups that must not move; those that `freeze` froze when None.
-            parameters: Single weights that must not move, of groups that learn otherwise.
+            tensors: Single weights and statistics that must not move, of groups that learn
+                otherwise.
 
         Raises:
             BackboneError: For a group that does not exist.
         """
         self.names = tuple(encoder.frozen if names is None else names)
         self._encoder = encoder
-        self._single = dict(parameters)
+        self._single = dict(tensors)
         self._before = self._hashes()
 
     def check(self) -> None:

@@ -93,6 +93,11 @@ class Scratch(Trained):
                     f"scratch.{setting} would hold random weights to where they began. Leave it "
                     "out, or use finetune."
                 )
+        if self.batch_norm == "eval":
+            raise UsageError(
+                "scratch.batch_norm=eval would keep statistics of an untrained network. Leave it "
+                "out, or give train."
+            )
 
     def cost_by(self, full: Cost, backbone: Backbone, view: View) -> Cost | None:
         """The same steps from another start; whether a user's own network has one is tried."""

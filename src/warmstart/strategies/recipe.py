@@ -34,6 +34,7 @@ class Recipe:
         views: Augmented views that are drawn up front where frozen groups are replayed.
         l2_sp: Pull of the backbone's weights to where they started; 0 is off.
         ewc: Pull by what each weight meant to the old task; 0 is off.
+        batch_norm: Its mode in groups that learn; `eval` keeps its statistics.
     """
 
     batch_size: int = 16
@@ -50,6 +51,7 @@ class Recipe:
     views: int = 4
     l2_sp: float = 0.0
     ewc: float = 0.0
+    batch_norm: Literal["train", "eval"] = "train"
 
 
 def epochs_for(rows: int, batch_size: int, *, steps: int, least: int, most: int) -> int:

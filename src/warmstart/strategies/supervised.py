@@ -148,11 +148,13 @@ class Job:
             rates=self.rates | dict.fromkeys(self.frozen, 0.0),
             module=nn.ModuleList([self.encoder, self.head]),
             frozen=self.frozen if self.stage else (),  # a rule speaks of when a group's turn comes
+            batch_norm=self.recipe.batch_norm,
         )
         self._replayed = False
         # an adapter lies within the groups of a base that it keeps still itself
         if isinstance(self.encoder, Encoder) and not isinstance(self.encoder, AdaptedEncoder):
             moving = {row.group for row in self.table.rows if not row.frozen}
+            self.encoder.batch_norm = self.recipe.batch_norm
             self.frozen = tuple(n for n in self.encoder.groups.names if n not in moving)
             unfreeze(self.encoder, set(self.encoder.frozen) - set(self.frozen))
             freeze(self.encoder, self.frozen)
@@ -283,12 +285,18 @@ class Job:
     def _ledger(self) -> FrozenLedger | None:
         if not isinstance(self.encoder, Encoder):
             return None
-        single = [
+        single: list[tuple[str, Tensor]] = [
             member
             for row in self.table.rows
             if row.frozen and row.group not in self.frozen and row.group != "head"
             for member in row.members
         ]
+        if self.encoder.batch_norm == "eval":
+            single += [
+                (f"{name}.{key}", statistic)
+                for name, norm in self.encoder.batch_norms()
+                for key, statistic in norm.named_buffers()
+            ]
         if not (self.frozen or single):
             return None
         return FrozenLedger(self.encoder, self.frozen, single)

@@ -24,6 +24,8 @@ from .supervised import Job, groups_of, passes
 
 __all__ = ["Replaying", "Trained", "fitted"]
 
+_ENOUGH_ROWS = 16  # in a step, for batch normalisation to tell mean and variance
+
 
 class Trained(Strategy):
     """Settings and course of a training; subclasses say what starts where and what is frozen.
@@ -57,6 +59,9 @@ class Trained(Strategy):
             to 10,000. Needs such rows.
         wise: Whether the result goes part of the way from the untouched model, as validation has
             it best (WiSE-FT); linear heads only.
+        batch_norm: `train` takes mean and variance from each batch, `eval` keeps those of the
+            pretraining while scale and shift learn; `auto` keeps them where a step has fewer than
+            16 rows, too few to tell a channel's mean and variance (Wu and He, 2018, figure 1).
     """
 
     rate: PositiveFloat = Field(1e-4, json_schema_extra=typical("1e-5 to 1e-3"))
@@ -82,6 +87,7 @@ class Trained(Strategy):
     l2_sp: float = Field(0.0, ge=0, json_schema_extra=typical("0, or 0.01 to 1"))
     ewc: float = Field(0.0, ge=0, json_schema_extra=typical("0, or 100 to 10,000"))
     wise: bool = False
+    batch_norm: Literal["auto", "train", "eval"] = "auto"
 
     _keep_start: ClassVar[bool] = False
     _steps: ClassVar[int] = 300
@@ -148,7 +154,14 @@ class Trained(Strategy):
             mixup=self.mixup, augment=self.augment, views=self.views, l2_sp=self.l2_sp,
             ewc=self.ewc,
         )  # fmt: skip
-        return smaller_batches(recipe, len(view.train))
+        recipe = smaller_batches(recipe, len(view.train))
+        return replace(recipe, batch_norm=self._norm_mode(recipe.batch_size))
+
+    def _norm_mode(self, batch_size: int) -> Literal["train", "eval"]:
+        """Mode of batch normalisation in groups that learn."""
+        if self.batch_norm != "auto":
+            return self.batch_norm
+        return "eval" if batch_size < _ENOUGH_ROWS and not self.from_scratch else "train"
 
     def _epochs(self, view: View) -> int:
         if self.epochs != "auto":

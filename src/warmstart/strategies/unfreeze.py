@@ -22,7 +22,7 @@ from warmstart.training import (
 )
 
 from .base import Cost, Fitted
-from .recipe import Epochs, ScheduleName
+from .recipe import Epochs, Recipe, ScheduleName
 from .registry import register
 from .supervised import Job, groups_of, pull
 from .trained import Replaying, fitted
@@ -144,7 +144,7 @@ class Unfreeze(Replaying):
         recipe = self._recipe(view)
         steps = _share_out([s.epochs for s in stages], len(view.train), recipe.batch_size, run)
         old = self._old_task(backbone, view)
-        self._announce(stages, groups, rates, nn.ModuleList([encoder, head]))
+        self._announce(stages, groups, rates, nn.ModuleList([encoder, head]), recipe)
         start = pull(Classifier(encoder, head), recipe, old, run, copy_frozen=True)
         total: History | None = None
         told: list[dict[str, Any]] = []
@@ -183,12 +183,14 @@ class Unfreeze(Replaying):
         groups: Mapping[str, Any],
         rates: Mapping[str, float],
         module: nn.Module,
+        recipe: Recipe,
     ) -> None:
         """Show one table for all stages: rates, and from which stage on each group learns."""
         never = {name for name in groups if all(name in stage.frozen for stage in stages)}
         table = rate_table(
-            groups, self.rate, rules=self._rules, rates=rates, module=module, frozen=never
-        )
+            groups, self.rate, rules=self._rules, rates=rates, module=module, frozen=never,
+            batch_norm=recipe.batch_norm,
+        )  # fmt: skip
         announce(table, learns={name: _when(stages, name) for name in groups})
 
     def _stage_epochs(self, view: View) -> int:

@@ -176,6 +176,7 @@ def rate_table(
     rates: Mapping[str, float] | None = None,
     module: nn.Module | None = None,
     frozen: Collection[str] = (),
+    batch_norm: Literal["train", "eval"] = "train",
 ) -> RateTable:
     """Give every parameter its rate: the first rule that matches, else its group's rate.
 
@@ -186,6 +187,7 @@ def rate_table(
         rates: Rate of each group that no rule matches; `discriminative_rates` when None.
         module: The model, to see which parameters belong to batch normalisation.
         frozen: Groups that rest for now, whatever the rules say of them.
+        batch_norm: Its mode where a group learns; `eval` keeps the statistics.
 
     Raises:
         UsageError: For a rule that matches nothing, or nothing that an earlier rule left.
@@ -193,7 +195,7 @@ def rate_table(
     group_rates = discriminative_rates(groups, base) if rates is None else rates
     matched: set[int] = set()
     reached: set[int] = set()
-    norms = _batch_norm_parameters(module)
+    norms = dict.fromkeys(_batch_norm_parameters(module), batch_norm)
     rows: list[RateRow] = []
     for group, members in groups.items():
         parts: dict[float | None, list[tuple[str, nn.Parameter]]] = {}
@@ -278,6 +280,11 @@ def announce(
         f"Training {table.trainable:,} of {table.total:,} parameters ({said}).\n"
         f"{table.text(learns)}"
     )
+    if any(row.batch_norm == "eval" and not row.frozen for row in table.rows):
+        progress.note(
+            "Batch normalisation keeps the statistics that it came with; only its scale and shift "
+            "learn."
+        )
     own = [row for row in table.rows if row.group != HEAD and "adapter" not in row.group]
     high = [row for row in own if row.rate >= HIGH_RATE]
     if transformer is None:
@@ -308,10 +315,10 @@ def _rate(
 
 
 def _row(
-    group: str, rate: float | None, part: list[tuple[str, nn.Parameter]], norms: set[int]
+    group: str, rate: float | None, part: list[tuple[str, nn.Parameter]], norms: Mapping[int, str]
 ) -> RateRow:
-    has_norm = any(id(parameter) in norms for _, parameter in part)
-    mode = ("eval" if rate is None else "train") if has_norm else "-"
+    modes = {norms[id(parameter)] for _, parameter in part if id(parameter) in norms}
+    mode = ("eval" if rate is None else modes.pop()) if modes else "-"
     count = sum(count_weights(parameter) for _, parameter in part)
     return RateRow(group, count, rate or 0.0, rate is None, mode, tuple(part))
 

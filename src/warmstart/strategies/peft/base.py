@@ -94,6 +94,11 @@ class Adapting(Trained):
                     f"{self.name}.{setting} is about how far the base moves, and an adapter's base "
                     "does not move at all. Leave it out, or use finetune."
                 )
+        if self.batch_norm == "train":
+            raise UsageError(
+                f"{self.name}.batch_norm=train would move statistics of the base, and an adapter's "
+                "base does not move at all. Leave it out, or use finetune."
+            )
         if view.train.modality not in self.modalities:
             raise NotApplicable(
                 f"the rows are {view.train.modality}s, which have no tokens that learned ones "
