@@ -1,4 +1,4 @@
-"""Batch normalisation: its own statistics where a step has rows enough, else the pretraining's."""
+"""Batch normalisation: steps with rows enough for its statistics, or none of their own."""
 
 from __future__ import annotations
 
@@ -6,16 +6,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
-from PIL import Image
 from torch import nn
 
-from warmstart.backbones import Backbone, Encoder, freeze
+from warmstart.backbones import Backbone, Encoder, backbone, batch_norms, freeze
 from warmstart.core import Run, RunError, UsageError
-from warmstart.data import View, read, split
+from warmstart.data import View
 from warmstart.strategies import make
+from warmstart.strategies.recipe import Recipe, smaller_batches
 
 Statistics = dict[str, torch.Tensor]
 
@@ -23,20 +22,6 @@ Statistics = dict[str, torch.Tensor]
 @pytest.fixture
 def image(image_view: Any, tiny_resnet: Path, opened: Any) -> tuple[Backbone, View]:
     return opened(tiny_resnet), image_view[0]
-
-
-@pytest.fixture(scope="module")
-def many(tmp_path_factory: pytest.TempPathFactory) -> View:
-    """132 training rows of noise."""
-    generator = np.random.default_rng(1)
-    root = tmp_path_factory.mktemp("noise")
-    for label in ("a", "b"):
-        (root / label).mkdir()
-        for place in range(110):
-            pixels = generator.integers(0, 255, (8, 8, 3), dtype=np.uint8)
-            Image.fromarray(pixels).save(root / label / f"{place}.png")
-    data = read(root)
-    return split(data).view(data)
 
 
 def statistics(encoder: Encoder) -> Statistics:
@@ -61,48 +46,68 @@ def test_with_statistics_held_no_row_depends_on_its_neighbours(image: Any) -> No
         assert torch.equal(first, second) is same
 
 
+@pytest.mark.parametrize(
+    ("batch", "rows", "size"),
+    [(16, 1000, 16), (16, 24, 16), (64, 24, 16), (64, 300, 32), (8, 24, 8)],
+)
+def test_sixteen_rows_are_the_fewest_for_batch_statistics(batch: int, rows: int, size: int) -> None:
+    recipe = Recipe(batch_size=batch)
+    assert smaller_batches(recipe, rows, batch_norm=True).batch_size == size
+
+
+@pytest.mark.parametrize("name", ["finetune", "partial", "unfreeze", "lp-ft", "scratch", "lora"])
+def test_small_data_is_cut_no_further(
+    name: str, image: Any, tiny_vit: Path, opened: Any, make_run: Callable[..., Run]
+) -> None:
+    """24 training rows: 16 a step for the network with batch norm, 4 for that without."""
+    for source, size in ((image[0], 4 if name == "lora" else 16), (opened(tiny_vit), 4)):
+        fitted = make(name, {"epochs": 1}).fit(source, image[1], make_run())
+        assert fitted.values["batch_size"] == size
+
+
 @pytest.mark.parametrize("name", ["finetune", "partial", "unfreeze", "lp-ft"])
-def test_steps_of_few_rows_keep_the_statistics(
+def test_statistics_may_be_kept(
     name: str, image: Any, make_run: Callable[..., Run], notes: list[str]
 ) -> None:
-    """24 training rows are taken 4 at a time: scale and shift learn, mean and variance rest."""
+    """Scale and shift learn, mean and variance rest, and the table says so."""
     source, view = image
-    fitted = make(name, {"epochs": 2}).fit(source, view, make_run())
+    fitted = make(name, {"epochs": 2, "batch_norm": "eval"}).fit(source, view, make_run())
     assert fitted.values["batch_size"] == 4
-    assert not any(moved(source, fitted.model.encoder, "running_mean"))
-    assert not any(moved(source, fitted.model.encoder, "running_var"))
-    assert not any(moved(source, fitted.model.encoder, "num_batches_tracked"))
+    for ending in ("running_mean", "running_var", "num_batches_tracked"):
+        assert not any(moved(source, fitted.model.encoder, ending))
     assert any(moved(source, fitted.model.encoder, "normalization.weight"))
     learned = [row for row in fitted.rates if not row["frozen"] and row["batch_norm"] != "-"]
-    assert learned
     assert {row["batch_norm"] for row in learned} == {"eval"}
     assert sum("keeps the statistics that it came with" in note for note in notes) == 1
 
 
 @pytest.mark.parametrize("name", ["finetune", "partial", "unfreeze", "lp-ft"])
-def test_they_may_be_asked_to_move(name: str, image: Any, make_run: Callable[..., Run]) -> None:
+def test_they_move_by_default(
+    name: str, image: Any, make_run: Callable[..., Run], notes: list[str]
+) -> None:
     source, view = image
-    fitted = make(name, {"epochs": 2, "batch_norm": "train"}).fit(source, view, make_run())
+    fitted = make(name, {"epochs": 2}).fit(source, view, make_run())
     assert any(moved(source, fitted.model.encoder, "running_mean"))
     assert "train" in {row["batch_norm"] for row in fitted.rates if not row["frozen"]}
+    assert not any("keeps the statistics" in note for note in notes)
 
 
-@pytest.mark.parametrize(
-    ("settings", "moves"),
-    [
-        ({"batch_size": 16}, True),
-        ({"batch_size": 15}, False),
-        ({"batch_size": 16, "batch_norm": "eval"}, False),
-    ],
-)
-def test_sixteen_rows_are_enough(
-    settings: dict[str, Any], moves: bool, tiny_resnet: Path, opened: Any, many: View,
-    make_run: Callable[..., Run],
-) -> None:  # fmt: skip
-    source = opened(tiny_resnet)
-    fitted = make("finetune", settings).fit(source, many, make_run(max_steps=2))
-    assert fitted.values["batch_size"] == settings["batch_size"]
-    assert any(moved(source, fitted.model.encoder, "running_mean")) is moves
+def test_a_backbone_tells_whether_it_has_batch_norm(
+    image: Any, tiny_text: Path, tiny_vit: Path, opened: Any
+) -> None:
+    assert image[0].batch_norm
+    assert not opened(tiny_text).batch_norm
+    assert not opened(tiny_vit).batch_norm
+    for norm, has in ((nn.BatchNorm1d(3), True), (nn.LayerNorm(3), False)):
+        own = backbone(
+            module=nn.Sequential(nn.Linear(3, 3), norm), processor=letters, modality="text",
+            groups={"a": ["0"], "b": ["1"]}, name="own",
+        )  # fmt: skip
+        assert own.batch_norm is has
+
+
+def letters(inputs: Any) -> dict[str, torch.Tensor]:
+    return {"input": torch.tensor([[float(text.count(c)) for c in "aeo"] for text in inputs])}
 
 
 def test_random_weights_have_no_statistics_to_keep(
@@ -119,7 +124,7 @@ def test_random_weights_have_no_statistics_to_keep(
 
 def test_an_adapters_base_never_moves(image: Any, make_run: Callable[..., Run]) -> None:
     source, view = image
-    with pytest.raises(UsageError, match=r"lora\.batch_norm=train would move"):
+    with pytest.raises(UsageError, match=r"lora\.batch_norm must be"):
         make("lora", {"batch_norm": "train"}).fit(source, view, make_run())
 
 
@@ -128,8 +133,9 @@ def test_statistics_that_move_against_the_setting_are_an_error(
 ) -> None:
     source, view = image
     monkeypatch.setattr(nn.BatchNorm2d, "eval", lambda self: self)
+    strategy = make("finetune", {"epochs": 1, "batch_norm": "eval"})
     with pytest.raises(RunError, match=r"frozen parts changed while training: .*running_mean"):
-        make("finetune", {"epochs": 1}).fit(source, view, make_run())
+        strategy.fit(source, view, make_run())
 
 
 def test_freezing_and_holding_go_together(image: Any) -> None:
@@ -137,6 +143,6 @@ def test_freezing_and_holding_go_together(image: Any) -> None:
     encoder.batch_norm = "eval"
     freeze(encoder, encoder.groups.names[:1])
     encoder.train()
-    assert not any(part.training for _, part in encoder.batch_norms())
+    assert not any(part.training for _, part in batch_norms(encoder.module))
     last = encoder.groups.modules(encoder.groups.names[1])[0]
     assert last.training

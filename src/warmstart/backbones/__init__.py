@@ -8,7 +8,7 @@ from .embedding import embed_inputs
 from .encoder import Encoder
 from .families import FAMILIES
 from .freezing import FrozenLedger, freeze, state_hash, unfreeze
-from .groups import LayerGroups, count_weights, find_groups, groups_of_family
+from .groups import LayerGroups, batch_norms, count_weights, find_groups, groups_of_family
 from .prefix import Replay, frozen_depth, prefix_groups
 from .source_classes import SourceClassifier
 from .sources import DEFAULT_SOURCES, packaged_names
@@ -29,6 +29,7 @@ __all__ = [
     "SourceClassifier",
     "Space",
     "backbone",
+    "batch_norms",
     "blueprint",
     "count_weights",
     "embed_inputs",

@@ -83,6 +83,11 @@ class Backbone:
         return self._recipe.group_names
 
     @property
+    def batch_norm(self) -> bool:
+        """Whether its network has batch normalisation, without loading weights."""
+        return self._recipe.batch_norm
+
+    @property
     def pooling(self) -> str:
         """Default pooling of the last output."""
         return self._settings.pooling or self._recipe.pooling(self._tower())

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from warmstart.core import BackboneError, UsageError, nearest
 
-from .groups import LayerGroups
+from .groups import LayerGroups, batch_norms
 from .pooling import TOKEN_POOLINGS, as_hidden, choose_pooling, pool_hidden, pool_output
 from .processing import ImageProcessor, Processor, TextProcessor
 from .sentence import write_sentence_settings
@@ -235,16 +235,11 @@ class Encoder(nn.Module):
                 "prefixes]} for a module of your own."
             )
 
-    def batch_norms(self) -> list[tuple[str, nn.Module]]:
-        """Every batch normalisation of the network by name."""
-        kind = nn.modules.batchnorm._BatchNorm
-        return [(n, part) for n, part in self.module.named_modules() if isinstance(part, kind)]
-
     def train(self, mode: bool = True) -> Self:
         """Switch to training, but for frozen groups and held statistics: these stay evaluating."""
         super().train(mode)
         if mode and self.batch_norm == "eval":
-            for _, norm in self.batch_norms():
+            for _, norm in batch_norms(self.module):
                 norm.eval()
         if mode and self.frozen:
             if set(self.frozen) >= set(self.groups.names):

@@ -17,7 +17,7 @@ from warmstart.core import BackboneError, nearest
 
 from .families import Family
 
-__all__ = ["LayerGroups", "count_weights", "find_groups", "groups_of_family"]
+__all__ = ["LayerGroups", "batch_norms", "count_weights", "find_groups", "groups_of_family"]
 
 
 class LayerGroups:
@@ -223,6 +223,12 @@ def count_weights(parameter: Tensor) -> int:
     """Weights that a parameter stands for: a 4-bit one keeps two of them in each byte."""
     state = getattr(parameter, "quant_state", None)
     return parameter.numel() if state is None else math.prod(state.shape)
+
+
+def batch_norms(module: nn.Module) -> list[tuple[str, nn.Module]]:
+    """Every batch normalisation within a network, with its name."""
+    kind = nn.modules.batchnorm._BatchNorm
+    return [(name, part) for name, part in module.named_modules() if isinstance(part, kind)]
 
 
 def _divide(

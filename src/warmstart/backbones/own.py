@@ -18,7 +18,7 @@ from .card import Card, module_card
 from .encoder import Encoder, forward_names, image_extra, sample_input
 from .families import FAMILIES, Family
 from .freezing import state_hash
-from .groups import LayerGroups, find_groups, groups_of_family
+from .groups import LayerGroups, batch_norms, find_groups, groups_of_family
 from .pooling import POOLINGS
 from .processing import as_processor
 from .recipe import Recipe, Settings
@@ -99,6 +99,11 @@ class ModuleRecipe(Recipe):
     def group_names(self) -> tuple[str, ...]:
         """Names of the layer groups."""
         return self._layout.names
+
+    @property
+    def batch_norm(self) -> bool:
+        """Whether the network has batch normalisation."""
+        return bool(batch_norms(self._module))
 
     def pooling(self, tower: Modality) -> str:
         """What the output allows: the network's own pooling, else mean."""

@@ -29,7 +29,7 @@ from .files import (
     read_config,
     read_scalar,
 )
-from .groups import LayerGroups, find_groups, groups_of_family
+from .groups import LayerGroups, batch_norms, find_groups, groups_of_family
 from .loading import (
     empty_model,
     load_image_processor,
@@ -93,6 +93,11 @@ class Recipe(ABC):
     @abstractmethod
     def group_names(self) -> tuple[str, ...]:
         """Names of the layer groups, without loading weights."""
+
+    @property
+    @abstractmethod
+    def batch_norm(self) -> bool:
+        """Whether the network has batch normalisation."""
 
     @abstractmethod
     def pooling(self, tower: Modality) -> str:
@@ -173,6 +178,11 @@ class FolderRecipe(Recipe):
         """Names of the layer groups."""
         network = empty_model(self.config, self._main_tower)
         return self._groups(network, self._main_tower).names
+
+    @cached_property
+    def batch_norm(self) -> bool:
+        """Whether the network has batch normalisation, seen without weights."""
+        return bool(batch_norms(empty_model(self.config, self._main_tower)))
 
     def pooling(self, tower: Modality) -> str:
         """The folder's own pooling, else the family's, else mean."""

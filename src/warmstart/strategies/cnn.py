@@ -60,7 +60,7 @@ class Cnn(Strategy):
             batch_size=self.batch_size, schedule="one-cycle", weight_decay=0.05,
             patience=self.patience,
         )  # fmt: skip
-        recipe = smaller_batches(recipe, len(view.train))
+        recipe = smaller_batches(recipe, len(view.train), batch_norm=True)
         groups: dict[str, list[tuple[str, nn.Parameter]]] = {
             "network": list(network.named_parameters()),
             "head": [(f"head.{n}", p) for n, p in head.named_parameters()],

@@ -33,7 +33,8 @@ class Finetune(Trained):
         factor: By how much each earlier group learns more slowly; 1 for one rate.
         head_multiplier: The head's rate in units of `rate`, 1 to 10.
         epochs: Passes at most, or `auto`: about 300 steps, 3 to 15 passes.
-        batch_size: Rows a step; halved for very small data until an epoch has eight steps.
+        batch_size: Rows a step; halved for very small data until an epoch has eight steps, to 4 or,
+            where batch normalisation takes its statistics from them, 16 rows.
         head: `linear` or `mlp`.
         hidden: Width of an `mlp` head.
         dropout: Before the head's layers, while training.
@@ -101,9 +102,9 @@ class Scratch(Trained):
 
     def cost_by(self, full: Cost, backbone: Backbone, view: View) -> Cost | None:
         """The same steps from another start; whether a user's own network has one is tried."""
-        if backbone.code or not self._steps_as(full, view):
+        if backbone.code or not self._steps_as(full, backbone, view):
             return None
-        return replace(full, epochs=self._epochs(view))
+        return replace(full, epochs=self._epochs(backbone, view))
 
     def _old_task(self, backbone: Backbone, view: View) -> OldTask | None:
         return None  # random weights have nothing to forget

@@ -60,9 +60,16 @@ def epochs_for(rows: int, batch_size: int, *, steps: int, least: int, most: int)
     return min(most, max(least, math.ceil(steps / per_epoch)))
 
 
-def smaller_batches(recipe: Recipe, rows: int) -> Recipe:
-    """Half or a quarter of the batch for very small data, so that an epoch has some steps."""
-    size = recipe.batch_size
-    while size > 4 and rows / size < 8:
+def smaller_batches(recipe: Recipe, rows: int, *, batch_norm: bool = False) -> Recipe:
+    """Half or a quarter of the batch for very small data, so that an epoch has some steps.
+
+    Args:
+        recipe: Its `batch_size` is the largest.
+        rows: Of the training part.
+        batch_norm: Whether the network learns with the mean and variance of each batch: 16 rows
+            are the fewest then, since the error grows fast below (Wu and He 2018, figure 1).
+    """
+    size, least = recipe.batch_size, 16 if batch_norm else 4
+    while size // 2 >= least and rows / size < 8:
         size //= 2
     return replace(recipe, batch_size=size)

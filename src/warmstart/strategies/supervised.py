@@ -9,7 +9,14 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from warmstart.backbones import Backbone, Encoder, FrozenLedger, freeze, unfreeze
+from warmstart.backbones import (
+    Backbone,
+    Encoder,
+    FrozenLedger,
+    batch_norms,
+    freeze,
+    unfreeze,
+)
 from warmstart.core import Run, pick_device, progress
 from warmstart.data import View, parse_augmentation
 from warmstart.models import AdaptedEncoder, Head
@@ -294,7 +301,7 @@ class Job:
         if self.encoder.batch_norm == "eval":
             single += [
                 (f"{name}.{key}", statistic)
-                for name, norm in self.encoder.batch_norms()
+                for name, norm in batch_norms(self.encoder.module)
                 for key, statistic in norm.named_buffers()
             ]
         if not (self.frozen or single):

@@ -24,8 +24,6 @@ from .supervised import Job, groups_of, passes
 
 __all__ = ["Replaying", "Trained", "fitted"]
 
-_ENOUGH_ROWS = 16  # in a step, for batch normalisation to tell mean and variance
-
 
 class Trained(Strategy):
     """Settings and course of a training; subclasses say what starts where and what is frozen.
@@ -35,7 +33,8 @@ class Trained(Strategy):
         factor: By how much each earlier group learns more slowly.
         head_multiplier: The head's rate in units of `rate`.
         epochs: Passes over the training rows at most, or `auto` by their number.
-        batch_size: Rows a step; halved for very small data until an epoch has eight steps.
+        batch_size: Rows a step; halved for very small data until an epoch has eight steps, to 4 or,
+            where batch normalisation takes its statistics from them, 16 rows.
         head: `linear` or `mlp`.
         hidden: Width of an `mlp` head.
         dropout: Before the head's layers, while training.
@@ -60,8 +59,7 @@ class Trained(Strategy):
         wise: Whether the result goes part of the way from the untouched model, as validation has
             it best (WiSE-FT); linear heads only.
         batch_norm: `train` takes mean and variance from each batch, `eval` keeps those of the
-            pretraining while scale and shift learn; `auto` keeps them where a step has fewer than
-            16 rows, too few to tell a channel's mean and variance (Wu and He, 2018, figure 1).
+            pretraining while scale and shift learn.
     """
 
     rate: PositiveFloat = Field(1e-4, json_schema_extra=typical("1e-5 to 1e-3"))
@@ -87,7 +85,7 @@ class Trained(Strategy):
     l2_sp: float = Field(0.0, ge=0, json_schema_extra=typical("0, or 0.01 to 1"))
     ewc: float = Field(0.0, ge=0, json_schema_extra=typical("0, or 100 to 10,000"))
     wise: bool = False
-    batch_norm: Literal["auto", "train", "eval"] = "auto"
+    batch_norm: Literal["train", "eval"] = "train"
 
     _keep_start: ClassVar[bool] = False
     _steps: ClassVar[int] = 300
@@ -145,29 +143,26 @@ class Trained(Strategy):
         """The head that training begins with."""
         return Head(shape, run.streams)
 
-    def _recipe(self, view: View) -> Recipe:
+    def _recipe(self, backbone: Backbone, view: View) -> Recipe:
         recipe = Recipe(
             batch_size=self.batch_size, schedule=self.schedule, warmup=self.warmup,
             weight_decay=self.weight_decay, clip=self.clip,
             label_smoothing=self.label_smoothing, patience=self.patience,
             balance=self.class_weights == "balanced", oversample=self.oversample,
             mixup=self.mixup, augment=self.augment, views=self.views, l2_sp=self.l2_sp,
-            ewc=self.ewc,
+            ewc=self.ewc, batch_norm=self.batch_norm,
         )  # fmt: skip
-        recipe = smaller_batches(recipe, len(view.train))
-        return replace(recipe, batch_norm=self._norm_mode(recipe.batch_size))
+        return smaller_batches(recipe, len(view.train), batch_norm=self._takes_statistics(backbone))
 
-    def _norm_mode(self, batch_size: int) -> Literal["train", "eval"]:
-        """Mode of batch normalisation in groups that learn."""
-        if self.batch_norm != "auto":
-            return self.batch_norm
-        return "eval" if batch_size < _ENOUGH_ROWS and not self.from_scratch else "train"
+    def _takes_statistics(self, backbone: Backbone) -> bool:
+        """Whether mean and variance of each batch normalise it."""
+        return self.batch_norm == "train" and backbone.batch_norm
 
-    def _epochs(self, view: View) -> int:
+    def _epochs(self, backbone: Backbone, view: View) -> int:
         if self.epochs != "auto":
             return self.epochs
         return epochs_for(
-            len(view.train), self._recipe(view).batch_size,
+            len(view.train), self._recipe(backbone, view).batch_size,
             steps=self._steps, least=self._least, most=self._most,
         )  # fmt: skip
 
@@ -190,8 +185,8 @@ class Trained(Strategy):
         return Job(
             encoder, head,
             rates=discriminative_rates(groups, self.rate, self.factor, self.head_multiplier),
-            groups=groups, view=view, run=run, recipe=self._recipe(view), name=self.title,
-            full_epochs=self._epochs(view), frozen=self._frozen(encoder),
+            groups=groups, view=view, run=run, recipe=self._recipe(backbone, view), name=self.title,
+            full_epochs=self._epochs(backbone, view), frozen=self._frozen(encoder),
             keep_start=self._keep_start,
             backbone=backbone if self._replays else None,
             rules=self._rules, base=self.rate, old=self._old_task(backbone, view),
@@ -201,10 +196,9 @@ class Trained(Strategy):
         """Time a few real steps."""
         return self._job(backbone, view, run).measure()
 
-    def _steps_as(self, full: Cost, view: View) -> bool:
+    def _steps_as(self, full: Cost, backbone: Backbone, view: View) -> bool:
         """Whether a step in which every group learns is the same as in `full`."""
-        plain = Recipe(batch_size=self.batch_size)
-        steps = math.ceil(len(view.train) / smaller_batches(plain, len(view.train)).batch_size)
+        steps = math.ceil(len(view.train) / self._recipe(backbone, view).batch_size)
         changed = self.oversample or self.mixup or self.augment or self.l2_sp or self.ewc
         return steps == full.steps_per_epoch and not changed and self.head == "linear"
 

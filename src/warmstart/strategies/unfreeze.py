@@ -89,20 +89,21 @@ class Unfreeze(Replaying):
                 fine-tuning refuses.
         """
         super().check(backbone, view)
-        self.stages(backbone.group_names, view)
+        self.stages(backbone, view)
 
-    def stages(self, names: Sequence[str], view: View) -> list[Stage]:
+    def stages(self, backbone: Backbone, view: View) -> list[Stage]:
         """What is frozen for how long.
 
         Args:
-            names: The backbone's layer groups, first to run first.
+            backbone: Whose layer groups.
             view: The rows, whose number decides what `auto` means.
 
         Raises:
             UsageError: See `check`.
         """
+        names = backbone.group_names
         if self.plan is not None:
-            return planned_stages(names, self.plan, self._epochs(view))
+            return planned_stages(names, self.plan, self._epochs(backbone, view))
         if self.until != "all" and self.until > len(names):
             raise UsageError(
                 f"unfreeze.until must be between 1 and {len(names)}, the number of layer groups, "
@@ -111,8 +112,9 @@ class Unfreeze(Replaying):
         frozen = stages_by_group(
             names, self.groups_per_stage, len(names) if self.until == "all" else self.until
         )
-        waiting = self._stage_epochs(view)
-        return [Stage(f, waiting) for f in frozen[:-1]] + [Stage(frozen[-1], self._epochs(view))]
+        waiting = self._stage_epochs(backbone, view)
+        last = Stage(frozen[-1], self._epochs(backbone, view))
+        return [*(Stage(f, waiting) for f in frozen[:-1]), last]
 
     def measure(self, backbone: Backbone, view: View, run: Run) -> Cost:
         """Time a few real steps with every group learning, and count the rest by share."""
@@ -120,11 +122,13 @@ class Unfreeze(Replaying):
 
     def cost_by(self, full: Cost, backbone: Backbone, view: View) -> Cost | None:
         """Its last stage takes fine-tuning's steps; the others are counted by share."""
-        return self._shared_out(full, backbone, view) if self._steps_as(full, view) else None
+        return (
+            self._shared_out(full, backbone, view) if self._steps_as(full, backbone, view) else None
+        )
 
     def _shared_out(self, full: Cost, backbone: Backbone, view: View) -> Cost:
         """Steps of every stage, from steps with every group learning."""
-        stages = self.stages(backbone.group_names, view)
+        stages = self.stages(backbone, view)
         epochs = sum(stage.epochs for stage in stages)
         groups = len(backbone.group_names)
         floor = 0.05 if self._replays else 1 / 3  # a pass without gradient is a third
@@ -140,8 +144,8 @@ class Unfreeze(Replaying):
         encoder, head = self._parts(backbone, view, run)
         groups = groups_of(encoder, head)
         rates = discriminative_rates(groups, self.rate, self.factor, self.head_multiplier)
-        stages = self.stages(encoder.groups.names, view)
-        recipe = self._recipe(view)
+        stages = self.stages(backbone, view)
+        recipe = self._recipe(backbone, view)
         steps = _share_out([s.epochs for s in stages], len(view.train), recipe.batch_size, run)
         old = self._old_task(backbone, view)
         self._announce(stages, groups, rates, nn.ModuleList([encoder, head]), recipe)
@@ -193,12 +197,12 @@ class Unfreeze(Replaying):
         )  # fmt: skip
         announce(table, learns={name: _when(stages, name) for name in groups})
 
-    def _stage_epochs(self, view: View) -> int:
+    def _stage_epochs(self, backbone: Backbone, view: View) -> int:
         if self.stage_epochs != "auto":
             return self.stage_epochs
         if self.by == "plateau":
             return 10
-        per_epoch = -(-len(view.train) // self._recipe(view).batch_size)
+        per_epoch = -(-len(view.train) // self._recipe(backbone, view).batch_size)
         return min(5, max(1, round(_STAGE_STEPS / per_epoch)))
 
 

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
-from warmstart.backbones import count_weights
+from warmstart.backbones import batch_norms, count_weights
 from warmstart.core import UsageError, nearest, progress
 
 from .rules import FROZEN, Rule
@@ -340,8 +340,7 @@ def _batch_norm_parameters(module: nn.Module | None) -> set[int]:
         return set()
     return {
         id(parameter)
-        for part in module.modules()
-        if isinstance(part, nn.modules.batchnorm._BatchNorm)
+        for _, part in batch_norms(module)
         for parameter in part.parameters(recurse=False)
     }
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 from pydantic import Field, PositiveFloat
@@ -71,11 +71,13 @@ class Adapting(Trained):
         dropout: Within the adapter where it has such a place, and before the head's layers, while
             training; the base has none.
         weight_decay: Decoupled, on matrices of the adapter and the head.
+        batch_norm: `eval`: the base does not move at all.
     """
 
     rate: PositiveFloat = Field(3e-3, json_schema_extra=typical("3e-4 to 1e-2"))
     factor: float = Field(1.0, ge=1, le=100, json_schema_extra=typical("1 to 3"))
     dropout: float = Field(0.05, ge=0, lt=1, json_schema_extra=typical("0 to 0.1"))
+    batch_norm: Literal["eval"] = "eval"
 
     _method: ClassVar[Adaptation]
     _quantized: ClassVar[bool] = False
@@ -94,11 +96,6 @@ class Adapting(Trained):
                     f"{self.name}.{setting} is about how far the base moves, and an adapter's base "
                     "does not move at all. Leave it out, or use finetune."
                 )
-        if self.batch_norm == "train":
-            raise UsageError(
-                f"{self.name}.batch_norm=train would move statistics of the base, and an adapter's "
-                "base does not move at all. Leave it out, or use finetune."
-            )
         if view.train.modality not in self.modalities:
             raise NotApplicable(
                 f"the rows are {view.train.modality}s, which have no tokens that learned ones "
@@ -193,8 +190,8 @@ class Adapting(Trained):
         groups, rates = self._groups(adapted, head)
         job = Job(
             adapted, head,
-            rates=rates, groups=groups, view=view, run=run, recipe=self._recipe(view),
-            name=self.title, full_epochs=self._epochs(view), lean=True,
+            rates=rates, groups=groups, view=view, run=run, recipe=self._recipe(backbone, view),
+            name=self.title, full_epochs=self._epochs(backbone, view), lean=True,
             rules=self._rules, base=self.rate, old=self._old_task(backbone, view),
         )  # fmt: skip
         moving = [r.group for r in job.table.rows if r.group in adapted.groups.names and r.rate]

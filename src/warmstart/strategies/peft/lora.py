@@ -181,9 +181,9 @@ class Lora(_LowRank):
 
     def cost_by(self, full: Cost, backbone: Backbone, view: View) -> Cost | None:
         """At most that of fine-tuning's steps: frozen weights need no gradient of their own."""
-        if self.dora or self.rank == "auto" or not self._steps_as(full, view):
+        if self.dora or self.rank == "auto" or not self._steps_as(full, backbone, view):
             return None
-        return replace(full, epochs=self._epochs(view))
+        return replace(full, epochs=self._epochs(backbone, view))
 
     def fit(self, backbone: Backbone, view: View, run: Run) -> Fitted:
         """Train; merge where that is asked for."""
