@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
+from transformers import ResNetConfig, ResNetModel
 
 from warmstart.backbones import Backbone, Encoder, backbone, batch_norms, freeze
 from warmstart.core import Run, RunError, UsageError
@@ -108,6 +111,23 @@ def test_a_backbone_tells_whether_it_has_batch_norm(
 
 def letters(inputs: Any) -> dict[str, torch.Tensor]:
     return {"input": torch.tensor([[float(text.count(c)) for c in "aeo"] for text in inputs])}
+
+
+@pytest.mark.parametrize("name", ["finetune", "unfreeze", "scratch", "cnn"])
+def test_a_lone_last_row_is_no_step_of_its_own(
+    name: str, image: Any, tiny_resnet: Path, tmp_path: Path, opened: Any,
+    make_run: Callable[..., Run],
+) -> None:  # fmt: skip
+    """17 rows, and a last stage of one pixel: one row has no variance there."""
+    config = ResNetConfig(
+        embedding_size=4, hidden_sizes=[4, 4, 4, 8], depths=[1, 1, 1, 1], layer_type="basic"
+    )
+    ResNetModel(config).save_pretrained(tmp_path / "deep")
+    shutil.copy(tiny_resnet / "preprocessor_config.json", tmp_path / "deep")
+    view = image[1]
+    view = View(view.train.select(np.arange(17)), view.validation)
+    fitted = make(name, {"epochs": 1}).fit(opened(tmp_path / "deep"), view, make_run())
+    assert fitted.epochs >= 1
 
 
 def test_random_weights_have_no_statistics_to_keep(

@@ -82,6 +82,22 @@ def test_drop_last() -> None:
     assert len(order(IDS[:3], drop_last=True)) == 1  # fewer rows than a batch are still used
 
 
+def test_even_batches_leave_no_lone_row() -> None:
+    assert [len(b) for b in order(IDS[:33], 16).batches(0)] == [16, 16, 1]
+    even = order(IDS[:33], 16, even=True)
+    assert [len(b) for b in even.batches(0)] == [11, 11, 11]
+    assert flat(even.batches(3)) == flat(order(IDS[:33], 16).batches(3))
+    assert len(even) == 3
+    assert even.fingerprint != order(IDS[:33], 16).fingerprint
+    for rows in range(2, 100):
+        sizes = [len(b) for b in order(IDS[:rows], 16, even=True).batches(1)]
+        assert sum(sizes) == rows
+        assert max(sizes) - min(sizes) <= 1
+        assert len(sizes) == -(-rows // 16)
+    whole = order(IDS[:33], 16, even=True, drop_last=True)
+    assert [len(b) for b in whole.batches(0)] == [16, 16]
+
+
 def test_oversampled_counts() -> None:
     labels = [0] * 16 + [1] * 4 + [7]
     assert oversampled_counts(labels, 0.0) == {0: 16, 1: 4, 7: 1}

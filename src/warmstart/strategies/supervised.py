@@ -182,6 +182,8 @@ class Job:
             "batch_size": recipe.batch_size,
             "streams": self.run.streams,
             "num_workers": default_workers(device, self.view.train.modality),
+            # a lone last row has no variance that batch normalisation could take
+            "even": any(row.batch_norm == "train" for row in self.table.rows),
         }
         augment = parse_augmentation(recipe.augment) if recipe.augment else None
         # A mix of pixels, or rows that are drawn more than once, need the whole pass.

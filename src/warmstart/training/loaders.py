@@ -134,6 +134,7 @@ class RowLoader:
         num_workers: int = 0,
         labels: Sequence[int] | np.ndarray | None = None,
         oversample: float = 0.0,
+        even: bool = False,
     ) -> None:
         """Lay out the batches.
 
@@ -148,6 +149,7 @@ class RowLoader:
                 as sources whose rows are cached ready (text) always do.
             labels: Class of each row; needed to oversample.
             oversample: See `BatchOrder`.
+            even: See `BatchOrder`.
         """
         if num_workers < 0:
             raise UsageError(f"num_workers must be at least 0, got {num_workers}. Usual: 0 to 8.")
@@ -155,7 +157,7 @@ class RowLoader:
         lengths = source.lengths() if bucket else None
         self.order = BatchOrder(
             source.ids, batch_size, streams=streams, lengths=lengths, shuffle=shuffle,
-            drop_last=drop_last, labels=labels, oversample=oversample,
+            drop_last=drop_last, labels=labels, oversample=oversample, even=even,
         )  # fmt: skip
         self.fingerprint = self.order.fingerprint
         self._workers = num_workers if source.parallel else 0

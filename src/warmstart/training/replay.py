@@ -143,6 +143,7 @@ def replay_prefix(
     mixed_precision: str = "auto",
     num_workers: int = 0,
     bucket: bool = True,
+    even: bool = False,
     evaluation_batch_size: int | None = None,
     beside: Sequence[Dataset] = (),
 ) -> Replayed | None:
@@ -164,6 +165,7 @@ def replay_prefix(
         mixed_precision: As `fit_loop` is told.
         num_workers: Threads that read images' rows ahead.
         bucket: Whether rows of similar length share a batch.
+        even: Whether training images come in batches of equal size. See `BatchOrder`.
         evaluation_batch_size: Validation rows a batch; twice `batch_size` when None.
         beside: Further rows to keep, labelled or not, such as another domain's.
 
@@ -200,7 +202,7 @@ def replay_prefix(
         return None
     loaders = replay_loaders(
         *sources[:2], batch_size=batch_size, streams=streams, num_workers=num_workers,
-        bucket=bucket, evaluation_batch_size=evaluation_batch_size,
+        bucket=bucket, even=even, evaluation_batch_size=evaluation_batch_size,
     )  # fmt: skip
     return Replayed(module, *loaders, depth, tuple(sources[2:]))
 
@@ -213,11 +215,14 @@ def replay_loaders(
     streams: Streams,
     num_workers: int = 0,
     bucket: bool = True,
+    even: bool = False,
     evaluation_batch_size: int | None = None,
 ) -> tuple[RowLoader, RowLoader]:
     """Loaders of kept rows, with the batches of `classification_loaders`."""
     return (
-        RowLoader(train, batch_size, streams=streams, bucket=bucket, num_workers=num_workers),
+        RowLoader(
+            train, batch_size, streams=streams, bucket=bucket, num_workers=num_workers, even=even
+        ),
         RowLoader(
             validation, evaluation_batch_size or 2 * batch_size, streams=streams, shuffle=False,
             num_workers=num_workers,

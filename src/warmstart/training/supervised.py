@@ -226,6 +226,7 @@ def classification_loaders(
     bucket: bool = True,
     evaluation_batch_size: int | None = None,
     oversample: float = 0.0,
+    even: bool = False,
 ) -> tuple[RowLoader, RowLoader]:
     """Loaders of the training rows (shuffled) and the validation rows (as they are, by length).
 
@@ -241,6 +242,7 @@ def classification_loaders(
         evaluation_batch_size: Validation rows a batch; twice `batch_size` when None.
         oversample: How far rare classes are brought to the largest one, in [0, 1]; an epoch then
             has more rows (`len` of the loader tells the batches). See `oversampled_counts`.
+        even: Whether training images come in batches of equal size. See `BatchOrder`.
     """
     if int(np.min(train.labels_N)) < 0:
         raise UsageError("a training row has no label. Leave unlabelled rows out.")
@@ -249,7 +251,7 @@ def classification_loaders(
     return (
         RowLoader(
             learned, batch_size, streams=streams, bucket=bucket, num_workers=num_workers,
-            labels=train.labels_N, oversample=oversample,
+            labels=train.labels_N, oversample=oversample, even=even,
         ),
         RowLoader(
             held, evaluation_batch_size or 2 * batch_size, streams=streams, shuffle=False,
