@@ -98,15 +98,15 @@ def test_they_move_by_default(
 def test_a_backbone_tells_whether_it_has_batch_norm(
     image: Any, tiny_text: Path, tiny_vit: Path, opened: Any
 ) -> None:
-    assert image[0].batch_norm
-    assert not opened(tiny_text).batch_norm
-    assert not opened(tiny_vit).batch_norm
+    assert image[0].has_batch_norm
+    assert not opened(tiny_text).has_batch_norm
+    assert not opened(tiny_vit).has_batch_norm
     for norm, has in ((nn.BatchNorm1d(3), True), (nn.LayerNorm(3), False)):
         own = backbone(
             module=nn.Sequential(nn.Linear(3, 3), norm), processor=letters, modality="text",
             groups={"a": ["0"], "b": ["1"]}, name="own",
         )  # fmt: skip
-        assert own.batch_norm is has
+        assert own.has_batch_norm is has
 
 
 def letters(inputs: Any) -> dict[str, torch.Tensor]:

@@ -83,9 +83,9 @@ class Backbone:
         return self._recipe.group_names
 
     @property
-    def batch_norm(self) -> bool:
+    def has_batch_norm(self) -> bool:
         """Whether its network has batch normalisation, without loading weights."""
-        return self._recipe.batch_norm
+        return self._recipe.has_batch_norm
 
     @property
     def pooling(self) -> str:

@@ -101,7 +101,7 @@ class ModuleRecipe(Recipe):
         return self._layout.names
 
     @property
-    def batch_norm(self) -> bool:
+    def has_batch_norm(self) -> bool:
         """Whether the network has batch normalisation."""
         return bool(batch_norms(self._module))
 

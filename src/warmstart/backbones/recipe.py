@@ -96,7 +96,7 @@ class Recipe(ABC):
 
     @property
     @abstractmethod
-    def batch_norm(self) -> bool:
+    def has_batch_norm(self) -> bool:
         """Whether the network has batch normalisation."""
 
     @abstractmethod
@@ -180,7 +180,7 @@ class FolderRecipe(Recipe):
         return self._groups(network, self._main_tower).names
 
     @cached_property
-    def batch_norm(self) -> bool:
+    def has_batch_norm(self) -> bool:
         """Whether the network has batch normalisation, seen without weights."""
         return bool(batch_norms(empty_model(self.config, self._main_tower)))
 

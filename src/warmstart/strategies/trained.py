@@ -152,11 +152,8 @@ class Trained(Strategy):
             mixup=self.mixup, augment=self.augment, views=self.views, l2_sp=self.l2_sp,
             ewc=self.ewc, batch_norm=self.batch_norm,
         )  # fmt: skip
-        return smaller_batches(recipe, len(view.train), batch_norm=self._takes_statistics(backbone))
-
-    def _takes_statistics(self, backbone: Backbone) -> bool:
-        """Whether mean and variance of each batch normalise it."""
-        return self.batch_norm == "train" and backbone.batch_norm
+        own = self.batch_norm == "train" and backbone.has_batch_norm
+        return smaller_batches(recipe, len(view.train), batch_norm=own)
 
     def _epochs(self, backbone: Backbone, view: View) -> int:
         if self.epochs != "auto":

@@ -22,7 +22,7 @@ from warmstart.training import (
 )
 
 from .base import Cost, Fitted
-from .recipe import Epochs, Recipe, ScheduleName
+from .recipe import Epochs, ScheduleName
 from .registry import register
 from .supervised import Job, groups_of, pull
 from .trained import Replaying, fitted
@@ -122,9 +122,8 @@ class Unfreeze(Replaying):
 
     def cost_by(self, full: Cost, backbone: Backbone, view: View) -> Cost | None:
         """Its last stage takes fine-tuning's steps; the others are counted by share."""
-        return (
-            self._shared_out(full, backbone, view) if self._steps_as(full, backbone, view) else None
-        )
+        same = self._steps_as(full, backbone, view)
+        return self._shared_out(full, backbone, view) if same else None
 
     def _shared_out(self, full: Cost, backbone: Backbone, view: View) -> Cost:
         """Steps of every stage, from steps with every group learning."""
@@ -148,7 +147,7 @@ class Unfreeze(Replaying):
         recipe = self._recipe(backbone, view)
         steps = _share_out([s.epochs for s in stages], len(view.train), recipe.batch_size, run)
         old = self._old_task(backbone, view)
-        self._announce(stages, groups, rates, nn.ModuleList([encoder, head]), recipe)
+        self._announce(stages, groups, rates, nn.ModuleList([encoder, head]))
         start = pull(Classifier(encoder, head), recipe, old, run, copy_frozen=True)
         total: History | None = None
         told: list[dict[str, Any]] = []
@@ -187,13 +186,12 @@ class Unfreeze(Replaying):
         groups: Mapping[str, Any],
         rates: Mapping[str, float],
         module: nn.Module,
-        recipe: Recipe,
     ) -> None:
         """Show one table for all stages: rates, and from which stage on each group learns."""
         never = {name for name in groups if all(name in stage.frozen for stage in stages)}
         table = rate_table(
             groups, self.rate, rules=self._rules, rates=rates, module=module, frozen=never,
-            batch_norm=recipe.batch_norm,
+            batch_norm=self.batch_norm,
         )  # fmt: skip
         announce(table, learns={name: _when(stages, name) for name in groups})
 

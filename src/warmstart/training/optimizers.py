@@ -195,7 +195,7 @@ def rate_table(
     group_rates = discriminative_rates(groups, base) if rates is None else rates
     matched: set[int] = set()
     reached: set[int] = set()
-    norms = dict.fromkeys(_batch_norm_parameters(module), batch_norm)
+    norms = _batch_norm_parameters(module)
     rows: list[RateRow] = []
     for group, members in groups.items():
         parts: dict[float | None, list[tuple[str, nn.Parameter]]] = {}
@@ -205,7 +205,7 @@ def rate_table(
             matched.update(hits[:1])
             rate = None if group in frozen else _rate(rules, hits, base, group, group_rates)
             parts.setdefault(rate, []).append((name, parameter))
-        rows += [_row(group, rate, part, norms) for rate, part in parts.items()]
+        rows += [_row(group, rate, part, norms, batch_norm) for rate, part in parts.items()]
     for place, rule in enumerate(rules):
         if place not in matched:
             _refuse(rule, place in reached, groups)
@@ -315,10 +315,14 @@ def _rate(
 
 
 def _row(
-    group: str, rate: float | None, part: list[tuple[str, nn.Parameter]], norms: Mapping[int, str]
+    group: str,
+    rate: float | None,
+    part: list[tuple[str, nn.Parameter]],
+    norms: set[int],
+    batch_norm: str,
 ) -> RateRow:
-    modes = {norms[id(parameter)] for _, parameter in part if id(parameter) in norms}
-    mode = ("eval" if rate is None else modes.pop()) if modes else "-"
+    has_norm = any(id(parameter) in norms for _, parameter in part)
+    mode = ("eval" if rate is None else batch_norm) if has_norm else "-"
     count = sum(count_weights(parameter) for _, parameter in part)
     return RateRow(group, count, rate or 0.0, rate is None, mode, tuple(part))
 
