@@ -191,10 +191,21 @@ class Killed(BaseException):
     """Stands for a process that ends at once: nothing of the library catches it."""
 
 
-@pytest.mark.parametrize(("name", "settings"), STEPPING)
+@pytest.mark.parametrize(
+    ("name", "settings", "modality"),
+    [
+        *((name, settings, strategy_class(name).modalities[0]) for name, settings in STEPPING),
+        # statistics of batch norm are part of what a checkpoint holds; few steps make an epoch
+        *(
+            (name, {**SHORT[name], "epochs": 6}, "image")
+            for name in ("finetune", "partial", "unfreeze", "lp-ft", "scratch", "lora", "adapter")
+        ),
+    ],
+)
 def test_a_killed_fit_resumes_exactly(
     name: str,
     settings: dict[str, Any],
+    modality: str,
     case: Any,
     make_run: Any,
     monkeypatch: pytest.MonkeyPatch,
@@ -204,7 +215,7 @@ def test_a_killed_fit_resumes_exactly(
     from warmstart.training import Checkpoints
     from warmstart.training.keeper import Keeper
 
-    backbone, view, test = case(name, strategy_class(name).modalities[0])
+    backbone, view, test = case(name, modality)
     strategy = make(name, settings)
     passed, kill_at = 0, -1
     real = Keeper.boundary
