@@ -53,6 +53,8 @@ def test_evidence_reads_the_losses() -> None:
         (-0.04, True, OVERFIT, False, "behind Probe by 4.0 points: it learned the training rows"),
         (0.01, False, FALLING, True, "gained nothing .* validation loss was still falling"),
         (0.01, False, FALLING, False, "gained nothing .* separate these classes as well"),
+        (0.1, False, OVERFIT, False, r"is 10.0 points ahead of Probe, .* noise \(9.0 to 11.0\)"),
+        (-0.1, False, OVERFIT, False, r"is 10.0 points behind Probe, .* \(-11.0 to -9.0\)\.$"),
     ],
 )
 def test_fine_tuning_against_the_probe(
@@ -78,6 +80,10 @@ def test_an_adapter_within_the_noise_of_the_whole() -> None:
     seen = {"finetune": evidence("finetune"), "lora": evidence("lora", trained=10)}
     told = explain(arms, [pair("finetune", "lora", 0.01, significant=False)], seen, "finetune")
     assert "learns 1.0% of the parameters of Finetune and is within its noise" in told[0]
+    told = explain(arms, [pair("lora", "finetune", 0.1, significant=False)], seen, "lora")
+    assert "Lora learns 1.0% of the parameters of Finetune and is within its noise" in told[0]
+    told = explain(arms, [pair("lora", "finetune", -0.1, significant=False)], seen, "finetune")
+    assert "Finetune is 10.0 points ahead of Lora, which so few test rows cannot tell" in told[0]
     told = explain(arms, [pair("lora", "finetune", 0.03, significant=True)], seen, "lora")
     assert "Lora beat Finetune by 3.0 points with 1.0%" in told[0]
     told = explain(arms, [pair("finetune", "lora", 0.03, significant=True)], seen, "finetune")

@@ -15,6 +15,7 @@ _FROZEN = ("probe", "prototypes", "knn", "zero-shot")
 _WHOLE = ("finetune", "unfreeze", "lp-ft", "partial", "setfit")
 _SMALL = ("lora", "qlora", "ia3", "prefix", "prompt", "ptuning", "adapter")
 _WORDS = ("tfidf",)
+_OPEN = 0.02  # a difference above it that is not significant says neither more nor less
 _FITS = 0.5  # a training loss under half of the validation loss
 
 
@@ -128,6 +129,8 @@ def _whole_or_frozen(
     pair = gaps.get((whole.name, frozen.name))
     if pair is None:
         return []
+    if _undecided(pair):
+        return [_cannot_tell(whole, frozen, pair)]
     seen = evidence[whole.name]
     if pair.significant and pair.difference > 0:
         return [
@@ -164,6 +167,8 @@ def _whole_or_small(
     pair = gaps.get((whole.name, small.name))
     if pair is None:
         return []
+    if _undecided(pair) and pair.difference > 0:
+        return [_cannot_tell(whole, small, pair)]
     share = evidence[small.name].trained / max(1, evidence[whole.name].trained)
     if not pair.significant:
         return [
@@ -179,6 +184,19 @@ def _whole_or_small(
         f"{small.title} beat {whole.title} by {points(-pair.difference)} points with {share:.1%} "
         "of its parameters: less room to learn the training rows by heart."
     ]
+
+
+def _undecided(pair: Pair) -> bool:
+    return not pair.significant and abs(pair.difference) > _OPEN
+
+
+def _cannot_tell(first: ArmFacts, second: ArmFacts, pair: Pair) -> str:
+    """A difference that may be large or nothing has no cause yet."""
+    side = "ahead of" if pair.difference > 0 else "behind"
+    return (
+        f"{first.title} is {points(abs(pair.difference))} points {side} {second.title}, which so "
+        f"few test rows cannot tell from noise ({points(pair.low)} to {points(pair.high)})."
+    )
 
 
 def _worth_of_pretraining(
