@@ -177,10 +177,13 @@ def look(recipe: Backbone, view: View, seed: int, within: float) -> dict[str, An
     names = speaking_names(view.label_names)
     speak = names and (view.train.modality == "text" or recipe.modality == "image-text")
     tree = plan_by_tree(view.train, names_speak=speak)
+    # what is kept does not tell where data and weights lie on this machine
+    told = tree.model_copy(update={"command": f"warmstart fit DATA --strategy {tree.strategy}"})
+    card = recipe.card.model_copy(update={"source": recipe.name})
     return {
         "work": round(spent, 2), "survey": kept.model_dump(mode="json"),
-        "tree": tree.model_dump(mode="json"),
-        "card": recipe.card.model_dump(mode="json"), "modality": view.train.modality,
+        "tree": told.model_dump(mode="json"),
+        "card": card.model_dump(mode="json"), "modality": view.train.modality,
     }  # fmt: skip
 
 
