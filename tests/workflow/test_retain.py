@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 
 from warmstart.core import UsageError
+from warmstart.strategies import OldTask
+from warmstart.strategies.retain import FISHER_ROWS
 from warmstart.workflow import fit
 
 
@@ -73,3 +75,21 @@ def test_budgets_and_rows_that_make_no_sense(
         go(retain=old, max_forgetting=101)
     with pytest.raises(UsageError, match="the rows to retain are images"):
         go(retain=pictures)
+
+
+def test_the_price_counts_the_old_task(
+    table: Path, old: Path, tiny_text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before the first step the fit tells what it will take, and Fisher information is in it."""
+    asked: list[int | None] = []
+    real = OldTask.elastic
+
+    def elastic(self: OldTask, *args: Any, rows: int | None = None, **settings: Any) -> Any:
+        asked.append(rows)
+        return real(self, *args, rows=rows, **settings)
+
+    monkeypatch.setattr(OldTask, "elastic", elastic)
+    run = fit(table, backbone=tiny_text, strategy="finetune", settings={"epochs": 1, "ewc": 10.0},
+              controls="none", retain=old, out=tmp_path / "run")  # fmt: skip
+    assert asked == [8, FISHER_ROWS]  # a few to be timed, then all that it learns from
+    assert run.results["cost_check"]["expected_seconds"] > 0

@@ -119,7 +119,7 @@ def _measure_all(results: Sequence[ArmResult], task: Task) -> None:
             continue  # nothing to plan
         if task.limited and result.arm.strategy.seeded and not asked and task.left < until:
             _cut_off(result)
-        elif task.limited or (asked and task.view.retain is None):
+        elif task.limited or asked:
             result.cost = _measure(result, task)
 
 

@@ -186,11 +186,10 @@ def _sentence(
     peak: int | None,
     actual_peak: int | None,
 ) -> str:
-    passes = (
-        f" for {run:.3g} of at most {epochs} {'epoch' if epochs == 1 else 'epochs'}"
-        if epochs and run
-        else ""
-    )
+    passes = ""
+    if epochs and run:
+        foreseen = "at most" if run <= epochs else "the foreseen"  # a search may go on
+        passes = f" for {run:.3g} of {foreseen} {epochs} {'epoch' if epochs == 1 else 'epochs'}"
     before = after = ""
     if peak is not None and actual_peak is not None:
         before, after = (f" and {n / 1e6:,.0f} MB" for n in (peak, actual_peak))

@@ -25,7 +25,9 @@ from warmstart.training import (
 
 from .probe import convex_head
 
-__all__ = ["OldTask", "old_task"]
+__all__ = ["FISHER_ROWS", "OldTask", "old_task"]
+
+FISHER_ROWS = 500
 
 
 @dataclass(frozen=True)
@@ -71,7 +73,7 @@ class OldTask:
         streams: Streams,
         *,
         strength: float = 1e3,
-        rows: int | None = 500,
+        rows: int | None = FISHER_ROWS,
         form: FisherForm = "bfloat16",
         labels: Literal["sampled", "empirical"] = "sampled",
     ) -> Penalty:

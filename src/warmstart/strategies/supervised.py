@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -55,9 +56,11 @@ from warmstart.training import (
 
 from .base import Cost
 from .recipe import Recipe
-from .retain import OldTask
+from .retain import FISHER_ROWS, OldTask
 
 __all__ = ["Job", "groups_of", "passes", "pull"]
+
+_TIMED_ROWS = 8  # of the old task, to tell what its Fisher information will take
 
 
 def groups_of(encoder: Encoder, head: nn.Module) -> dict[str, list[tuple[str, nn.Parameter]]]:
@@ -73,6 +76,7 @@ def pull(
     run: Run,
     *,
     copy_frozen: bool = False,
+    fisher_rows: int = FISHER_ROWS,
 ) -> Penalty | None:
     """What holds the weights to their start: L2-SP, EWC, both or nothing.
 
@@ -82,6 +86,7 @@ def pull(
         old: The old task, whose Fisher information EWC needs.
         run: For its random streams.
         copy_frozen: Whether frozen weights may learn later, in another stage.
+        fisher_rows: Rows of the old task that EWC learns from at most.
     """
     terms: list[Penalty] = []
     if recipe.l2_sp or (recipe.ewc and old is not None):
@@ -89,7 +94,11 @@ def pull(
         if recipe.l2_sp:
             terms.append(l2_sp(anchor, alpha=recipe.l2_sp))
         if recipe.ewc and old is not None:
-            terms.append(old.elastic(classifier, anchor, run.streams, strength=recipe.ewc))
+            terms.append(
+                old.elastic(
+                    classifier, anchor, run.streams, strength=recipe.ewc, rows=fisher_rows
+                )
+            )
     if len(terms) < 2:
         return terms[0] if terms else None
 
@@ -277,12 +286,21 @@ class Job:
 
     def measure(self) -> Cost:
         """Time a few real steps on a copy, with nothing replayed: an upper bound where it is."""
+        begin, fisher = time.perf_counter(), 0.0
+        if self.recipe.ewc and self.old is not None:
+            self.encoder.to(pick_device(self.run.device))
+            self.penalty = pull(
+                Classifier(self.encoder, self.head), self.recipe, self.old, self.run,
+                fisher_rows=_TIMED_ROWS,
+            )  # fmt: skip
+            rows = min(FISHER_ROWS, len(self.old.view.train))
+            fisher = (time.perf_counter() - begin) * rows / min(_TIMED_ROWS, rows)
         parts = self._parts(replay=False)
         del parts["validation"]
         cost = measure_steps(**parts)
         # Validation is forward only: a third of a step's work for each row.
         rows = len(self.view.validation) + (len(self.old.view.validation) if self.old else 0)
-        overhead = cost.seconds * rows / self.recipe.batch_size / 3
+        overhead = cost.seconds * rows / self.recipe.batch_size / 3 + fisher / self.full_epochs
         return Cost(cost.seconds, self.steps_per_epoch, self.full_epochs, overhead, cost.peak_bytes)
 
     def sweep(self, *, groups: bool, steps: int) -> tuple[RateSweep, ...]:

@@ -55,7 +55,9 @@ class _One:
     def fit(self, _: Any, __: Any, run: Run) -> Fitted:
         self.family.asked.append(self.rank)
         model: Any = Scripted(self.family.confidence[self.rank])
-        return Fitted(model, 1, history=[{"step": 10}], values={"rank": self.rank}, seconds=1.0)
+        return Fitted(
+            model, 1, history=[{"step": 10}], values={"rank": self.rank}, epochs=2.5, seconds=1.0
+        )
 
 
 def noisy(mean: float, spread: float, seed: int) -> np.ndarray:
@@ -75,7 +77,8 @@ def test_it_doubles_while_the_gain_beats_its_noise(make_run: Callable[..., Run])
     assert [entry["rank"] for entry in fitted.values["rank_trail"]] == [1, 2, 4, 8]
     last = fitted.values["rank_trail"][-1]
     assert last["gain"] <= last["noise"]
-    assert fitted.seconds == 4.0
+    assert fitted.seconds == 4.0  # of all four fits, as the passes are
+    assert fitted.epochs == 10.0
     assert re.search(r"Rank 4 was chosen on validation log loss: 1: 0\.5", fitted.notes[-1])
 
 

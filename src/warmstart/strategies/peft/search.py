@@ -43,7 +43,8 @@ def search_rank(strategy: _Ranked, backbone: Backbone, view: View, run: Run) -> 
     best: Fitted | None = None
     kept_MC = np.zeros(0)
     trail: list[dict[str, Any]] = []
-    rank, used, seconds, reason = 1, 0, 0.0, f"the largest rank, {LARGEST}, was reached"
+    rank, used, seconds, epochs = 1, 0, 0.0, 0.0
+    reason = f"the largest rank, {LARGEST}, was reached"
     while rank <= LARGEST:
         left = None if run.max_steps is None else run.max_steps - used
         if best is not None and (run.out_of_time() or (left is not None and left < _steps(best))):
@@ -52,6 +53,7 @@ def search_rank(strategy: _Ranked, backbone: Backbone, view: View, run: Run) -> 
         fitted = _fit(strategy, rank, backbone, view, run.child(f"rank-{rank}", max_steps=left))
         used += _steps(fitted)
         seconds += fitted.seconds
+        epochs += fitted.epochs
         proba_MC = fitted.model.proba(view.validation.without_labels())
         entry = {"rank": rank, **_quality(proba_MC, view.validation.labels_N)}
         trail.append(entry)
@@ -71,7 +73,9 @@ def search_rank(strategy: _Ranked, backbone: Backbone, view: View, run: Run) -> 
     )
     progress.note(note)
     values = {**best.values, "rank_trail": trail}
-    return replace(best, values=values, notes=(*best.notes, note), seconds=seconds)
+    return replace(
+        best, values=values, notes=(*best.notes, note), seconds=seconds, epochs=epochs
+    )  # fmt: skip
 
 
 def gain_and_noise(
