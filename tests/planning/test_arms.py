@@ -12,7 +12,7 @@ from warmstart.models import Model
 from warmstart.planning import Prices, parse_arms
 from warmstart.planning.arms import allow, full_seconds, kept_allowance
 from warmstart.planning.meter import folder_bytes, latency_ms
-from warmstart.strategies import Cost, Probe
+from warmstart.strategies import Cost, Probe, make
 
 
 def test_names_settings_and_values() -> None:
@@ -24,6 +24,16 @@ def test_names_settings_and_values() -> None:
     assert arms[1].strategy.head == "mlp"
     assert arms[1].folder_name == "finetune_epochs=3_head=mlp"
     assert "/" not in parse_arms(["zero-shot:nli=../a/b"])[0].folder_name
+
+
+def test_titles_tell_settings_as_they_are_typed() -> None:
+    plain, merged, thrice = parse_arms(
+        ["finetune", "lora:merge=true:alpha=4",
+         make("unfreeze", {"epochs": 3, "plan": {"0": ["*"], "1": ["stem"]}})]
+    )  # fmt: skip
+    assert plain.title == "Fine-tuning"
+    assert merged.title == "LoRA (alpha 4.0, merge true)"
+    assert thrice.title.endswith('(epochs 3, plan {"0": ["*"], "1": ["stem"]})')
 
 
 @pytest.mark.parametrize(

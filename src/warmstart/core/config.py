@@ -30,6 +30,16 @@ class Config(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=False)
 
+    def titled(self, title: str) -> str:
+        """A title with what is not as the defaults have it, as one would type it.
+
+        Args:
+            title: Of the whole: `LoRA` becomes `LoRA (rank 16, targets ["query"])`.
+        """
+        changed = self.model_dump(exclude_defaults=True)
+        told = ", ".join(f"{name} {_typed(value)}" for name, value in changed.items())
+        return f"{title} ({told})" if told else title
+
     @classmethod
     def parse(cls, values: Mapping[str, Any], who: str) -> Self:
         """Validate `values` and speak in sentences about what is wrong with them.
@@ -71,6 +81,10 @@ class Config(BaseModel):
                 told = came if _is_number(came) else repr(came)
                 lines.append(f"{who}.{where}{sign} {allowed}, got {told}.{usual.get(where, '')}")
             raise UsageError(" ".join(lines)) from None
+
+
+def _typed(value: object) -> str:
+    return value if isinstance(value, str) else json.dumps(value, default=str)
 
 
 def typical(values: str) -> dict[str, Any]:

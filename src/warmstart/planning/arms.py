@@ -71,10 +71,7 @@ class Arm:
     @property
     def title(self) -> str:
         """How sentences call it: the strategy's title, and what was set otherwise."""
-        changed = self.strategy.model_dump(exclude_defaults=True)
-        if not changed:
-            return self.strategy.title
-        return f"{self.strategy.title} ({', '.join(f'{k} {v}' for k, v in changed.items())})"
+        return self.strategy.titled(self.strategy.title)
 
     @property
     def folder_name(self) -> str:

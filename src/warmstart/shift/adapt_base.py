@@ -160,10 +160,7 @@ class NamedMethod:
     @property
     def title(self) -> str:
         """How sentences call it: the method's title, and what was set otherwise."""
-        changed = self.method.model_dump(exclude_defaults=True)
-        if not changed:
-            return self.method.title
-        return f"{self.method.title} ({', '.join(f'{k} {v}' for k, v in changed.items())})"
+        return self.method.titled(self.method.title)
 
 
 def parse_methods(given: Sequence[str | AdaptationMethod] | None) -> list[NamedMethod]:

@@ -77,7 +77,7 @@ def interpolate(
         point["chosen"] = point is best
     share = float(best["share"])
     progress.note(
-        f"Interpolation: {share:g} of the way to the tuned weights has the best validation "
+        f"Interpolation: {share:.0%} of the way to the tuned weights has the best validation "
         f"{METRICS[metric].words} of {len(curve)} points."
     )
     if share == 1.0:
