@@ -31,7 +31,9 @@ class Settings(Config):
     inner: Inner = Inner()
     depth: Literal["last"] | NonNegativeInt = "last"
     some: Literal["all"] | Annotated[tuple[str, ...], Field(min_length=1)] = "all"
-    many: Annotated[tuple[PositiveFloat, ...], BeforeValidator(split_text)] = (1.0,)
+    many: Annotated[
+        tuple[PositiveFloat, ...], Field(min_length=1), BeforeValidator(split_text)
+    ] = (1.0,)
 
     @field_validator("l2")
     @classmethod
@@ -75,6 +77,7 @@ def test_frozen() -> None:
         ({"name": "a", "depth": -1}, "probe.depth must be 'last' or at least 0, got -1."),
         ({"name": "a", "many": "1|x"}, "probe.many must be a number, got 'x'."),
         ({"name": "a", "many": (1, 0)}, "probe.many.1 must be above 0, got 0."),
+        ({"name": "a", "many": [0]}, "probe.many.0 must be above 0, got 0."),
         ({"name": "a", "inner": {"rank": 0}}, "probe.inner.rank must be at least 1 and at most "
          "65,536 or 'auto', got 0. Typical values: 4 to 64."),
         ({"name": "a", "inner": {"rank": "70000"}}, "probe.inner.rank must be at least 1 and at "
