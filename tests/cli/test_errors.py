@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 
+from warmstart.cli._options import parse_settings
+
 PROBE = ("--strategy", "probe", "--controls", "none", "--out", "runs/a")
 
 ONE_CLASS = "text,label\n" + "".join(f"text {i},same\n" for i in range(20))
@@ -27,6 +29,7 @@ CASES = [
     (("fit", "TABLE", "--strategy", "probe", "--set", "dept=1"), 2, 'Did you mean "depth"'),
     (("fit", "TABLE", "--strategy", "probe", "--set", "depth"), 2, "--set takes key=value"),
     (("fit", "TABLE", "--strategy", "probe", "--set", "l2=-1"), 2, "probe.l2"),
+    (("fit", "TABLE", "--strategy", "unfreeze", "--set", "plan={0: []}"), 2, "plan is no JSON"),
     (("fit", "TABLE", "--strategy", "probe", "--set", "depth=99"), 2, "depth must be between"),
     (("fit", "TABLE", "--strategy", "cnn"), 6, "have no pixels"),
     (
@@ -185,3 +188,10 @@ def test_an_answer_that_cannot_be_written(
     assert "taken.csv" in found.err
     (tmp_path / "file").write_text("")
     assert call("predict", "runs/a", table, "--out", "file/answers.csv").code == 1
+
+
+def test_a_sentence_with_a_place_to_fill_is_no_json() -> None:
+    given = ["templates={}|a text about {}", "plan={}", 'targets=["query"]', "rate=1e-3"]
+    assert parse_settings(given) == {
+        "templates": "{}|a text about {}", "plan": {}, "targets": ["query"], "rate": "1e-3",
+    }  # fmt: skip

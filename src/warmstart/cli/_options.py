@@ -293,6 +293,9 @@ def parse_arms(text: str) -> list[str]:
 def parse_settings(items: Sequence[str] | None, flag: str = "--set") -> dict[str, Any]:
     """`--set key=value` options; a value that begins with `[` or `{` is JSON.
 
+    One that goes on after `{}` is no JSON but a sentence with a place to fill:
+    `templates={}|a text about {}`.
+
     Raises:
         UsageError: For an item without `=`, or a list or table that is no JSON.
     """
@@ -304,8 +307,10 @@ def parse_settings(items: Sequence[str] | None, flag: str = "--set") -> dict[str
         if not sign or not key:
             raise UsageError(f"{flag} takes key=value, got {item!r}.")
         value = value.strip()
+        sentence = value.startswith("{}") and value != "{}"
         try:
-            values[key.strip()] = json.loads(value) if value[:1] in ("[", "{") else value
+            as_json = value[:1] in ("[", "{") and not sentence
+            values[key.strip()] = json.loads(value) if as_json else value
         except json.JSONDecodeError as error:
             raise UsageError(
                 f"{flag} {key.strip()} is no JSON: {error}. Write a list as "
