@@ -31,9 +31,9 @@ class Settings(Config):
     inner: Inner = Inner()
     depth: Literal["last"] | NonNegativeInt = "last"
     some: Literal["all"] | Annotated[tuple[str, ...], Field(min_length=1)] = "all"
-    many: Annotated[
-        tuple[PositiveFloat, ...], Field(min_length=1), BeforeValidator(split_text)
-    ] = (1.0,)
+    many: Annotated[tuple[PositiveFloat, ...], Field(min_length=1), BeforeValidator(split_text)] = (
+        1.0,
+    )
 
     @field_validator("l2")
     @classmethod

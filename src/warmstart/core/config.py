@@ -67,8 +67,10 @@ class Config(BaseModel):
                 elif item["type"] == "missing":
                     missing = ".".join(str(part) for part in item["loc"])
                     lines.append(f"{who}.{missing} is required.")
-                elif item["type"] == "too_short" and item["input"] and any(
-                    place == where or place.startswith(f"{where}.") for place in wrong
+                elif (
+                    item["type"] == "too_short"
+                    and item["input"]
+                    and any(place == where or place.startswith(f"{where}.") for place in wrong)
                 ):
                     continue  # the items were refused one by one already
                 else:  # each branch of a union has its own mistake

@@ -95,9 +95,7 @@ def pull(
             terms.append(l2_sp(anchor, alpha=recipe.l2_sp))
         if recipe.ewc and old is not None:
             terms.append(
-                old.elastic(
-                    classifier, anchor, run.streams, strength=recipe.ewc, rows=fisher_rows
-                )
+                old.elastic(classifier, anchor, run.streams, strength=recipe.ewc, rows=fisher_rows)
             )
     if len(terms) < 2:
         return terms[0] if terms else None
