@@ -265,9 +265,10 @@ def test_the_k_shot_table(call: Any, table: Path, tiny_text: Path, tmp_path: Pat
         told = document(call("compare", *words, "--out", f"runs/{place}", "--json"))
         assert told["shots"]["k"] == [1, 2, 4, 8, 16], "the rarest class has 21 rows"
         assert [one["k"] for one in told["shots"]["left_out"]] == [32]
-    refused = call("compare", table, "--shots", "0")
-    assert refused.code == 2
-    assert "shots must be whole numbers from 1 to 100000" in refused.err
+    for wrong in ("0", "[0]", "4,x", "-1"):
+        refused = call("compare", table, "--shots", wrong)
+        assert refused.code == 2
+        assert "shots must be whole numbers from 1 to 100000" in refused.err
     assert call("info", "runs/a").code == 0
     assert call("predict", "runs/a", table).code == 5
 

@@ -56,13 +56,13 @@ _LEAVES_OUT = (NotApplicable, DataError, BackboneError, Diverged, OutOfMemory)
 
 
 def parse_shots(value: str | int | Sequence[int]) -> tuple[int, ...]:
-    """Numbers of rows a class, rising, from `1,4,16`, a number or a list.
+    """Numbers of rows a class, rising, from `1,4,16` or `[1,4,16]`, a number or a list.
 
     Raises:
         UsageError: For anything else, or a number outside 1 to 100,000.
     """
     parts: Sequence[object] = (
-        [part.strip() for part in value.split(",") if part.strip()]
+        [part.strip() for part in value.strip(" []").split(",") if part.strip()]
         if isinstance(value, str)
         else [value]
         if isinstance(value, int)
