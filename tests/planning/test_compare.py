@@ -412,3 +412,20 @@ def test_the_last_arm_leaves_time_to_predict_and_judge(
     assert shared.kept_rows == (300 if embedding else 2000)
     run_comparison([arm("long", Long, step=1000.0)], shared)
     assert least < ends[0] <= 600 - shared.closing_seconds
+
+
+@pytest.mark.parametrize(("step", "first"), [(1.0, 494), (100.0, 405)])
+def test_time_that_no_arm_wants_is_there_for_a_slow_one(
+    task: Any, step: float, first: float
+) -> None:
+    """Of 540 s for training two arms want 46 s each, or all of it (then half as late again)."""
+    ends: list[float] = []
+
+    class Long(Fake):
+        def fit(self, backbone: Backbone, view: View, run: Run) -> Fitted:
+            assert run.deadline is not None
+            ends.append(run.deadline - time.monotonic())
+            return super().fit(backbone, view, run)
+
+    run_comparison([arm("a", Long, step=step), arm("b", Long, step=step, right=6)], task())
+    assert ends[0] == pytest.approx(first, abs=5)

@@ -75,8 +75,10 @@ def run_comparison(
             _cut_off(result)
             continue
         wanted = {r.name: full_seconds(r.cost) for r in slow[position:]}
-        share = divide(wanted, _for_training(task, len(wanted)))[result.name]
-        _run(result, task, seed=task.first_seed, seconds=share)
+        available = _for_training(task, len(wanted))
+        shares = divide(wanted, available)
+        spare = max(0.0, available - sum(shares.values()))
+        _run(result, task, seed=task.first_seed, seconds=shares[result.name], spare=spare)
     _more_seeds([*quick, *slow], task)
     return conclude(results, task)
 
@@ -165,6 +167,7 @@ def _run(
     *,
     seed: int,
     seconds: float | None = None,
+    spare: float = 0.0,
     allowance: Allowance | None = None,
 ) -> None:
     """Run one seed within its time, or take it from disk.
@@ -174,6 +177,7 @@ def _run(
         task: What arms share.
         seed: Training seed.
         seconds: The first seed's share of the budget.
+        spare: What all arms together leave of it.
         allowance: What an earlier seed was granted: another one gets the same.
     """
     folder = _seed_folder(result, task, seed)
@@ -183,7 +187,7 @@ def _run(
         run = Run(
             folder,
             seed=seed,
-            deadline=_deadline(granted, seconds, task),
+            deadline=_deadline(granted, seconds, spare, task),
             max_steps=granted.max_steps,
             device=task.device,
             trackers=task.trackers,
@@ -206,17 +210,17 @@ def _run(
     result.add(found)
 
 
-def _deadline(granted: Allowance, seconds: float | None, task: Task) -> float | None:
+def _deadline(granted: Allowance, seconds: float | None, spare: float, task: Task) -> float | None:
     """When an arm is stopped: half as late again as its share, since clocks have moods.
 
-    Never later than the budget allows, less what predicting, saving and judging take. An arm that
+    Where more than that is wanted by no arm, it may have that too. Never later than the budget allows, less what predicting, saving and judging take. An arm that
     could not be measured has all of that.
     """
     if not task.limited:
         return None
     share = seconds if seconds is not None else granted.estimated
     most = min(task.left * (1 - RESERVE / 2), task.left - task.closing_seconds)
-    allowed = most if share is None else min(1.5 * share, most)
+    allowed = most if share is None else min(max(1.5 * share, share + spare), most)
     return time.monotonic() + max(allowed, 10.0)
 
 

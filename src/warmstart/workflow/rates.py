@@ -61,7 +61,9 @@ def rates(
     """
     chosen = make(strategy, settings) if isinstance(strategy, str) else strategy
     if not isinstance(chosen, Trained):
-        raise NotApplicable(f"{chosen.name} has no learning rate to find; {_with_rates()} have one")
+        raise NotApplicable(
+            f"{chosen.name} has no learning rate to find; {_with_rates()} have one."
+        )
     prepared = prepare(
         data, backbone=backbone, limit=limit, image_size=image_size, max_length=max_length,
         device=device, allow_bin=allow_bin, **reading,
