@@ -5,7 +5,8 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, ClassVar
+from types import SimpleNamespace
+from typing import Any, ClassVar, cast
 
 import datasets
 import numpy as np
@@ -23,7 +24,15 @@ from warmstart.core import (
 )
 from warmstart.data import Dataset, View, read, split
 from warmstart.models import Model
-from warmstart.planning import Arm, Embedding, Task, arm_json, elapsed_clock, run_comparison
+from warmstart.planning import (
+    Arm,
+    ArmResult,
+    Embedding,
+    Task,
+    arm_json,
+    elapsed_clock,
+    run_comparison,
+)
 from warmstart.strategies import Cost, Fitted, Strategy
 
 LOG: list[tuple[str, int]] = []
@@ -429,3 +438,18 @@ def test_time_that_no_arm_wants_is_there_for_a_slow_one(
 
     run_comparison([arm("a", Long, step=step), arm("b", Long, step=step, right=6)], task())
     assert ends[0] == pytest.approx(first, abs=5)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "epochs", "lacking"),
+    [(40.0, 5.0, 75.0), (200.0, 8.0, 50.0), (300.0, 10.0, 0.0), (0.1, 0.0, 114.9)],
+)
+def test_what_a_slow_arm_lacks_is_counted_at_its_own_pace(
+    task: Any, seconds: float, epochs: float, lacking: float
+) -> None:
+    """Timed at 100 s for ten epochs (115 with the margin)."""
+    granted = SimpleNamespace(seconds_full=100.0, full_epochs=10)
+    seed = SimpleNamespace(allowance=granted, seconds=seconds, epochs=epochs)
+    result = ArmResult(arm("a"), "cut")
+    result.seeds.append(cast(Any, seed))
+    assert result.lacking(task()) == pytest.approx(lacking)

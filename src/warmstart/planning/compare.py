@@ -213,8 +213,9 @@ def _run(
 def _deadline(granted: Allowance, seconds: float | None, spare: float, task: Task) -> float | None:
     """When an arm is stopped: half as late again as its share, since clocks have moods.
 
-    Where more than that is wanted by no arm, it may have that too. Never later than the budget allows, less what predicting, saving and judging take. An arm that
-    could not be measured has all of that.
+    Where more than that is wanted by no arm, it may have that too. Never later than the budget
+    allows, less what predicting, saving and judging take. An arm that could not be measured has
+    all of that.
     """
     if not task.limited:
         return None

@@ -149,12 +149,18 @@ class ArmResult:
         self.status = max((s.status for s in self.seeds), key=order.index)
 
     def lacking(self, task: Task) -> float | None:
-        """Seconds beyond what it had for its full length; None where that was never measured."""
+        """Seconds beyond what it had for its full length; None where that was never measured.
+
+        One that ran more slowly than it was timed is counted at the pace at which it ran.
+        """
         if not self.seeds:
             return full_seconds(self.cost) + task.predicting_seconds if self.cost else None
         first = self.seeds[0]
-        full = first.allowance.seconds_full
-        return None if full is None else max(0.0, MARGIN * full - first.seconds)
+        full, epochs = first.allowance.seconds_full, first.allowance.full_epochs
+        if full is None:
+            return None
+        paced = first.seconds * epochs / first.epochs if epochs and first.epochs else 0.0
+        return max(0.0, MARGIN * full - first.seconds, paced - first.seconds)
 
     def kept(self, task: Task) -> int:
         """Position of the seed whose model is kept: best on validation, the first among equals."""
