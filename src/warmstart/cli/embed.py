@@ -62,6 +62,7 @@ def embed(
     )
     from warmstart.workflow import embed as verb
     from warmstart.workflow import episodes as draw_episodes
+    from warmstart.workflow.prepare import as_dataset
 
     if out:
         check_features_path(out)
@@ -69,22 +70,25 @@ def embed(
     shape = parse_episodes(episodes) if episodes else None
     settings: dict[str, Any] = {
         "backbone": backbone, "allow_bin": allow_bin, "depth": depth, "pooling": pooling,
-        "image_size": image_size, "max_length": max_length, "device": device, "limit": limit,
-        "text": text, "image": image, "skip_bad": skip_bad,
+        "image_size": image_size, "max_length": max_length, "device": device,
     }  # fmt: skip
-    features = verb(data, label=label, **settings)
+    rows = as_dataset(
+        data, need_label=shape is not None, text=text, label=label, image=image,
+        skip_bad=skip_bad, limit=limit,
+    )  # fmt: skip
+    features = verb(rows, **settings)
     if out:
         write_features(features, out)
     score = None
     if shape:
-        score = draw_episodes(data, way=shape[0], shots=shape[1], label=label, **settings)
-    rows, dimension = features.vectors_ND.shape
+        score = draw_episodes(rows, way=shape[0], shots=shape[1], **settings)
+    count, dimension = features.vectors_ND.shape
     if json:
         space = features.space.model_dump(mode="json")
         told = {"episodes": score.model_dump()} if score else {}
-        print_json({"rows": rows, "dimension": dimension, "space": space, "out": out, **told})
+        print_json({"rows": count, "dimension": dimension, "space": space, "out": out, **told})
         return
-    answer(f"{rows:,} rows in {dimension} dimensions ({features.space.pooling} pooling).")
+    answer(f"{count:,} rows in {dimension} dimensions ({features.space.pooling} pooling).")
     if score:
         answer(
             f"{score.way}-way {score.shots}-shot, nearest class mean: {score.accuracy:.1%} right "
