@@ -166,6 +166,13 @@ def test_an_adapter_that_moves_but_changes_nothing_is_an_error(
         fit(family_backbone("bert"), views, make_run(max_steps=2))
 
 
+def test_a_change_within_rounding_is_none(
+    family_backbone: Callable[..., Backbone], views: Any, make_run: Callable[..., Run]
+) -> None:
+    with pytest.raises(RunError, match="changes no output of the base beyond rounding"):
+        fit(family_backbone("bert"), views, make_run(max_steps=2), rate=1e-12)
+
+
 @pytest.mark.parametrize("what", ["weight", "buffer"])
 def test_a_base_that_moves_is_an_error(
     what: str,

@@ -34,6 +34,7 @@ from .table import Adaptation, family_in, family_of, require, works_on
 __all__ = ["Adapting", "Attempt", "no_layers"]
 
 _PROBES = 8
+_ROUNDING = 1e-6  # of the largest entry: what float32 may change by itself
 
 
 @dataclass
@@ -253,10 +254,15 @@ class Adapting(Trained):
             return
         adapted_ND = embed_inputs(encoder, attempt.probes)
         moved = _state(encoder) != attempt.start
-        if not moved or np.array_equal(adapted_ND, attempt.untouched_ND):
+        within = _ROUNDING * float(np.abs(attempt.untouched_ND).max(initial=0.0))
+        if not moved or np.abs(adapted_ND - attempt.untouched_ND).max(initial=0.0) <= within:
             raise RunError(
                 f"{self.name}: after {history.steps} steps the adapter "
-                + ("is as it was at the start" if not moved else "changes no output of the base")
+                + (
+                    "is as it was at the start"
+                    if not moved
+                    else "changes no output of the base beyond rounding"
+                )
                 + ". Its layers have no part in the vectors that are used, or the rate is too "
                 "small. Name other layers, or raise the rate."
             )
