@@ -100,6 +100,8 @@ def test_expected_against_actual() -> None:
     assert found is not None
     assert found.expected_seconds == pytest.approx(24.0), "half of the epochs were run"
     assert found.ratio == pytest.approx(1.25)
+    on_vectors = check_cost(ran(granted, 4.0, 30.0, 2**29, features=True), TASK)
+    assert on_vectors == found, "steps on vectors were timed without the embedding"
     assert found.sentence == (
         "Cost: 24 s and 1,074 MB were expected for 4 of at most 8 epochs, 30 s and 537 MB were "
         "taken (1.2 times the time)."

@@ -158,16 +158,18 @@ def check_cost(result: ArmResult, task: Task, price: Price | None = None) -> Cos
         return None
     first = result.seeds[0]
     full, epochs, peak = first.allowance.seconds_full, None, first.allowance.peak_bytes
+    embedded = False  # timed steps stand on vectors that are there already
     if full is not None:
         epochs = first.allowance.full_epochs
     elif price is not None:
         full, epochs, peak = price.seconds, price.epochs, price.peak_bytes
+        embedded = price.basis == "rows"
     if full is None:
         return None
     run = first.epochs if epochs else None
     expected = full if not (epochs and run) else full * run / epochs
     own = first.seconds
-    if result.arm.strategy.uses_features:
+    if embedded and result.arm.strategy.uses_features:
         own += task.embedding.seconds
     actual_peak = result.peak_bytes(task) or None
     return CostCheck(
