@@ -265,7 +265,7 @@ def test_the_k_shot_table(call: Any, table: Path, tiny_text: Path, tmp_path: Pat
         told = document(call("compare", *words, "--out", f"runs/{place}", "--json"))
         assert told["shots"]["k"] == [1, 2, 4, 8, 16], "the rarest class has 21 rows"
         assert [one["k"] for one in told["shots"]["left_out"]] == [32]
-    for wrong in ("0", "[0]", "4,x", "-1"):
+    for wrong in ("0", "[0]", "4,x", "-1", "4 8"):
         refused = call("compare", table, "--shots", wrong)
         assert refused.code == 2
         assert "shots must be whole numbers from 1 to 100000" in refused.err

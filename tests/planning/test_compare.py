@@ -30,6 +30,7 @@ from warmstart.planning import (
     Embedding,
     Task,
     arm_json,
+    compare,
     elapsed_clock,
     run_comparison,
 )
@@ -442,7 +443,13 @@ def test_time_that_no_arm_wants_is_there_for_a_slow_one(
 
 @pytest.mark.parametrize(
     ("seconds", "epochs", "lacking"),
-    [(40.0, 5.0, 75.0), (200.0, 8.0, 50.0), (300.0, 10.0, 0.0), (0.1, 0.0, 114.9)],
+    [
+        (40.0, 5.0, 75.0),
+        (200.0, 8.0, 50.0),
+        (300.0, 10.0, 0.0),
+        (12.0, 0.02, 103.0),
+        (0.1, 0.0, 114.9),
+    ],
 )
 def test_what_a_slow_arm_lacks_is_counted_at_its_own_pace(
     task: Any, seconds: float, epochs: float, lacking: float
@@ -453,3 +460,16 @@ def test_what_a_slow_arm_lacks_is_counted_at_its_own_pace(
     result = ArmResult(arm("a"), "cut")
     result.seeds.append(cast(Any, seed))
     assert result.lacking(task()) == pytest.approx(lacking)
+
+
+def test_a_later_seed_may_take_what_the_first_one_took(
+    task: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Timed at 40 s, it took 100 s: another seed has 130 s, not one and a half times 40."""
+    asked: list[float] = []
+    monkeypatch.setattr(compare, "_run", lambda *_, spare, **__: asked.append(spare))
+    first = SimpleNamespace(seconds=100.0, allowance=SimpleNamespace(estimated=40.0))
+    result = ArmResult(arm("a"), "done")
+    result.seeds.append(cast(Any, first))
+    compare._more_seeds([result], task(seeds=2))
+    assert asked == [pytest.approx(90.0)]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,7 @@ import torch
 from warmstart.core import Run, Streams
 from warmstart.data import split
 from warmstart.models import EncoderModel, Head, HeadShape
-from warmstart.strategies import Probe, old_task
+from warmstart.strategies import OldTask, Probe, make, old_task
 from warmstart.strategies.supervised import groups_of
 from warmstart.training import (
     Anchor,
@@ -97,3 +99,31 @@ def test_an_untouched_model_forgets_nothing(
     found = old.forgetting(probe)
     assert (found.drop, found.low, found.high) == (0, 0, 0)
     assert old.watch(backbone.load(device="cpu"), Streams(0)) is not None
+
+
+@pytest.mark.parametrize("name", ["finetune", "unfreeze"])
+def test_fisher_information_is_priced_once(
+    name: str,
+    opened: Any,
+    tiny_text: Path,
+    old_view: Any,
+    text_view: Any,
+    make_run: Any,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """20 ms a row of the old task, whatever the number of epochs and stages."""
+
+    def elastic(self: OldTask, *_: Any, rows: int, **__: Any) -> Any:
+        time.sleep(0.02 * rows)
+        return lambda state: torch.zeros(())
+
+    monkeypatch.setattr(OldTask, "elastic", elastic)
+    view = replace(text_view[0], retain=old_view)
+    free = make(name, {"epochs": 3}).measure(opened(tiny_text), view, make_run())
+    cost = make(name, {"epochs": 3, "ewc": 1.0}).measure(opened(tiny_text), view, make_run())
+    assert free.fixed == 0.0
+    assert cost.fixed == pytest.approx(0.02 * len(old_view.train), rel=0.3)
+    passes = cost.steps_per_epoch * cost.seconds_per_step + cost.overhead
+    assert cost.seconds == pytest.approx(cost.fixed + cost.epochs * passes)
+    assert cost.steps_within(cost.fixed) == 0
+    assert cost.steps_within(cost.seconds + 1e-6) == cost.epochs * cost.steps_per_epoch

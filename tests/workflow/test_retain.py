@@ -80,7 +80,7 @@ def test_budgets_and_rows_that_make_no_sense(
 def test_the_price_counts_the_old_task(
     table: Path, old: Path, tiny_text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Before the first step the fit tells what it will take, and Fisher information is in it."""
+    """Before the first step a few rows of the old task are timed, and the fit tells what it takes."""
     asked: list[int | None] = []
     real = OldTask.elastic
 
@@ -91,5 +91,5 @@ def test_the_price_counts_the_old_task(
     monkeypatch.setattr(OldTask, "elastic", elastic)
     run = fit(table, backbone=tiny_text, strategy="finetune", settings={"epochs": 1, "ewc": 10.0},
               controls="none", retain=old, out=tmp_path / "run")  # fmt: skip
-    assert asked == [8, FISHER_ROWS]  # a few to be timed, then all that it learns from
+    assert asked == [1, 8, FISHER_ROWS]  # to warm up, to be timed, and what it learns from
     assert run.results["cost_check"]["expected_seconds"] > 0

@@ -23,7 +23,7 @@ class CompareCommand(TyperCommand):
         """Give a bare `--shots` its default."""
         filled = [
             f"--shots={_SHOTS}"
-            if word == "--shots" and not re.fullmatch(r"\[.*|\s*-?[\d.]+\s*(,.*)?", after)
+            if word == "--shots" and not re.fullmatch(r"\[.*|\s*-?\d[\d.\s]*(,.*)?", after)
             else word
             for word, after in zip(args, [*args, ""][1:], strict=True)
         ]

@@ -40,7 +40,7 @@ def embed(
             "--episodes",
             metavar="WxK",
             help="Also draw 600 tasks of W classes and K rows a class, and tell how many of their "
-            "other rows the nearest class mean gets right: 5x1, 5x5.",
+            "other rows the nearest class mean gets right: 5x1, 5x5. All rows need labels then.",
         ),
     ] = None,
     json: o.Json = False,

@@ -88,7 +88,7 @@ class Config(BaseModel):
 
 
 def _typed(value: object) -> str:
-    return value if isinstance(value, str) else json.dumps(value, default=str)
+    return value if isinstance(value, str) else json.dumps(value, default=str, ensure_ascii=False)
 
 
 def typical(values: str) -> dict[str, Any]:

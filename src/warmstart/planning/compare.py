@@ -177,7 +177,8 @@ def _run(
         task: What arms share.
         seed: Training seed.
         seconds: The first seed's share of the budget.
-        spare: What all arms together leave of it.
+        spare: What all arms together leave of it; for a later seed what the first one took beyond
+            its estimate.
         allowance: What an earlier seed was granted: another one gets the same.
     """
     folder = _seed_folder(result, task, seed)
@@ -241,7 +242,9 @@ def _more_seeds(results: Sequence[ArmResult], task: Task) -> None:
             if not ready and (task.folder / "results.json").is_file():
                 continue  # a session before had decided that all seeds were there
             if ready or 1.3 * taken <= task.left * (1 - RESERVE):
-                _run(result, task, seed=seed, allowance=result.seeds[0].allowance)
+                granted = result.seeds[0].allowance
+                spare = max(0.0, 1.3 * taken - (granted.estimated or 0.0))
+                _run(result, task, seed=seed, allowance=granted, spare=spare)
 
 
 def timed(work: Callable[[], Any], device: str = "auto") -> tuple[Any, Embedding]:

@@ -171,7 +171,9 @@ def check_cost(result: ArmResult, task: Task, price: Price | None = None) -> Cos
     own = first.seconds
     if embedded and result.arm.strategy.uses_features:
         own += task.embedding.seconds
-    actual_peak = result.peak_bytes(task) or None
+        actual_peak = result.peak_bytes(task) or None
+    else:
+        actual_peak = max(seed.peak_memory_bytes for seed in result.seeds) or None
     return CostCheck(
         strategy=result.arm.strategy.name, expected_seconds=expected, full_seconds=full,
         actual_seconds=own, ratio=own / max(expected, 1e-9), expected_epochs=epochs,

@@ -159,7 +159,8 @@ class ArmResult:
         full, epochs = first.allowance.seconds_full, first.allowance.full_epochs
         if full is None:
             return None
-        paced = first.seconds * epochs / first.epochs if epochs and first.epochs else 0.0
+        # below one pass what is paid once (loading, validation) would count many times
+        paced = first.seconds * epochs / first.epochs if epochs and first.epochs >= 1 else 0.0
         return max(0.0, MARGIN * full - first.seconds, paced - first.seconds)
 
     def kept(self, task: Task) -> int:

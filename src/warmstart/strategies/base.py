@@ -29,6 +29,7 @@ class Cost:
         steps_per_epoch: Steps that pass every training row once.
         epochs: Epochs that the strategy would run if time allowed.
         overhead: Seconds beside the steps, for every epoch (validation).
+        fixed: Seconds before the first step (Fisher information).
         peak_bytes: Most memory in use during those steps: on CUDA what torch had allocated, else
             the resident set of the process; 0 where it was not watched.
     """
@@ -38,17 +39,22 @@ class Cost:
     epochs: int
     overhead: float
     peak_bytes: int = 0
+    fixed: float = 0.0
 
     @property
     def seconds(self) -> float:
         """The whole run at its full length, without early stopping."""
-        return self.epochs * (self.steps_per_epoch * self.seconds_per_step + self.overhead)
+        return self.fixed + self.epochs * self._epoch
 
     def steps_within(self, seconds: float) -> int:
         """Optimiser steps that fit, at most the full length."""
-        per_epoch = self.steps_per_epoch * self.seconds_per_step + self.overhead
-        steps = int(seconds / max(per_epoch, 1e-9) * self.steps_per_epoch)
+        left = max(0.0, seconds - self.fixed)
+        steps = int(left / max(self._epoch, 1e-9) * self.steps_per_epoch)
         return min(steps, self.epochs * self.steps_per_epoch)
+
+    @property
+    def _epoch(self) -> float:
+        return self.steps_per_epoch * self.seconds_per_step + self.overhead
 
 
 @dataclass(frozen=True)

@@ -77,8 +77,8 @@ def interpolate(
         point["chosen"] = point is best
     share = float(best["share"])
     progress.note(
-        f"Interpolation: {share:.0%} of the way to the tuned weights has the best validation "
-        f"{METRICS[metric].words} of {len(curve)} points."
+        f"Interpolation: {100 * share:.3g} % of the way to the tuned weights has the best "
+        f"validation {METRICS[metric].words} of {len(curve)} points."
     )
     if share == 1.0:
         return tuned, curve

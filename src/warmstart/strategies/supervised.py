@@ -219,14 +219,14 @@ class Job:
         )  # fmt: skip
         return self.encoder, *loaders
 
-    def _parts(self, *, replay: bool) -> dict[str, Any]:
+    def _parts(self, *, replay: bool, penalty: Penalty | None = None) -> dict[str, Any]:
         """What the loop and the measurement both take."""
         recipe, labels_N = self.recipe, self.view.train.labels_N
         encoder, train, validation = self._loaders(replay=replay)
         decay = 0.0 if recipe.l2_sp else recipe.weight_decay  # or both would pull
         optimizer = make_optimizer(self.table, weight_decay=decay)
         classifier = Classifier(encoder, self.head)
-        penalty = self.penalty or pull(classifier, recipe, self.old, self.run)
+        penalty = penalty or self.penalty or pull(classifier, recipe, self.old, self.run)
         classes = len(self.view.label_names)
         return {
             "step": classification_step(
@@ -284,22 +284,30 @@ class Job:
 
     def measure(self) -> Cost:
         """Time a few real steps on a copy, with nothing replayed: an upper bound where it is."""
-        begin, fisher = time.perf_counter(), 0.0
-        if self.recipe.ewc and self.old is not None:
-            self.encoder.to(pick_device(self.run.device))
-            self.penalty = pull(
-                Classifier(self.encoder, self.head), self.recipe, self.old, self.run,
-                fisher_rows=_TIMED_ROWS,
-            )  # fmt: skip
-            rows = min(FISHER_ROWS, len(self.old.view.train))
-            fisher = (time.perf_counter() - begin) * rows / min(_TIMED_ROWS, rows)
-        parts = self._parts(replay=False)
+        few, fisher = self._time_fisher()
+        parts = self._parts(replay=False, penalty=few)
         del parts["validation"]
         cost = measure_steps(**parts)
         # Validation is forward only: a third of a step's work for each row.
         rows = len(self.view.validation) + (len(self.old.view.validation) if self.old else 0)
-        overhead = cost.seconds * rows / self.recipe.batch_size / 3 + fisher / self.full_epochs
-        return Cost(cost.seconds, self.steps_per_epoch, self.full_epochs, overhead, cost.peak_bytes)
+        overhead = cost.seconds * rows / self.recipe.batch_size / 3
+        return Cost(
+            cost.seconds, self.steps_per_epoch, self.full_epochs, overhead, cost.peak_bytes, fisher
+        )  # fmt: skip
+
+    def _time_fisher(self) -> tuple[Penalty | None, float]:
+        """EWC's penalty from a few rows of the old task, and what all of its rows would take."""
+        if not self.recipe.ewc or self.old is None or self.penalty is not None:
+            return None, 0.0
+        classifier = Classifier(self.encoder.to(pick_device(self.run.device)), self.head)
+        rows = min(FISHER_ROWS, len(self.old.view.train))
+        few = min(_TIMED_ROWS, rows)
+        times, penalty = [], None
+        for count in (1, few):  # the first call also pays what is paid once
+            begin = time.perf_counter()
+            penalty = pull(classifier, self.recipe, self.old, self.run, fisher_rows=count)
+            times.append(time.perf_counter() - begin)
+        return penalty, times[-1] / few * rows
 
     def sweep(self, *, groups: bool, steps: int) -> tuple[RateSweep, ...]:
         """Raise the rates on copies, with nothing replayed; see `training.find_rates`."""
