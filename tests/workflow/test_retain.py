@@ -80,7 +80,7 @@ def test_budgets_and_rows_that_make_no_sense(
 def test_the_price_counts_the_old_task(
     table: Path, old: Path, tiny_text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Before the first step a few rows of the old task are timed, and the fit tells what it takes."""
+    """Before the first step a few rows of the old task are timed."""
     asked: list[int | None] = []
     real = OldTask.elastic
 
