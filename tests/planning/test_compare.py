@@ -38,6 +38,7 @@ from warmstart.strategies import Cost, Fitted, Strategy
 
 LOG: list[tuple[str, int]] = []
 LIMITS: list[tuple[str, int, int | None]] = []
+ENDS: list[float] = []
 
 
 class Told(Model):
@@ -111,6 +112,15 @@ class Fake(Strategy):
                    "run": RunError, "ctrl-c": Interrupted}[kind]("because")  # fmt: skip
 
 
+class Long(Fake):
+    """Tells how much time it has."""
+
+    def fit(self, backbone: Backbone, view: View, run: Run) -> Fitted:
+        assert run.deadline is not None
+        ENDS.append(run.deadline - time.monotonic())
+        return super().fit(backbone, view, run)
+
+
 class Control(Fake):
     role: ClassVar[Any] = "control"
     from_scratch: ClassVar[bool] = True
@@ -133,6 +143,7 @@ def data() -> Dataset:
 def task(data: Dataset, tiny_text: Path, tmp_path: Path) -> Callable[..., Task]:
     LOG.clear()
     LIMITS.clear()
+    ENDS.clear()
     parts = split(data)
 
     def make(**settings: Any) -> Task:
@@ -408,20 +419,12 @@ def test_the_last_arm_leaves_time_to_predict_and_judge(
     task: Any, embedding: float, least: float
 ) -> None:
     """Where a row takes 0.1 s, held-out rows and those embedded again take 36 s of ten minutes."""
-    ends: list[float] = []
-
-    class Long(Fake):
-        def fit(self, backbone: Backbone, view: View, run: Run) -> Fitted:
-            assert run.deadline is not None
-            ends.append(run.deadline - time.monotonic())
-            return super().fit(backbone, view, run)
-
     shared = task(embedding=Embedding(seconds=embedding))
     held = len(shared.view.validation) + len(shared.test)
     assert shared.closing_seconds == pytest.approx(embedding / 200 * (2 * held + 1.2 * 200) + 6)
     assert shared.kept_rows == (300 if embedding else 2000)
     run_comparison([arm("long", Long, step=1000.0)], shared)
-    assert least < ends[0] <= 600 - shared.closing_seconds
+    assert least < ENDS[0] <= 600 - shared.closing_seconds
 
 
 @pytest.mark.parametrize(("step", "first"), [(1.0, 494), (100.0, 405)])
@@ -429,16 +432,8 @@ def test_time_that_no_arm_wants_is_there_for_a_slow_one(
     task: Any, step: float, first: float
 ) -> None:
     """Of 540 s for training two arms want 46 s each, or all of it (then half as late again)."""
-    ends: list[float] = []
-
-    class Long(Fake):
-        def fit(self, backbone: Backbone, view: View, run: Run) -> Fitted:
-            assert run.deadline is not None
-            ends.append(run.deadline - time.monotonic())
-            return super().fit(backbone, view, run)
-
     run_comparison([arm("a", Long, step=step), arm("b", Long, step=step, right=6)], task())
-    assert ends[0] == pytest.approx(first, abs=5)
+    assert ENDS[0] == pytest.approx(first, abs=5)
 
 
 @pytest.mark.parametrize(
