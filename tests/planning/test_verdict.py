@@ -92,6 +92,14 @@ def test_only_a_loss_to_scratch_is_negative_transfer() -> None:
     assert any("another backbone" in step for step in found.next)
 
 
+def test_what_learns_nothing_transfers_nothing() -> None:
+    arms = [arm("zero-shot", 0.6, 0.6, learns=False), arm("scratch", 0.8, 0.8)]
+    found = verdict(arms, [pair("zero-shot", "scratch", -0.2, True)])
+    assert found.negative_transfer == ()
+    assert found.below_control == ({"arm": "zero-shot", "control": "scratch"},)
+    assert "Negative transfer" not in words(found)
+
+
 def test_a_weak_start_is_no_ground_for_another_backbone_where_tuning_it_was_best() -> None:
     arms = [arm("zero-shot", 0.6, 0.6), arm("finetune", 0.9, 0.9), arm("scratch", 0.7, 0.7)]
     pairs = [pair("zero-shot", "scratch", -0.1, True), pair("finetune", "scratch", 0.2, True),

@@ -81,6 +81,7 @@ def _verdict(
                 seeds=len(result.seeds),
                 kept_seed=result.seeds[result.kept(task)].seed,
                 uses_backbone=result.arm.strategy.uses_backbone,
+                learns=result.arm.strategy.learns,
                 kept_test=_kept_metrics(result, task)[task.primary],
             )
         )

@@ -64,6 +64,7 @@ class ArmFacts(Config):
         kept_seed: The seed whose model is kept.
         kept_test: That model's own primary metric on the test rows.
         uses_backbone: Whether it starts from the backbone, or stands on its network's shape.
+        learns: Whether it learns from labels.
     """
 
     name: str
@@ -80,6 +81,7 @@ class ArmFacts(Config):
     kept_seed: int = 0
     kept_test: float = 0.0
     uses_backbone: bool = True
+    learns: bool = True
 
 
 class Verdict(Config):
@@ -172,7 +174,10 @@ def judge(
 def _lost_to_controls(
     judged: Sequence[ArmFacts], difference: Mapping[tuple[str, str], Pair]
 ) -> tuple[list[str], list[tuple[str, str]]]:
-    """Arms significantly below scratch, and pairs of arms and other controls that beat them."""
+    """Arms significantly below scratch, and pairs of arms and other controls that beat them.
+
+    An arm that learns nothing transfers nothing: it is below a control there as elsewhere.
+    """
     negative: list[str] = []
     below: list[tuple[str, str]] = []
     for arm in judged:
@@ -183,7 +188,7 @@ def _lost_to_controls(
             if control.role != "control" or pair is None:
                 continue
             if pair.significant and pair.difference < 0:
-                if control.from_scratch:
+                if control.from_scratch and arm.learns:
                     negative.append(arm.name)
                 else:
                     below.append((arm.name, control.name))

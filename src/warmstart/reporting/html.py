@@ -360,7 +360,7 @@ def _glossary(results: Json) -> list[tuple[str, str]]:
         ),
         (
             "Negative transfer",
-            "An arm that is significantly worse than the same network trained from scratch: "
+            "An arm that learns and is significantly worse than the same network from scratch: "
             "pretraining did harm.",
         ),
         (
