@@ -261,7 +261,7 @@ def test_arms_that_cannot_serve_a_k_say_so(task: Any) -> None:
     assert [(c["k"], c["draws"], c["reason"]) for c in rows] == [
         (1, 0, "it needs four rows"), (2, 3, None), (4, 3, None),
     ]  # fmt: skip
-    assert "Timed (fail True) has none at k = 1: it needs four rows." in verdict.sentences
+    assert "Timed (fail true) has none at k = 1: it needs four rows." in verdict.sentences
     assert rows[0]["value"] is None
 
 

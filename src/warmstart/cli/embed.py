@@ -54,6 +54,7 @@ def embed(
 
       warmstart embed photos/ --episodes 5x1
     """
+    from warmstart.core import pick_device
     from warmstart.workflow import (
         check_features_path,
         parse_episodes,
@@ -72,6 +73,7 @@ def embed(
         "backbone": backbone, "allow_bin": allow_bin, "depth": depth, "pooling": pooling,
         "image_size": image_size, "max_length": max_length, "device": device,
     }  # fmt: skip
+    pick_device(device)  # a wrong one is told before the data is read
     rows = as_dataset(
         data, need_label=shape is not None, text=text, label=label, image=image,
         skip_bad=skip_bad, limit=limit,
