@@ -302,12 +302,12 @@ class Job:
         classifier = Classifier(self.encoder.to(pick_device(self.run.device)), self.head)
         rows = min(FISHER_ROWS, len(self.old.view.train))
         few = min(_TIMED_ROWS, rows)
-        times, penalty = [], None
+        penalty, seconds = None, 0.0
         for count in (1, few):  # the first call also pays what is paid once
             begin = time.perf_counter()
             penalty = pull(classifier, self.recipe, self.old, self.run, fisher_rows=count)
-            times.append(time.perf_counter() - begin)
-        return penalty, times[-1] / few * rows
+            seconds = time.perf_counter() - begin
+        return penalty, seconds / few * rows
 
     def sweep(self, *, groups: bool, steps: int) -> tuple[RateSweep, ...]:
         """Raise the rates on copies, with nothing replayed; see `training.find_rates`."""
