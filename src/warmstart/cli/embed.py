@@ -55,6 +55,7 @@ def embed(
       warmstart embed photos/ --episodes 5x1
     """
     from warmstart.core import pick_device
+    from warmstart.data import read
     from warmstart.workflow import (
         check_features_path,
         parse_episodes,
@@ -63,7 +64,6 @@ def embed(
     )
     from warmstart.workflow import embed as verb
     from warmstart.workflow import episodes as draw_episodes
-    from warmstart.workflow.prepare import as_dataset
 
     if out:
         check_features_path(out)
@@ -74,7 +74,7 @@ def embed(
         "image_size": image_size, "max_length": max_length, "device": device,
     }  # fmt: skip
     pick_device(device)  # a wrong one is told before the data is read
-    rows = as_dataset(
+    rows = read(
         data, need_label=shape is not None, text=text, label=label, image=image,
         skip_bad=skip_bad, limit=limit,
     )  # fmt: skip
