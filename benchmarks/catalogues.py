@@ -20,8 +20,9 @@ import torch
 from torch import nn
 
 from warmstart.core import Streams, read_json
-from warmstart.retrieval import FaissIndex
+from warmstart.retrieval import FaissIndex, towers
 from warmstart.retrieval.index import ItemId
+from warmstart.retrieval.towers import TowerShape
 from warmstart.serving import ItemCard, Settings, serve
 
 HISTORY = 50
@@ -85,33 +86,24 @@ def histories(cluster_N: np.ndarray, users: int = USERS, seed: int = 0) -> np.nd
 
 
 class UserTower(nn.Module):
-    """A causal transformer of two layers over item vectors, with the cost of a real one.
+    """The library's user tower with random weights.
 
-    Its weights are random. So that its output lies where users lie, it is a small change of the
-    mean of the latest ten items.
+    So that its output lies where users lie, it is a small change of the mean of the latest ten
+    items.
     """
-
-    mask: torch.Tensor
 
     def __init__(self, dimension: int, seed: int = 0) -> None:
         super().__init__()
-        torch.manual_seed(seed)
-        layer = nn.TransformerEncoderLayer(
-            dimension, 4, 4 * dimension, dropout=0.0, batch_first=True, norm_first=True
-        )
-        self.layers = nn.TransformerEncoder(layer, 2, enable_nested_tensor=False)
-        self.place = nn.Parameter(0.02 * torch.randn(HISTORY, dimension))
-        self.register_buffer("mask", nn.Transformer.generate_square_subsequent_mask(HISTORY))
+        shape = TowerShape(items=0, features=dimension, width=dimension, history=HISTORY)
+        self.tower = towers.UserTower(shape, Streams(seed))
         self.eval()
 
     @torch.inference_mode()
     def forward(self, items_BHD: torch.Tensor) -> torch.Tensor:
         """User vectors (B, D) of unit length from the latest items, oldest first."""
-        length = items_BHD.shape[1]
-        mask = self.mask[:length, :length]
-        found_BHD = self.layers(items_BHD + self.place[:length], mask=mask, is_causal=True)
+        count, length = items_BHD.shape[:2]
+        change_BD = self.tower(items_BHD, torch.arange(count), torch.full((count,), length))
         middle_BD = items_BHD[:, -10:].mean(dim=1)
-        change_BD = nn.functional.normalize(found_BHD[:, -1], dim=-1)
         user_BD = nn.functional.normalize(middle_BD, dim=-1) + 0.2 * change_BD
         return nn.functional.normalize(user_BD, dim=-1)
 

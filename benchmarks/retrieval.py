@@ -1,12 +1,13 @@
 """Tracks and tuned baselines on MovieLens, under one cut in time.
 
-    python benchmarks/retrieval.py [ml100k latest] [--arms a,b] [--seeds N] [--out DIR]
+    python benchmarks/retrieval.py [ml100k latest] [--arms a,b] [--seeds N] [--work DIR] [--out DIR]
 
 `ml100k`: MovieLens-100K, newest tenth of the events as test, next item with the running history,
 seen items left out, all 1,682 ranked. `latest`: MovieLens latest-small with plot overviews, where
 many test items were never seen in training; on those the tracks that read texts stand against what
 ranks by content or popularity alone, with the interval of the difference. Everything is tuned on
-validation; the same baselines at settings that others report stand beside them.
+validation; the same baselines at settings that others report stand beside them. With `--work` the
+runs stay there, and the same call goes on after a stop.
 """
 
 from __future__ import annotations
@@ -15,7 +16,8 @@ import argparse
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -47,12 +49,24 @@ REPORTED: dict[str, tuple[str, dict[str, Any], tuple[float, float, float]]] = {
 }  # fmt: skip
 
 
+@contextmanager
+def workplace(named: Path | None) -> Iterator[Path]:
+    """Where runs are written: a folder that stays, or one that does not."""
+    if named is not None:
+        yield named
+        return
+    with tempfile.TemporaryDirectory(prefix="warmstart-bench-") as place:
+        yield Path(place)
+
+
 def find_data(name: str, scratch: Path) -> Path | None:
     """The folder of a set; None where it is not here."""
     if name == "latest":
         return LATEST if LATEST.is_dir() else None
-    sample("movielens-100k", scratch / "films")
-    return scratch / "films"
+    films = scratch / "films"
+    if not films.is_dir():
+        sample("movielens-100k", films)
+    return films
 
 
 def reported(folder: Path) -> dict[str, Any]:
@@ -117,16 +131,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("sets", nargs="*", choices=[*SETS, []], help="what to measure")
     parser.add_argument("--arms", default=",".join(RETRIEVAL_ARMS), help="by comma")
     parser.add_argument("--seeds", type=int, default=1, help="training seeds of each track")
+    parser.add_argument("--work", type=Path, help="where runs stay, to go on after a stop")
     parser.add_argument("--out", type=Path, default=HERE / "results")
     options = parser.parse_args(arguments)
     for name in options.sets or SETS:
-        with tempfile.TemporaryDirectory(prefix="warmstart-bench-") as place:
-            folder = find_data(name, Path(place))
+        with workplace(options.work) as place:
+            folder = find_data(name, place / name)
             if folder is None:
                 print(f"{name}: skipped, {LATEST} is not here.")
                 continue
             beside = {"reported": reported(folder)} if name == "ml100k" else {}
-            found = measure(folder, parse_arms(options.arms), Path(place), options.seeds) | beside
+            arms = parse_arms(options.arms)
+            found = measure(folder, arms, place / name, options.seeds) | beside
         kept = {"format_version": FORMAT_VERSION, "benchmark": "retrieval", "set": name,
                 "machine": describe_machine(), **found}  # fmt: skip
         path = options.out / f"retrieval-{name}.json"

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from warmstart.core import DataError, RunError, UsageError
-from warmstart.retrieval.index import FaissIndex, Target, Vectors, build_index, choose
+from warmstart.retrieval.index import IVFPQ, FaissIndex, Target, Vectors, build_index, choose
 from warmstart.retrieval.index.choosing import recall_of
 
 D = 16
@@ -52,10 +52,7 @@ def test_everything_is_tried_for_the_trade_off() -> None:
     choice = choose(vectors, Target(recall=0.9, p99_ms=1000, k=10), thorough=True)
     kinds = [trial.engine for trial in choice.trials]
     assert sorted(set(kinds)) == ["flat", "hnsw", "ivf-flat", "ivf-pq"]
-    (pq,) = [trial for trial in choice.trials if trial.engine == "ivf-pq"]
-    assert pq.recall is None
-    assert pq.reason is not None
-    assert "9,984 rows" in pq.reason
+    assert {t.settings["bits"] for t in choice.trials if t.engine == "ivf-pq"} == {4}
     assert choice.engine.kind == "flat"
     for kind in ("hnsw", "ivf-flat"):
         recalls = [t.recall for t in choice.trials if t.engine == kind and t.recall is not None]
@@ -67,11 +64,31 @@ def test_everything_is_tried_for_the_trade_off() -> None:
     assert kept["target"] == {"recall": 0.9, "p99_ms": 1000.0, "k": 10}
 
 
+def test_bytes_need_more_rows_than_half_bytes() -> None:
+    """A dimension that cannot be cut into twice as many pieces has codes of 8 bits."""
+    vectors = Vectors((np.ascontiguousarray(clusters(2500)[:, : D - 1]),), D - 1)
+    choice = choose(vectors, Target(recall=0.9, p99_ms=1000, k=10), thorough=True)
+    (pq,) = [trial for trial in choice.trials if trial.engine == "ivf-pq"]
+    assert pq.recall is None
+    assert pq.reason is not None
+    assert "9,984 rows" in pq.reason
+
+
+def test_efforts_of_half_bytes_grow() -> None:
+    """Each is more work than the one before: the first that suffices is to be the fastest."""
+    ladder = IVFPQ.ladder(1_000_000, 128)
+    settings = [engine.model_dump() for engine in ladder]
+    assert {(one["lists"], one["bits"], one["codes"]) for one in settings} == {(256, 4, 32)}
+    work = [one["probes"] / 256 * 1e6 + 170 * 100 * one["refine"] for one in settings]
+    assert work == sorted(work)
+    assert settings[-1]["probes"] == 256
+
+
 def test_without_the_time_for_the_exact_engine_another_is_taken(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """With a clock that makes the exact engine slow, the fastest with the recall is chosen."""
-    speed = {"flat": 9.0, "hnsw": 3.0, "ivf-flat": 2.0, "ivf-pq": 1.0}
+    speed = {"flat": 9.0, "hnsw": 3.0, "ivf-flat": 2.0, "ivf-pq": 4.0}
     monkeypatch.setattr(
         "warmstart.retrieval.index.choosing._times",
         lambda engine, *_: np.full(10, speed[engine.kind]),

@@ -30,6 +30,7 @@ ENGINES: dict[str, Engine] = {
     "hnsw": HNSW(neighbours=16, building=60, searching=100),
     "ivf-flat": IVFFlat(lists=16, probes=8),
     "ivf-pq": IVFPQ(lists=16, probes=16, codes=4, refine=32),
+    "ivf-pq, 4 bits": IVFPQ(lists=16, probes=16, codes=4, bits=4, refine=32),
 }
 
 
@@ -39,7 +40,7 @@ def unit(rows: int, seed: int = 0) -> np.ndarray:
 
 
 def make(kind: str = "hnsw", rows: int = 1500) -> FaissIndex:
-    rows = 39 * 256 if kind == "ivf-pq" else rows
+    rows = 39 * 256 if kind.startswith("ivf-pq") else rows
     ids: list[ItemId] = [row if row % 2 else f"item {row}" for row in range(rows)]
     return FaissIndex.build(ids, unit(rows), tower="tower-a", engine=ENGINES[kind])
 

@@ -155,6 +155,21 @@ def test_attention_against_a_slow_twin() -> None:
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
 
 
+def test_places_alone_are_as_in_the_whole() -> None:
+    """One place a row at most, as serving asks, goes another way than all places of all rows."""
+    tower = towers().users
+    vectors = drawn(5, 6, 8)
+    rows, places = torch.tensor([0, 1, 2, 4, 3]), torch.tensor([0, 6, 3, 1, 5])
+    few = tower(vectors, rows, places)
+    whole = tower(vectors, rows.repeat(2), places.repeat(2))[:5]
+    torch.testing.assert_close(few, whole, atol=1e-6, rtol=0)
+    twice = tower(vectors, rows[[1, 1]], places[[1, 2]])
+    torch.testing.assert_close(twice[0], whole[1], atol=1e-6, rtol=0)
+    changed = vectors.clone()
+    changed[2, 3:] = 9.0  # after the place that is asked
+    torch.testing.assert_close(tower(changed, rows, places)[2], few[2], atol=1e-6, rtol=0)
+
+
 def test_start_weights_are_a_function_of_the_seed() -> None:
     torch.manual_seed(0)
     before = torch.get_rng_state()

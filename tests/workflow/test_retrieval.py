@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,8 @@ import pytest
 
 import warmstart as ws
 from warmstart.core import DataError, RunError, UsageError, verify_manifest
+from warmstart.serving.metrics import Metrics
+from warmstart.serving.snapshot import Live
 from warmstart.workflow import (
     RetrievalRun,
     build_run_index,
@@ -162,6 +165,12 @@ def test_an_index_answers_as_the_model_does_and_grows(
     assert grown.items == ITEMS + 2
     assert grown.folder != report.folder
     later = run_service(run, grown.folder)
+    live, served = Live(Metrics()), run_service(run, report.folder)
+    live.reload(served)
+    gone = weakref.ref(served)
+    del served
+    live.reload(later)
+    assert gone() is None  # nothing refers in a ring: without the collector too
     assert later.tower == service.tower
     assert {"new1", "new2"} <= set(later.index.ids)
     _, found = later.index.search(later.user_vector(["new1"], None)[None], ITEMS + 2)
@@ -204,6 +213,29 @@ def test_plan_speaks_for_interactions(folder: Path) -> None:
     found = plan(folder)
     assert found.strategy == "frozen"
     assert "under 2,000 events" in found.rule
+
+
+def test_who_insists_on_a_random_split_is_warned_everywhere(
+    folder: Path, table: Path, tmp_path: Path, notes: list[str]
+) -> None:
+    found = compare(
+        folder, strategies=[f"{TRACK}:use_text=false", "popularity"], random_split=True,
+        metric="HR@10", out=tmp_path / "random",
+    )  # fmt: skip
+    warned = [line for line in notes if "This split is random" in line]
+    assert len(warned) == 1
+    assert "nothing about the future" in warned[0]
+    assert sum(found.results["data"]["audit"]["leaks"].values()) > 0
+    assert any("split is random" in line for line in found.results["verdict"]["sentences"])
+    assert "A random draw of events parts" in (found.folder / "README.md").read_text()
+    assert "random" in plan(folder, random_split=True).warnings[0]
+    assert "--random-split" in (plan(folder, random_split=True).command or "")
+    with pytest.raises(RunError, match="divided at random"):
+        ws.evaluate(found, folder)
+    with pytest.raises(UsageError, match="divides without dates"):
+        compare(folder, random_split=True, test_from="2001-01-01", out=tmp_path / "both")
+    with pytest.raises(UsageError, match="random_split= belong to interactions"):
+        compare(table, random_split=True)
 
 
 @pytest.mark.parametrize(

@@ -192,6 +192,12 @@ TestFrom = Annotated[
 ValidationFrom = Annotated[
     str | None, _events("--validation-from", "The same for validation, which comes before it.")
 ]
+RandomSplit = Annotated[
+    bool,
+    _events(
+        "--random-split", "Divide at random, though training then sees what came after the test."
+    ),
+]
 ImageBackbone = Annotated[
     str | None, _events("--image-backbone", "Encoder for pictures of the items.")
 ]
@@ -241,11 +247,13 @@ def interactions(
     limit_users: int | None,
     test_from: str | None,
     validation_from: str | None,
+    random_split: bool = False,
 ) -> dict[str, Any]:
     """Options for interactions, as the verbs take them; what was not given is left out."""
     given = {
         "user": user, "item": item, "time": time, "event": event, "positive": positive or None,
         "limit_users": limit_users, "test_from": test_from, "validation_from": validation_from,
+        "random_split": random_split or None,
     }  # fmt: skip
     return {name: value for name, value in given.items() if value is not None}
 

@@ -71,6 +71,7 @@ def compare(
     limit_users: o.LimitUsers = None,
     test_from: o.TestFrom = None,
     validation_from: o.ValidationFrom = None,
+    random_split: o.RandomSplit = False,
     image_backbone: o.ImageBackbone = None,
     metric: o.Metric = None,
     out: o.Out = None,
@@ -151,7 +152,15 @@ def compare(
         show_audit=None if json else lambda found: answer(audit_view(found.to_dict())),
         **o.reading(text, label, image, split_column, label_names, skip_bad),
         **o.interactions(
-            user, item, time, event, positive, limit_users, test_from, validation_from
+            user,
+            item,
+            time,
+            event,
+            positive,
+            limit_users,
+            test_from,
+            validation_from,
+            random_split,
         ),
         **({} if image_backbone is None else {"image_backbone": image_backbone}),
     )

@@ -69,6 +69,7 @@ def plan(
     limit_users: o.LimitUsers = None,
     test_from: o.TestFrom = None,
     validation_from: o.ValidationFrom = None,
+    random_split: o.RandomSplit = False,
     metric: o.Metric = None,
     device: o.Device = "auto",
     out: Annotated[
@@ -102,7 +103,8 @@ def plan(
         image_size=image_size, max_length=max_length, device=device, seed=seed,
         **o.reading(text, label, image, split_column, label_names, skip_bad),
         **o.interactions(
-            user, item, time, event, positive, limit_users, test_from, validation_from
+            user, item, time, event, positive, limit_users, test_from, validation_from,
+            random_split,
         ),
     )  # fmt: skip
     if out is not None:

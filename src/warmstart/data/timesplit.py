@@ -27,7 +27,7 @@ IntArray = npt.NDArray[np.int64]
 _LEAKS = (
     "This split is random: training sees events that happened after those it is judged by. A model "
     "can look up what a user did next, what became popular later, and items that were not there "
-    "yet, so its figures say nothing about the future. Leave random=True out to divide by time."
+    "yet, so its figures say nothing about the future. Leave it out to divide by time."
 )
 
 
@@ -169,7 +169,9 @@ def _check(
             f"test), got {tuple(fractions)}. Typical values: 0.8, 0.1, 0.1."
         )
     if random and (validation_from is not None or test_from is not None):
-        raise UsageError("random=True divides without dates: leave validation_from and test_from.")
+        raise UsageError(
+            "a random split divides without dates: leave validation_from and test_from out."
+        )
 
 
 def _cuts(

@@ -52,6 +52,8 @@ def plan_interactions(data: Interactions, split: TimeSplit, *, options: Sequence
         warnings.append(
             "Most items have no text, so a new item has no vector: add titles or descriptions."
         )
+    if split.random:
+        warnings.append(f"A random split says little of what is new: {split.notes[0]}")
     if users < FEW_USERS:
         warnings.append(f"{users} users are too few for narrow intervals: users are what is drawn.")
     command = ["warmstart", "fit", data.source, "--strategy", strategy, *options]

@@ -38,6 +38,11 @@ def judge_contest(contest: Contest, task: ContestTask) -> Verdict:
         sentences.append(f"Shortened by the budget: {', '.join(short)}.")
     if cut:
         sentences.append(f"Cut by the budget, so not judged: {', '.join(cut)}.")
+    if task.split.random:
+        sentences.append(
+            "The split is random, so training saw what came after the events that it is judged by: "
+            "these figures say nothing about the future."
+        )
     return Verdict(
         best=best.name, cheapest_within=None, negative_transfer=negative, below_control=below,
         sentences=tuple(sentences), next=tuple(_next(contest, [*cut, *short], lifts)),

@@ -313,12 +313,14 @@ def _fairness(results: Json) -> list[RenderableType]:
 def ranking_markdown(results: Json, *, name: str) -> str:
     """The README.md of a retrieval run."""
     data = results.get("data") or {}
+    cuts = (results.get("settings") or {}).get("cuts", True)
+    divided = "One cut in time parts" if cuts else "A random draw of events parts"
     lines = [
         f"# {_plain(name)}",
         "",
         f"Candidate retrieval over {data.get('items', 0):,} items for {data.get('users', 0):,} "
         f"users, from {data.get('events', 0):,} events of {_plain(fmt.clean(data.get('name')))}. "
-        "One cut in time parts training, validation and test.",
+        f"{divided} training, validation and test.",
         "",
         f"| arm | {' | '.join(metric_title(one) for one in COLUMNS)} |",
         f"|---|{'---:|' * len(COLUMNS)}",

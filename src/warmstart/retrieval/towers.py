@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from itertools import pairwise
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -172,10 +173,15 @@ class UserTower(nn.Module):
             scaled_BTD = self.input(vectors_BTD) * math.sqrt(self.shape.width)
             states_BSD = torch.cat([start_BD[:, None], scaled_BTD], dim=1)
             states_BSD = self.drop(states_BSD + self.places[: states_BSD.shape[1]])
-        for block in self.blocks:
+        # One place a row is what serving asks: then the last block leaves out all others.
+        few = bool(self.blocks) and not self.training and len(row_N) <= count
+        for block in self.blocks[:-1] if few else self.blocks:
             states_BSD = block(states_BSD)
-        asked_ND = self.norm(states_BSD[row_N, place_N])
-        return functional.normalize(self.output(asked_ND).float(), dim=-1)
+        if few:
+            asked_ND = cast("_Block", self.blocks[-1]).asked(states_BSD, row_N, place_N)
+        else:
+            asked_ND = states_BSD[row_N, place_N]
+        return functional.normalize(self.output(self.norm(asked_ND)).float(), dim=-1)
 
     def _told(self, profile_BP: Tensor | None, count: int) -> Tensor:
         """Attributes of each row; in training a random share of the rows goes without."""
@@ -239,11 +245,29 @@ class _Block(nn.Module):
         packed = self.attention_in(self.attention_norm(states_BSD))
         query, key, value = packed.view(batch, length, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
         mixed = functional.scaled_dot_product_attention(query, key, value, is_causal=True)
-        joined_BSD = mixed.transpose(1, 2).reshape(batch, length, width)
-        states_BSD = states_BSD + self.drop(self.attention_out(joined_BSD))
-        inner = functional.gelu(self.inner_in(self.inner_norm(states_BSD)))
-        result_BSD: Tensor = states_BSD + self.drop(self.inner_out(inner))
-        return result_BSD
+        return self._ended(states_BSD, mixed.transpose(1, 2).reshape(batch, length, width))
+
+    def asked(self, states_BSD: Tensor, row_N: Tensor, place_N: Tensor) -> Tensor:
+        """What `forward` gives (N, D) at these places, computed for them alone."""
+        length, width = states_BSD.shape[1:]
+        normed_BSD = self.attention_norm(states_BSD)
+        weights, biases = self.attention_in.weight, self.attention_in.bias
+        query_ND = functional.linear(normed_BSD[row_N, place_N], weights[:width], biases[:width])
+        packed = functional.linear(normed_BSD[row_N], weights[width:], biases[width:])
+        key, value = packed.view(len(row_N), length, 2, self.heads, -1).permute(2, 0, 3, 1, 4)
+        places_S = torch.arange(length, device=place_N.device)
+        mixed = functional.scaled_dot_product_attention(
+            query_ND.view(len(row_N), self.heads, 1, -1), key, value,
+            attn_mask=(places_S <= place_N[:, None])[:, None, None],
+        )  # fmt: skip
+        return self._ended(states_BSD[row_N, place_N], mixed.reshape(len(row_N), width))
+
+    def _ended(self, states: Tensor, joined: Tensor) -> Tensor:
+        """The second half: what attention joined, and the layers after it."""
+        states = states + self.drop(self.attention_out(joined))
+        inner = functional.gelu(self.inner_in(self.inner_norm(states)))
+        result: Tensor = states + self.drop(self.inner_out(inner))
+        return result
 
 
 class Temperature(nn.Module):

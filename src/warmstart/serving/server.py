@@ -88,7 +88,11 @@ def serve(
 def _listen(host: str, port: int) -> socket.socket:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
-        return socket.create_server((host.strip("[]"), port), family=family, backlog=BACKLOG)
+        made = socket.create_server((host.strip("[]"), port), family=family, backlog=BACKLOG)
+        # Connections inherit it. asyncio sets it only on sockets that name their protocol, and
+        # without it an answer's body waits 40 ms for the acknowledgement of its head.
+        made.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        return made
     except OSError as error:
         raise UsageError(
             f"The server cannot listen on {host}:{port}: {error.strerror or error}. Name another "

@@ -6,9 +6,11 @@ half a name. A folder that cannot be loaded leaves the old one in service and is
 
 from __future__ import annotations
 
+import gc
 import logging
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from warmstart.core import RunError, WarmstartError, write_atomic
@@ -56,6 +58,18 @@ def pointed(pointer: Path | str) -> Path:
     return folder
 
 
+@contextmanager
+def _no_collection() -> Iterator[None]:
+    """Many new objects make Python's collector walk through all, and requests wait meanwhile."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
+
+
 class Watcher:
     """A thread that keeps `live` at what the pointer file names."""
 
@@ -86,7 +100,8 @@ class Watcher:
         folder = pointed(self._pointer)
         if folder == self._served:
             return False
-        self._live.reload(self._load(folder))
+        with _no_collection():
+            self._live.reload(self._load(folder))
         self._served = folder
         return True
 

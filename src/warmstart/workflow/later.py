@@ -306,7 +306,10 @@ def _log(run: RetrievalRun, data: Interactions) -> _Log:
     """
     cuts = run.results["settings"].get("cuts")
     if not cuts:
-        raise RunError(f"{run.folder} does not tell where its test begins. Fit it again.")
+        raise RunError(
+            f"{run.folder} has no time from which its test runs: its events were divided at "
+            "random. Fit it again without random_split."
+        )
     since = int(cuts[1])
     given, users, unknown = _coded(run, data, since)
     old = run.events.select(pl.col(name).cast(pl.Int64) for name in _KEY)

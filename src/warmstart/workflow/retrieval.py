@@ -66,7 +66,8 @@ USUAL_ARMS = tuple(name for name in RETRIEVAL_ARMS if name != "text-history")
 """What `compare` tries unasked: all but what reads tens of thousands of texts."""
 _CONTROLS = ("popularity", "recent-popularity", "item-knn", "ease")
 COLUMNS_READ = ("user", "item", "time", "event", "positive")
-_OWN = (*COLUMNS_READ, "limit_users", "test_from", "validation_from", "image_backbone")
+_CUTS = ("test_from", "validation_from", "random_split")
+_OWN = (*COLUMNS_READ, "limit_users", *_CUTS, "image_backbone")
 
 
 def interaction_options(
@@ -110,6 +111,7 @@ def compare_interactions(
     fractions: tuple[float, float, float] = (0.8, 0.1, 0.1),
     test_from: str | int | None = None,
     validation_from: str | int | None = None,
+    random_split: bool = False,
     out: str | Path | None = None,
     replace: bool = False,
     device: str = "auto",
@@ -134,6 +136,7 @@ def compare_interactions(
         fractions: Shares of training, validation and test events.
         test_from: First moment of the test instead of its share.
         validation_from: The same for validation.
+        random_split: Divide events at random, which shows training what came after the test.
         out: Folder for the run; `runs/compare-NAME` otherwise.
         replace: Whether a run of that name may be replaced.
         device: `auto`, `cpu`, `cuda`, `mps`.
@@ -165,9 +168,11 @@ def compare_interactions(
     interactions = read_interactions(data, **reading)
     primary = metric or usual_metric(interactions.n_items)
     check_deciding(primary, interactions.n_items)
-    split = time_split(
-        interactions, fractions=fractions, test_from=test_from, validation_from=validation_from
-    )
+    with progress.muted():  # what it warns of is among its notes, which are told below
+        split = time_split(
+            interactions, fractions=fractions, test_from=test_from,
+            validation_from=validation_from, random=random_split, seed=seed,
+        )  # fmt: skip
     reads = any(_reads_text(one) for one in contenders)
     text = None
     if reads:
@@ -285,12 +290,15 @@ def plan_for_interactions(
     Args:
         data: Folder or file of interactions.
         backbone: What the command that follows the plan should name.
-        **reading: Passed to `read_interactions`, and test_from=, validation_from=.
+        **reading: Passed to `read_interactions`, and test_from=, validation_from=, random_split=.
     """
-    cuts = {name: reading.pop(name, None) for name in ("test_from", "validation_from")}
+    cuts = {name: reading.pop(name, None) for name in _CUTS}
     reading.pop("image_backbone", None)
     interactions = read_interactions(data, **reading)
-    split = time_split(interactions, **cuts)
+    split = time_split(
+        interactions, test_from=cuts["test_from"], validation_from=cuts["validation_from"],
+        random=bool(cuts["random_split"]),
+    )  # fmt: skip
     options = [
         part
         for name, value in {**reading, **cuts, "backbone": backbone}.items()
@@ -324,7 +332,7 @@ def _settings(
         "budget_seconds": None if seconds == float("inf") else seconds,
         "metric": primary,
         "seed": seed,
-        "cuts": [split.validation_cut, split.test_cut],
+        "cuts": None if split.random else [split.validation_cut, split.test_cut],
         "backbone": None if text is None else text.fingerprint,
         "image_backbone": None if images is None else images.fingerprint,
         "spaces": {

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import faiss
 import numpy as np
@@ -21,10 +21,10 @@ from .vectors import Vectors
 
 __all__ = ["ENGINES", "HNSW", "IVFPQ", "Engine", "Flat", "IVFFlat", "engine_from", "use_threads"]
 
-CODEWORDS = 256
-"""Values of one byte of an IVF-PQ code."""
 TRAINING_ROWS = 39
 """Rows that k-means should have for each centroid; below, FAISS warns and lists stay empty."""
+ROWS_A_CANDIDATE = 170
+"""Rows whose 4-bit codes are read in the time in which one candidate is compared again."""
 BUILD_THREADS = faiss.omp_get_max_threads()
 """Building takes what OpenMP gives the process (every core, or OMP_NUM_THREADS)."""
 
@@ -73,8 +73,9 @@ class Engine(Config):
         k: int,
         selector: faiss.IDSelector | None = None,
         effort: float = 1.0,
+        spare: int = 0,
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Scores and row numbers (Q, k), best first; -1 where nothing was found.
+        """Scores and row numbers (Q, k + spare), best first; -1 where nothing was found.
 
         Args:
             index: What `build` made.
@@ -83,7 +84,9 @@ class Engine(Config):
             k: How many rows a query.
             selector: Which rows may be answered.
             effort: Factor on what bounds the search; above 1 where a selector leaves few rows.
+            spare: Further rows, for those of the `k` that the caller will drop.
         """
+        k += spare
         return index.search(queries_QD, k, params=self._parameters(k, selector, effort))
 
     def megabytes(self, rows: int, dimension: int) -> float:
@@ -216,20 +219,35 @@ class IVFFlat(Engine):
 class IVFPQ(IVFFlat):
     """Lists of compressed vectors; the best candidates are compared again with the vectors proper.
 
-    Pick when: the vectors do not fit into memory; they stay on disk and only candidates are read.
-    Source: Jégou et al. 2011 (product quantisation).
+    Pick when: the catalogue is large. With 4 bits a piece all codes of a million items are read in
+    a few milliseconds; with the vectors left on disk only candidates are read.
+    Source: Jégou et al. 2011 (product quantisation); André et al. 2017, arXiv 1704.07355 (4 bits,
+    looked up in registers).
 
     Attributes:
         lists: Centroids.
         probes: Lists that are read for a query.
-        codes: Bytes a vector is compressed to; a divisor of the dimension.
+        codes: Bytes a vector is compressed to.
+        bits: Of each piece of a vector: 8, or 4 for half as long pieces that are faster to compare
+            and coarser, so that more candidates are needed. `8 codes / bits` pieces must divide
+            the dimension.
         refine: Candidates compared again for each one asked for.
     """
 
     kind: ClassVar[str] = "ivf-pq"
-    _type: ClassVar[type[Any]] = faiss.IndexIVFPQ
     codes: int = Field(default=32, ge=1, le=1024)
+    bits: Literal[4, 8] = 8
     refine: int = Field(default=4, ge=1, le=64)
+
+    @property
+    def pieces(self) -> int:
+        """Parts that a vector is cut into, each with a code of its own."""
+        return 8 * self.codes // self.bits
+
+    def fits(self, index: faiss.Index) -> bool:
+        """As `Engine.fits`."""
+        type_ = faiss.IndexIVFPQ if self.bits == 8 else faiss.IndexIVFPQFastScan
+        return isinstance(index, type_) and index.nlist == self.lists
 
     def search(
         self,
@@ -239,29 +257,48 @@ class IVFPQ(IVFFlat):
         k: int,
         selector: faiss.IDSelector | None = None,
         effort: float = 1.0,
+        spare: int = 0,
     ) -> tuple[np.ndarray, np.ndarray]:
         """As `Engine.search`; the scores are those of the vectors, not of the codes."""
-        candidates = min(k * self.refine, len(vectors))
+        candidates = min(k * self.refine + spare, len(vectors))
         found = super().search(index, vectors, queries_QD, candidates, selector, effort)
-        return _rescored(queries_QD, vectors, found[1], k)
+        return _rescored(queries_QD, vectors, found[1], k + spare)
 
     @classmethod
     def _efforts(cls, rows: int, dimension: int) -> Iterator[Engine]:
+        if dimension % 4 == 0:
+            yield from cls._fast_efforts(rows, dimension // 4)
+            return
         lists = _lists(rows, cls.kind)
-        _check_rows(cls.kind, rows, CODEWORDS)
+        _check_rows(cls.kind, rows, 256)
         codes = max(c for c in range(1, max(2, dimension // 4 + 1)) if dimension % c == 0)
         for probes in _probes(lists):
             for refine in (4, 8):
                 yield cls(lists=lists, probes=probes, codes=codes, refine=refine)
 
+    @classmethod
+    def _fast_efforts(cls, rows: int, codes: int) -> Iterator[Engine]:
+        """With 4 bits: few long lists, since codes are read in a stream, and many candidates."""
+        lists = _lists(rows, cls.kind, 0.5)
+        parts, refines = (1, 2, 4, 6, 8, 12, 16), (4, 8, 16, 24, 32, 48)
+        pairs = {(max(1, lists * part // 16), refine) for part in parts for refine in refines}
+
+        def work(pair: tuple[int, int]) -> float:
+            return rows * pair[0] / lists + ROWS_A_CANDIDATE * 100 * pair[1]
+
+        for probes, refine in sorted(pairs, key=work):
+            yield cls(lists=lists, probes=probes, codes=codes, bits=4, refine=refine)
+
     def _empty(self, rows: int, dimension: int) -> faiss.Index:
-        if dimension % self.codes:
+        if dimension % self.pieces:
             raise NotApplicable(
-                f"ivf-pq.codes must divide the dimension {dimension}, got {self.codes}."
+                f"ivf-pq cuts a vector into 8 codes / bits = {self.pieces} pieces, which must "
+                f"divide the dimension {dimension}, got codes {self.codes} and bits {self.bits}."
             )
-        _check_rows(self.kind, rows, max(CODEWORDS, self.lists))
+        _check_rows(self.kind, rows, max(2**self.bits, self.lists))
         quantizer, metric = faiss.IndexFlatIP(dimension), faiss.METRIC_INNER_PRODUCT
-        return faiss.IndexIVFPQ(quantizer, dimension, self.lists, self.codes, 8, metric)
+        kind = faiss.IndexIVFPQ if self.bits == 8 else faiss.IndexIVFPQFastScan
+        return kind(quantizer, dimension, self.lists, self.pieces, self.bits, metric)
 
     def _bytes(self, rows: int, dimension: int) -> float:
         return rows * (self.codes + 8) + 4 * self.lists * dimension
@@ -293,13 +330,13 @@ def _parameters(kind: str, **values: object) -> faiss.SearchParameters:
 
 
 def _train(index: faiss.IndexIVF, vectors: Vectors, seed: int) -> None:
-    """Train on a sample: 64 rows a centroid, at least 20,000; drawn from all over the catalogue."""
+    """Train on a sample: 64 rows a centroid, at least 65,536; drawn from all over the catalogue."""
     streams = Streams(seed)
     index.cp.seed = streams.seed("k-means") % (2**31 - 1)
     index.cp.spherical = True
-    if isinstance(index, faiss.IndexIVFPQ):
+    if isinstance(index, faiss.IndexIVFPQ | faiss.IndexIVFPQFastScan):
         index.pq.cp.seed = streams.seed("codes") % (2**31 - 1)
-    wanted = min(len(vectors), max(64 * index.nlist, 20_000))
+    wanted = min(len(vectors), max(64 * index.nlist, 65_536))
     rows_N = streams.numpy("training rows").choice(len(vectors), wanted, replace=False)
     index.train(vectors.take(np.sort(rows_N)))
 
@@ -320,10 +357,10 @@ def _rescored(
     return scores_QK, rows_QK
 
 
-def _lists(rows: int, kind: str) -> int:
-    """About 4 sqrt(N) lists, a power of two, with rows enough to train each."""
+def _lists(rows: int, kind: str, factor: float = 4.0) -> int:
+    """About `factor` sqrt(N) lists, a power of two, with rows enough to train each."""
     _check_rows(kind, rows, 32)
-    wanted = min(4 * math.sqrt(rows), rows / TRAINING_ROWS)
+    wanted = min(factor * math.sqrt(rows), rows / TRAINING_ROWS)
     return int(2 ** math.floor(math.log2(wanted)))
 
 

@@ -144,7 +144,7 @@ class State:
         ):  # a search of near rows would walk through them all
             return exact_top(queries_QD, self.vectors, wanted, self._without_rows(out_rows))
         if not self.dead and len(out_rows) <= OVER_FETCH:
-            found = self._ask(queries_QD, wanted + len(out_rows), None)
+            found = self._ask(queries_QD, wanted, None, spare=len(out_rows))
         else:
             found = self._ask(queries_QD, wanted, self._without_rows(out_rows))
         kept = _dropped(*found, out_rows, wanted)
@@ -164,13 +164,20 @@ class State:
         return self._completed(queries_QD, *found, lambda: allowed_M)
 
     def _ask(
-        self, queries_QD: np.ndarray, k: int, allowed_M: np.ndarray | None, effort: float = 1.0
+        self,
+        queries_QD: np.ndarray,
+        k: int,
+        allowed_M: np.ndarray | None,
+        effort: float = 1.0,
+        spare: int = 0,
     ) -> tuple[np.ndarray, np.ndarray]:
         selector = None
         if allowed_M is not None:
             bits = np.packbits(allowed_M, bitorder="little")
             selector = faiss.IDSelectorBitmap(bits)  # type: ignore[call-arg, arg-type]
-        return self.engine.search(self.searcher, self.vectors, queries_QD, k, selector, effort)
+        return self.engine.search(
+            self.searcher, self.vectors, queries_QD, k, selector, effort, spare
+        )
 
     def _completed(
         self,
