@@ -89,7 +89,7 @@ def test_properties(
     data = events(rows)
     times = data.time_N.tolist()
     if len(set(times)) < 3:
-        with pytest.raises(DataError, match="part is empty"):
+        with pytest.raises(DataError, match=r"part is empty|of one time"):
             time_split(data, fractions=fractions)
         return
     made = time_split(data, fractions=fractions)
@@ -199,7 +199,6 @@ def test_settings_that_cannot_be_used(options: dict[str, Any], message: str) -> 
 @pytest.mark.parametrize(
     ("rows", "options", "part"),
     [
-        ([(0, 0, 5), (1, 1, 5), (2, 0, 5)], {}, "train"),
         ([(0, 0, 5), (1, 1, 6), (2, 0, 6)], {}, "train"),
         (TEN, {"test_from": 200}, "test"),
         (TEN, {"test_from": 100}, "train"),
@@ -212,6 +211,11 @@ def test_an_empty_part_is_an_error(
 ) -> None:
     with pytest.raises(DataError, match=f"the {part} part is empty"):
         time_split(events(rows), **options)
+
+
+def test_one_time_alone_has_no_before() -> None:
+    with pytest.raises(DataError, match="all 3 events are of one time"):
+        time_split(events([(0, 0, 5), (1, 1, 5), (2, 0, 5)]))
 
 
 def test_random_is_warned_and_reproducible() -> None:

@@ -12,7 +12,7 @@ import polars as pl
 import pytest
 
 import warmstart as ws
-from warmstart.core import DataError, RunError, UsageError, verify_manifest
+from warmstart.core import DataError, NotApplicable, RunError, UsageError, verify_manifest
 from warmstart.serving.metrics import Metrics
 from warmstart.serving.snapshot import Live
 from warmstart.workflow import (
@@ -259,3 +259,22 @@ def test_options_of_the_other_task_are_refused(
 def test_options_for_interactions_are_refused_elsewhere(table: Path) -> None:
     with pytest.raises(UsageError, match="user= belong to interactions"):
         fit(table, user="site")
+
+
+def test_bad_rows_left_out_are_told_once(folder: Path, tmp_path: Path, notes: list[str]) -> None:
+    for file in folder.iterdir():
+        (tmp_path / file.name).write_text(file.read_text())
+    with (tmp_path / "interactions.csv").open("a") as handle:
+        handle.write("u1,ghost,1000000500\n")
+    compare(
+        tmp_path, strategies=["popularity"], metric="HR@10", skip_bad=True, out=tmp_path / "run"
+    )
+    assert len([line for line in notes if "1 bad row was left out" in line]) == 1
+
+
+def test_a_track_that_was_not_fitted_names_what_else_was_run(folder: Path, tmp_path: Path) -> None:
+    given = {"settings": {"negatives": "viewed", "use_text": False}, "metric": "HR@10"}
+    with pytest.raises(NotApplicable, match=r"uniform\. What else was run is in"):
+        fit(folder, strategy="two-tower", out=tmp_path / "beside", **given)
+    with pytest.raises(NotApplicable, match=r"uniform\.$"):
+        fit(folder, strategy="two-tower", controls="none", out=tmp_path / "alone", **given)

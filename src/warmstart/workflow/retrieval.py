@@ -165,14 +165,14 @@ def compare_interactions(
     contenders = [*given, *contenders]
     started = time.monotonic()
     seconds = float("inf") if str(budget) == "none" else parse_duration(budget)
-    interactions = read_interactions(data, **reading)
-    primary = metric or usual_metric(interactions.n_items)
-    check_deciding(primary, interactions.n_items)
-    with progress.muted():  # what it warns of is among its notes, which are told below
+    with progress.muted():  # what both tell is among their notes, which are shown below
+        interactions = read_interactions(data, **reading)
         split = time_split(
             interactions, fractions=fractions, test_from=test_from,
             validation_from=validation_from, random=random_split, seed=seed,
         )  # fmt: skip
+    primary = metric or usual_metric(interactions.n_items)
+    check_deciding(primary, interactions.n_items)
     reads = any(_reads_text(one) for one in contenders)
     text = None
     if reads:
@@ -276,8 +276,8 @@ def fit_interactions(
     entry = run.arm(told)
     if entry["status"] in ("failed", "not applicable"):
         raise NotApplicable(
-            f"{entry['label']} was not fitted: {entry['reason']}. What else was run is in "
-            f"{run.folder}."
+            f"{entry['label']} was not fitted: {entry['reason'].rstrip('.')}."
+            + (f" What else was run is in {run.folder}." if arms[1:] else "")
         )
     return run
 
