@@ -136,4 +136,4 @@ def _run(as_json: bool) -> None:
         message = getattr(error, "format_message", None)
         if message is None:
             raise
-        raise UsageError(f"{message()} Try --help.") from None
+        raise UsageError(f"{message().rstrip('.')}. Try --help.") from None

@@ -19,7 +19,7 @@ def recommend(
         str | None,
         typer.Option("--history", help="Item ids by comma, oldest first, for anybody else."),
     ] = None,
-    k: Annotated[int, typer.Option("--k", min=1, max=1000, help="How many items.")] = 10,
+    k: Annotated[int, typer.Option("--k", "-k", min=1, max=1000, help="How many items.")] = 10,
     exclude: Annotated[
         str | None, typer.Option("--exclude", help="Item ids to leave out, by comma.")
     ] = None,

@@ -161,7 +161,13 @@ def refresh(
     found = read_items(items, skip_bad=skip_bad)
     fresh = found.filter(~pl.col("item_id").is_in(known["item_id"].to_list()))
     if found.height > fresh.height:
-        progress.note(f"{found.height - fresh.height:,} items are known and keep their vectors.")
+        known = found.height - fresh.height
+        words = (
+            "item is known and keeps its vector"
+            if known == 1
+            else ("items are known and keep their vectors")
+        )
+        progress.note(f"{known:,} {words}.")
     if not fresh.height:
         raise DataError(f"{items} holds no item that {opened.folder} does not know.")
     if not towers.text and not towers.image:
