@@ -161,13 +161,10 @@ def refresh(
     found = read_items(items, skip_bad=skip_bad)
     fresh = found.filter(~pl.col("item_id").is_in(known["item_id"].to_list()))
     if found.height > fresh.height:
-        known = found.height - fresh.height
-        words = (
-            "item is known and keeps its vector"
-            if known == 1
-            else ("items are known and keep their vectors")
-        )
-        progress.note(f"{known:,} {words}.")
+        same = found.height - fresh.height
+        many = "items are known and keep their vectors"
+        words = "item is known and keeps its vector" if same == 1 else many
+        progress.note(f"{same:,} {words}.")
     if not fresh.height:
         raise DataError(f"{items} holds no item that {opened.folder} does not know.")
     if not towers.text and not towers.image:

@@ -116,8 +116,8 @@ class RetrievalRun(FinishedRun):
         code = self.user_codes.get(user)
         if code is None:
             raise DataError(
-                f"{self.folder} knows no user {user!r}.{_few(user, self.user_codes)} For somebody new "
-                "give history= (--history)."
+                f"{self.folder} knows no user {user!r}.{_few(user, self.user_codes)} For somebody "
+                "new give history= (--history)."
             )
         codes = self.events.filter(pl.col("user") == code)["item"]
         names = self.items["item_id"]
