@@ -173,6 +173,20 @@ def test_new_items_are_told_of_with_an_interval(task: Any, tmp_path: Path) -> No
     assert "of those that rank by content or popularity alone" in said
 
 
+def test_a_track_below_ids_alone_is_named_by_its_title(
+    task: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shared = task()
+    found = run_contest(parse_contenders(["frozen:width=16:heads=1:epochs=1"]), shared)
+    monkeypatch.setattr(
+        "warmstart.planning.recommending_verdict._below_scratch",
+        lambda *_: (found.entries[0].name,),
+    )
+    verdict = judge_contest(found, shared)
+    (said,) = [line for line in verdict.sentences if line.startswith("Negative transfer")]
+    assert said.startswith("Negative transfer: Frozen encoders")
+
+
 def test_what_the_user_set_is_not_tuned(task: Any) -> None:
     found = run_contest(parse_contenders(["item-knn:last=3"]), task())
     assert found.entries[0].tried == []

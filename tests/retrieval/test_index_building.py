@@ -75,13 +75,15 @@ def test_bytes_need_more_rows_than_half_bytes() -> None:
 
 
 def test_efforts_of_half_bytes_grow() -> None:
-    """Each is more work than the one before: the first that suffices is to be the fastest."""
+    """None comes after one that does as much in lists and in candidates."""
     ladder = IVFPQ.ladder(1_000_000, 128)
     settings = [engine.model_dump() for engine in ladder]
     assert {(one["lists"], one["bits"], one["codes"]) for one in settings} == {(256, 4, 32)}
-    work = [one["probes"] / 256 * 1e6 + 170 * 100 * one["refine"] for one in settings]
-    assert work == sorted(work)
-    assert settings[-1]["probes"] == 256
+    pairs = [(one["probes"], one["refine"]) for one in settings]
+    for place, (probes, refine) in enumerate(pairs):
+        assert not any(p >= probes and r >= refine for p, r in pairs[:place])
+    assert pairs[0] == (16, 4)
+    assert pairs[-1] == (256, 48)
 
 
 def test_without_the_time_for_the_exact_engine_another_is_taken(

@@ -163,6 +163,7 @@ def test_places_alone_are_as_in_the_whole() -> None:
     few = tower(vectors, rows, places)
     whole = tower(vectors, rows.repeat(2), places.repeat(2))[:5]
     torch.testing.assert_close(few, whole, atol=1e-6, rtol=0)
+    assert tower(vectors, rows[:0], places[:0]).shape == (0, 8)
     twice = tower(vectors, rows[[1, 1]], places[[1, 2]])
     torch.testing.assert_close(twice[0], whole[1], atol=1e-6, rtol=0)
     changed = vectors.clone()

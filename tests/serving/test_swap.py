@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import math
 import os
 import socket
 import time
@@ -18,7 +19,7 @@ from warmstart.serving import Settings, app, point, pointed
 from warmstart.serving.metrics import Metrics
 from warmstart.serving.server import _listen
 from warmstart.serving.snapshot import Live, Snapshot
-from warmstart.serving.watching import Watcher
+from warmstart.serving.watching import Watcher, keep_from_collector
 
 from .fakes import Fake, call, is_error, make, opened
 
@@ -72,8 +73,26 @@ def test_the_old_snapshot_goes() -> None:
     live.reload(Fake("a"))
     old = weakref.ref(live.snapshot)
     live.reload(Fake("b"))
-    assert old() is None  # at once: what is loaded is kept out of the collector's passes
-    assert gc.get_freeze_count() > 0
+    assert old() is None  # at once, without a pass of the collector
+
+
+def test_what_stays_is_kept_from_the_collector(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Ring:
+        def __init__(self) -> None:
+            self.me = self
+
+    try:
+        collected = keep_from_collector(-math.inf)
+        assert gc.get_freeze_count() > 0
+        ring = weakref.ref(Ring())
+        assert keep_from_collector(collected) == collected
+        gc.collect()
+        assert ring() is not None  # kept out before it was seen to be garbage
+        monkeypatch.setattr("warmstart.serving.watching.COLLECT_SECONDS", 0.0)
+        assert keep_from_collector(collected) > collected
+        assert ring() is None
+    finally:
+        gc.unfreeze()
 
 
 def test_the_collector_rests_while_a_snapshot_is_loaded(tmp_path: Path) -> None:

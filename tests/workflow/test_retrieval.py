@@ -27,6 +27,7 @@ from warmstart.workflow import (
     refresh,
     run_service,
 )
+from warmstart.workflow.retrieval import interaction_options
 
 ITEMS, USERS = 12, 60
 TRACK = "two-tower:width=16:layers=1:heads=1:history=6:epochs=4:rate=0.02:dropout=0:metric=HR@10"
@@ -236,6 +237,7 @@ def test_who_insists_on_a_random_split_is_warned_everywhere(
         compare(folder, random_split=True, test_from="2001-01-01", out=tmp_path / "both")
     with pytest.raises(UsageError, match="random_split= belong to interactions"):
         compare(table, random_split=True)
+    assert interaction_options(table, {"random_split": False}) is None
 
 
 @pytest.mark.parametrize(

@@ -136,4 +136,6 @@ def _run(as_json: bool) -> None:
         message = getattr(error, "format_message", None)
         if message is None:
             raise
-        raise UsageError(f"{message().rstrip('.')}. Try --help.") from None
+        text = str(message())
+        text += "" if text.endswith((".", "?", "!")) else "."
+        raise UsageError(f"{text} Try --help.") from None

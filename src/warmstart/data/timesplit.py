@@ -219,10 +219,10 @@ def _cut(times_N: IntArray, share: float, *, least: int) -> int:
 
 def _empty(data: Interactions, part: str, validation_cut: int, test_cut: int) -> str:
     first, last = say_time(int(data.time_N[0])), say_time(int(data.time_N[-1]))
-    if first == last:
+    if data.time_N[0] == data.time_N[-1]:
         return (
             f"{data.source}: all {len(data):,} events are of one time, {first}, so there is no "
-            "before and after. Name the column of times with --time (time=)."
+            "before and after. If another column has the times, name it with --time (time=)."
         )
     return (
         f"{data.source}: the {part} part is empty. Events run from {first} to {last} at "

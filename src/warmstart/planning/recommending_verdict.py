@@ -30,8 +30,9 @@ def judge_contest(contest: Contest, task: ContestTask) -> Verdict:
     sentences += _cold(contest)
     below = tuple({"arm": a, "control": b} for a, b, pair in contest.lifts if pair.winner == "b")
     negative = _below_scratch(contest, task)
+    titles = {one.name: one.contender.title for one in contest.entries}
     for name in negative:
-        sentences.append(f"Negative transfer: {name} is significantly below ids alone.")
+        sentences.append(f"Negative transfer: {titles[name]} is significantly below ids alone.")
     cut = [entry.contender.title for entry in contest.entries if entry.status == "cut"]
     short = [entry.contender.title for entry in contest.entries if entry.status == "shortened"]
     if short:

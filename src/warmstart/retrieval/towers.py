@@ -174,7 +174,7 @@ class UserTower(nn.Module):
             states_BSD = torch.cat([start_BD[:, None], scaled_BTD], dim=1)
             states_BSD = self.drop(states_BSD + self.places[: states_BSD.shape[1]])
         # One place a row is what serving asks: then the last block leaves out all others.
-        few = bool(self.blocks) and not self.training and len(row_N) <= count
+        few = bool(self.blocks) and not self.training and 0 < len(row_N) <= count
         for block in self.blocks[:-1] if few else self.blocks:
             states_BSD = block(states_BSD)
         if few:

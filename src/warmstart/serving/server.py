@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import signal
 import socket
 import sys
@@ -20,7 +21,7 @@ from warmstart.core.progress import note
 from .app import State, app
 from .service import RecommendService
 from .settings import KEY_VARIABLE, Settings, is_loopback
-from .watching import Loader
+from .watching import Loader, keep_from_collector
 
 __all__ = ["serve"]
 
@@ -81,6 +82,7 @@ def serve(
         backlog=BACKLOG,
     )
     sys.setswitchinterval(SWITCH_SECONDS)
+    keep_from_collector(-math.inf)
     with listener:
         _Server(config, made).run([listener])
 

@@ -6,7 +6,6 @@ or catalogues. The old snapshot goes when its last request has been answered.
 
 from __future__ import annotations
 
-import gc
 import threading
 from collections import OrderedDict
 from collections.abc import Sequence
@@ -146,9 +145,6 @@ class Live:
             self._snapshot = snapshot
             items = len(service.index)
             self._metrics.swapped(snapshot.model, snapshot.index, service.tower, items)
-        # A pass of Python's collector over a million items stops every request for 0.2 s. What was
-        # loaded is kept out of its passes; it is freed all the same when nothing refers to it.
-        gc.freeze()
         return snapshot
 
 

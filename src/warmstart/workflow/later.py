@@ -174,14 +174,15 @@ def evaluate_later(
 
     Raises:
         DataError: When the events cannot be read, or none of them can be asked.
-        RunError: When the run kept no model.
+        RunError: When the run kept no model, or its events were divided at random.
         UsageError: For a metric that cannot decide.
     """
+    since = _since(run)
     towers = run.towers
     primary = metric or str(run.results["settings"]["primary"])
     check_deciding(primary, run.items.height)
     known = (run.results.get("data") or {}).get("reading") or {}
-    log = _log(run, read_interactions(data, **{**known, **reading}))
+    log = _log(run, read_interactions(data, **{**known, **reading}), since)
     tasks = (_asked(log, next_item_task), _asked(log, all_future_task))
     seed = int(run.results["settings"].get("seed") or 0)
     slices = standard_slices(tasks[0], log.learned)
@@ -297,12 +298,11 @@ class _Log:
 _KEY = ("user", "item", "time")
 
 
-def _log(run: RetrievalRun, data: Interactions) -> _Log:
-    """Join new events to a run's own.
+def _since(run: RetrievalRun) -> int:
+    """The moment from which the run's test runs.
 
     Raises:
-        DataError: When nothing new can be asked.
-        RunError: When the run does not tell its cut.
+        RunError: When it has none.
     """
     cuts = run.results["settings"].get("cuts")
     if not cuts:
@@ -310,7 +310,15 @@ def _log(run: RetrievalRun, data: Interactions) -> _Log:
             f"{run.folder} has no time from which its test runs: its events were divided at "
             "random. Fit it again without random_split."
         )
-    since = int(cuts[1])
+    return int(cuts[1])
+
+
+def _log(run: RetrievalRun, data: Interactions, since: int) -> _Log:
+    """Join new events to a run's own.
+
+    Raises:
+        DataError: When nothing new can be asked.
+    """
     given, users, unknown = _coded(run, data, since)
     old = run.events.select(pl.col(name).cast(pl.Int64) for name in _KEY)
     late = given.filter(pl.col("time") >= since)

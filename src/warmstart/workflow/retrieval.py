@@ -84,7 +84,7 @@ def interaction_options(
         UsageError: For options that belong to the other kind of data.
     """
     own = {name: reading.pop(name) for name in _OWN if name in reading}
-    given = {name: value for name, value in own.items() if value is not None}
+    given = {name: value for name, value in own.items() if value is not None and value is not False}
     if not is_interactions(data):
         if given:
             names = ", ".join(f"{name}=" for name in given)
@@ -165,12 +165,11 @@ def compare_interactions(
     contenders = [*given, *contenders]
     started = time.monotonic()
     seconds = float("inf") if str(budget) == "none" else parse_duration(budget)
-    with progress.muted():  # what both tell is among their notes, which are shown below
-        interactions = read_interactions(data, **reading)
-        split = time_split(
-            interactions, fractions=fractions, test_from=test_from,
-            validation_from=validation_from, random=random_split, seed=seed,
-        )  # fmt: skip
+    interactions = _read(data, reading)
+    split = _divided(
+        interactions, fractions=fractions, test_from=test_from, validation_from=validation_from,
+        random=random_split, seed=seed,
+    )  # fmt: skip
     primary = metric or usual_metric(interactions.n_items)
     check_deciding(primary, interactions.n_items)
     reads = any(_reads_text(one) for one in contenders)
@@ -193,8 +192,6 @@ def compare_interactions(
         f"{interactions.n_users:,} users with {interactions.n_items:,} items"
         f"{f'; backbone {text.name}' if text else ''}."
     )
-    for line in (*interactions.notes, *split.notes):
-        progress.note(line)
     with (
         run_folder(final, settings, replace=replace, task_type="retrieve") as folder,
         elapsed_clock(folder, started) as begun,
@@ -220,6 +217,24 @@ def compare_interactions(
         results["command"] = command or f"warmstart {verb} {data}"
         write_contest(folder, results, contest, interactions, final.name)
     return open_retrieval(final, allow_bin=allow_bin)
+
+
+def _read(data: str | Path, reading: Mapping[str, Any]) -> Interactions:
+    """The events; all of their notes are told, and once."""
+    with progress.muted():
+        found = read_interactions(data, **reading)
+    for line in found.notes:
+        progress.note(line)
+    return found
+
+
+def _divided(interactions: Interactions, **how: Any) -> TimeSplit:
+    """The split; all of its notes are told, and once."""
+    with progress.muted():
+        split = time_split(interactions, **how)
+    for line in split.notes:
+        progress.note(line)
+    return split
 
 
 def named_contenders(strategies: Sequence[Any] | None) -> list[str] | None:
@@ -295,10 +310,11 @@ def plan_for_interactions(
     cuts = {name: reading.pop(name, None) for name in _CUTS}
     reading.pop("image_backbone", None)
     interactions = read_interactions(data, **reading)
-    split = time_split(
-        interactions, test_from=cuts["test_from"], validation_from=cuts["validation_from"],
-        random=bool(cuts["random_split"]),
-    )  # fmt: skip
+    with progress.muted():  # a random split is among the plan's warnings
+        split = time_split(
+            interactions, test_from=cuts["test_from"], validation_from=cuts["validation_from"],
+            random=bool(cuts["random_split"]),
+        )  # fmt: skip
     options = [
         part
         for name, value in {**reading, **cuts, "backbone": backbone}.items()
@@ -341,6 +357,7 @@ def _settings(
         },
         "data": data.fingerprint,
         **({"seeds": seeds} if seeds > 1 else {}),
+        **({"random_split": [len(split.train), len(split.validation)]} if split.random else {}),
     }
     return values | {"fingerprint": fingerprint(values)}
 
