@@ -344,7 +344,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "format_version": FORMAT_VERSION,
         "benchmark": "serving",
         "machine": describe_machine(),
-        "settings": {key: str(value) for key, value in vars(options).items()},
+        "settings": {key: str(value) for key, value in vars(options).items() if key != "out"},
         "goals": GOALS,
         "reached": reached,
         "results": results,
