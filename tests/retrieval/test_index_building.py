@@ -84,6 +84,12 @@ def test_efforts_of_half_bytes_grow() -> None:
         assert not any(p >= probes and r >= refine for p, r in pairs[:place])
     assert pairs[0] == (16, 4)
     assert pairs[-1] == (256, 48)
+    order = [engine.model_dump() for engine in IVFPQ.ladder(1_000_000, 128, 10)]
+    places = {(one["probes"], one["refine"]): place for place, one in enumerate(order)}
+    assert places[16, 48] < places[192, 4]  # few nearest rows make candidates cheap
+    few = IVFPQ.ladder(2_500, 128)
+    assert max(engine.model_dump()["refine"] for engine in few) == 48
+    assert {engine.model_dump()["refine"] for engine in IVFPQ.ladder(1_300, 128, 1000)} == {4}
 
 
 def test_without_the_time_for_the_exact_engine_another_is_taken(

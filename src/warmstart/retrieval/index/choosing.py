@@ -196,7 +196,7 @@ def recall_of(found_QK: np.ndarray, exact_QK: np.ndarray) -> tuple[float, float]
 
 def _try_engine(kind: str, work: _Task) -> list[_Candidate]:
     """Build once, then ask with growing effort until it suffices or is hopeless."""
-    ladder = ENGINES[kind].ladder(len(work.vectors), work.vectors.dimension)
+    ladder = ENGINES[kind].ladder(len(work.vectors), work.vectors.dimension, work.target.k)
     start = time.perf_counter()
     searcher = ladder[0].build(work.vectors, work.seed)
     seconds = time.perf_counter() - start

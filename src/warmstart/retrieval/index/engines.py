@@ -43,13 +43,18 @@ class Engine(Config):
     _type: ClassVar[type[Any]]
 
     @classmethod
-    def ladder(cls, rows: int, dimension: int) -> list[Engine]:
+    def ladder(cls, rows: int, dimension: int, k: int = 100) -> list[Engine]:
         """Settings to try for so many rows, least effort first; one built index serves them all.
+
+        Args:
+            rows: Rows of the index.
+            dimension: D.
+            k: How many nearest rows are asked for.
 
         Raises:
             NotApplicable: With the reason why this engine makes no sense here.
         """
-        return list(cls._efforts(rows, dimension))
+        return list(cls._efforts(rows, dimension, k))
 
     def build(self, vectors: Vectors, seed: int) -> faiss.Index:
         """A FAISS index over all rows, in their order.
@@ -99,7 +104,7 @@ class Engine(Config):
         return isinstance(index, self._type) and getattr(index, "nlist", None) == lists
 
     @classmethod
-    def _efforts(cls, rows: int, dimension: int) -> Iterator[Engine]:
+    def _efforts(cls, rows: int, dimension: int, k: int) -> Iterator[Engine]:
         raise NotImplementedError
 
     def _empty(self, rows: int, dimension: int) -> faiss.Index:
@@ -124,7 +129,7 @@ class Flat(Engine):
     _type: ClassVar[type[Any]] = faiss.IndexFlat
 
     @classmethod
-    def _efforts(cls, rows: int, dimension: int) -> Iterator[Engine]:
+    def _efforts(cls, rows: int, dimension: int, k: int) -> Iterator[Engine]:
         yield cls()
 
     def _empty(self, rows: int, dimension: int) -> faiss.Index:
@@ -158,7 +163,7 @@ class HNSW(Engine):
     searching: int = Field(default=128, ge=1, le=65_536)
 
     @classmethod
-    def _efforts(cls, rows: int, dimension: int) -> Iterator[Engine]:
+    def _efforts(cls, rows: int, dimension: int, k: int) -> Iterator[Engine]:
         if rows < 1000:
             raise NotApplicable(f"{rows} rows are searched faster one by one (hnsw: from 1,000).")
         for width in (64, 128, 192, 256, 384, 512, 1024):
@@ -196,7 +201,7 @@ class IVFFlat(Engine):
     probes: int = Field(default=16, ge=1, le=1_048_576)
 
     @classmethod
-    def _efforts(cls, rows: int, dimension: int) -> Iterator[Engine]:
+    def _efforts(cls, rows: int, dimension: int, k: int) -> Iterator[Engine]:
         lists = _lists(rows, cls.kind)
         for probes in _probes(lists):
             yield cls(lists=lists, probes=probes)
@@ -265,9 +270,9 @@ class IVFPQ(IVFFlat):
         return _rescored(queries_QD, vectors, found[1], k + spare)
 
     @classmethod
-    def _efforts(cls, rows: int, dimension: int) -> Iterator[Engine]:
+    def _efforts(cls, rows: int, dimension: int, k: int) -> Iterator[Engine]:
         if dimension % 4 == 0:
-            yield from cls._fast_efforts(rows, dimension // 4)
+            yield from cls._fast_efforts(rows, dimension // 4, k)
             return
         lists = _lists(rows, cls.kind)
         _check_rows(cls.kind, rows, 256)
@@ -277,14 +282,15 @@ class IVFPQ(IVFFlat):
                 yield cls(lists=lists, probes=probes, codes=codes, refine=refine)
 
     @classmethod
-    def _fast_efforts(cls, rows: int, codes: int) -> Iterator[Engine]:
+    def _fast_efforts(cls, rows: int, codes: int, k: int) -> Iterator[Engine]:
         """With 4 bits: few long lists, since codes are read in a stream, and many candidates."""
         lists = _lists(rows, cls.kind, 0.5)
-        parts, refines = (1, 2, 4, 6, 8, 12, 16), (4, 8, 16, 24, 32, 48)
+        parts = (1, 2, 4, 6, 8, 12, 16)
+        refines = [one for one in (4, 8, 16, 24, 32, 48) if one == 4 or k * one < 2 * rows]
         pairs = {(max(1, lists * part // 16), refine) for part in parts for refine in refines}
 
         def work(pair: tuple[int, int]) -> float:
-            return rows * pair[0] / lists + ROWS_A_CANDIDATE * 100 * pair[1]
+            return rows * pair[0] / lists + ROWS_A_CANDIDATE * k * pair[1]
 
         for probes, refine in sorted(pairs, key=work):
             yield cls(lists=lists, probes=probes, codes=codes, bits=4, refine=refine)
