@@ -22,7 +22,6 @@ from torch import nn
 from warmstart.core import Streams, read_json
 from warmstart.retrieval import FaissIndex, towers
 from warmstart.retrieval.index import ItemId
-from warmstart.retrieval.towers import TowerShape
 from warmstart.serving import ItemCard, Settings, serve
 
 HISTORY = 50
@@ -94,7 +93,7 @@ class UserTower(nn.Module):
 
     def __init__(self, dimension: int, seed: int = 0) -> None:
         super().__init__()
-        shape = TowerShape(items=0, features=dimension, width=dimension, history=HISTORY)
+        shape = towers.TowerShape(items=0, features=dimension, width=dimension, history=HISTORY)
         self.tower = towers.UserTower(shape, Streams(seed))
         self.eval()
 

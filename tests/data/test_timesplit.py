@@ -89,7 +89,8 @@ def test_properties(
     data = events(rows)
     times = data.time_N.tolist()
     if len(set(times)) < 3:
-        with pytest.raises(DataError, match=r"part is empty|of one time"):
+        told = "of one time" if len(set(times)) == 1 else "part is empty"
+        with pytest.raises(DataError, match=told):
             time_split(data, fractions=fractions)
         return
     made = time_split(data, fractions=fractions)

@@ -123,15 +123,7 @@ def fit(
         show_audit=None if json else lambda found: answer(audit_view(found.to_dict())),
         **o.reading(text, label, image, split_column, label_names, skip_bad),
         **o.interactions(
-            user,
-            item,
-            time,
-            event,
-            positive,
-            limit_users,
-            test_from,
-            validation_from,
-            random_split,
+            user, item, time, event, positive, limit_users, test_from, validation_from, random_split
         ),
         **({} if image_backbone is None else {"image_backbone": image_backbone}),
     )

@@ -103,8 +103,7 @@ def plan(
         image_size=image_size, max_length=max_length, device=device, seed=seed,
         **o.reading(text, label, image, split_column, label_names, skip_bad),
         **o.interactions(
-            user, item, time, event, positive, limit_users, test_from, validation_from,
-            random_split,
+            user, item, time, event, positive, limit_users, test_from, validation_from, random_split
         ),
     )  # fmt: skip
     if out is not None:

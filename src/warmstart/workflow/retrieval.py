@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from warmstart.backbones import Backbone
 from warmstart.core import (
@@ -66,6 +66,7 @@ USUAL_ARMS = tuple(name for name in RETRIEVAL_ARMS if name != "text-history")
 """What `compare` tries unasked: all but what reads tens of thousands of texts."""
 _CONTROLS = ("popularity", "recent-popularity", "item-knn", "ease")
 COLUMNS_READ = ("user", "item", "time", "event", "positive")
+_T = TypeVar("_T", Interactions, TimeSplit)
 _CUTS = ("test_from", "validation_from", "random_split")
 _OWN = (*COLUMNS_READ, "limit_users", *_CUTS, "image_backbone")
 
@@ -165,10 +166,10 @@ def compare_interactions(
     contenders = [*given, *contenders]
     started = time.monotonic()
     seconds = float("inf") if str(budget) == "none" else parse_duration(budget)
-    interactions = _read(data, reading)
-    split = _divided(
-        interactions, fractions=fractions, test_from=test_from, validation_from=validation_from,
-        random=random_split, seed=seed,
+    interactions = _telling(read_interactions, data, **reading)
+    split = _telling(
+        time_split, interactions, fractions=fractions, test_from=test_from,
+        validation_from=validation_from, random=random_split, seed=seed,
     )  # fmt: skip
     primary = metric or usual_metric(interactions.n_items)
     check_deciding(primary, interactions.n_items)
@@ -219,22 +220,13 @@ def compare_interactions(
     return open_retrieval(final, allow_bin=allow_bin)
 
 
-def _read(data: str | Path, reading: Mapping[str, Any]) -> Interactions:
-    """The events; all of their notes are told, and once."""
+def _telling(make: Callable[..., _T], *arguments: Any, **options: Any) -> _T:
+    """What `make` gives; all of its notes are told, and once."""
     with progress.muted():
-        found = read_interactions(data, **reading)
+        found = make(*arguments, **options)
     for line in found.notes:
         progress.note(line)
     return found
-
-
-def _divided(interactions: Interactions, **how: Any) -> TimeSplit:
-    """The split; all of its notes are told, and once."""
-    with progress.muted():
-        split = time_split(interactions, **how)
-    for line in split.notes:
-        progress.note(line)
-    return split
 
 
 def named_contenders(strategies: Sequence[Any] | None) -> list[str] | None:

@@ -249,10 +249,13 @@ class IVFPQ(IVFFlat):
         """Parts that a vector is cut into, each with a code of its own."""
         return 8 * self.codes // self.bits
 
+    @property
+    def _built(self) -> type[Any]:
+        return faiss.IndexIVFPQ if self.bits == 8 else faiss.IndexIVFPQFastScan
+
     def fits(self, index: faiss.Index) -> bool:
         """As `Engine.fits`."""
-        type_ = faiss.IndexIVFPQ if self.bits == 8 else faiss.IndexIVFPQFastScan
-        return isinstance(index, type_) and index.nlist == self.lists
+        return isinstance(index, self._built) and index.nlist == self.lists
 
     def search(
         self,
@@ -303,8 +306,10 @@ class IVFPQ(IVFFlat):
             )
         _check_rows(self.kind, rows, max(2**self.bits, self.lists))
         quantizer, metric = faiss.IndexFlatIP(dimension), faiss.METRIC_INNER_PRODUCT
-        kind = faiss.IndexIVFPQ if self.bits == 8 else faiss.IndexIVFPQFastScan
-        return kind(quantizer, dimension, self.lists, self.pieces, self.bits, metric)
+        made: faiss.Index = self._built(
+            quantizer, dimension, self.lists, self.pieces, self.bits, metric
+        )
+        return made
 
     def _bytes(self, rows: int, dimension: int) -> float:
         return rows * (self.codes + 8) + 4 * self.lists * dimension
