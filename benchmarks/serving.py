@@ -175,15 +175,25 @@ def _is_ready(port: int) -> bool:
         connection.close()
 
 
-def open_load(port: int, names: Mapping[str, str], rate: float, seconds: float, seed: int) -> Load:
-    """Requests at random moments, `rate` a second on average, from many connections.
+def open_load(
+    port: int,
+    names: Mapping[str, str],
+    rate: float,
+    seconds: float,
+    seed: int,
+    *,
+    even: bool = False,
+) -> Load:
+    """`rate` requests a second from many connections, at random moments or evenly spaced.
 
     A request that finds every connection busy leaves late, and its waiting counts.
     """
     draw = Streams(seed).numpy("load")
-    due = np.cumsum(draw.exponential(1.0 / rate, round(rate * seconds))).tolist()
+    gaps = draw.exponential(1.0 / rate, round(rate * seconds))
+    due = np.cumsum(np.full_like(gaps, 1.0 / rate) if even else gaps).tolist()
     whom = draw.integers(0, USERS, len(due)).tolist()
-    load, lock, turn = Load(names), threading.Lock(), iter(range(len(due)))
+    answers: list[tuple[str, bytes, float]] = []  # read when all have come: parsing takes time
+    lock, turn = threading.Lock(), iter(range(len(due)))
     begin = time.perf_counter() + 0.5
 
     def client() -> None:
@@ -206,15 +216,16 @@ def open_load(port: int, names: Mapping[str, str], rate: float, seconds: float, 
             except (OSError, http.client.HTTPException):
                 status, raw = "failed", b""
                 connection.close()
-            taken = 1000 * (time.perf_counter() - at)
-            with lock:
-                _count(load, status, raw, taken)
+            answers.append((status, raw, 1000 * (time.perf_counter() - at)))
 
     clients = [threading.Thread(target=client) for _ in range(CLIENTS)]
     for thread in clients:
         thread.start()
     for thread in clients:
         thread.join()
+    load = Load(names)
+    for status, raw, taken in answers:
+        _count(load, status, raw, taken)
     return load
 
 

@@ -5,11 +5,13 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import polars as pl
 import pytest
+import torch
 
 from warmstart.core import NotApplicable, UsageError
 from warmstart.data import Interactions, held_out_events, time_split
@@ -22,6 +24,7 @@ from warmstart.planning import (
     run_contest,
 )
 from warmstart.retrieval import Content, HistoryMean, MeanRecommender, make_track
+from warmstart.retrieval.content_part import ContentCode
 
 USERS, ITEMS = 30, 12
 
@@ -230,7 +233,9 @@ def test_bad_arms(arms: list[str], message: str) -> None:
 def test_the_mean_of_the_history_is_a_loop_over_it() -> None:
     generator = np.random.default_rng(0)
     text_IE = generator.normal(size=(6, 4)).astype(np.float32)
-    found = HistoryMean(last=2).recommender(Content(tuple("abcdef"), text_IE))
+    past: Any = SimpleNamespace(item_N=np.array([4, 0, 1, 0, 2, 3]))  # the sixth is new
+    content = Content(tuple("abcdef"), text_IE)
+    found = HistoryMean(last=2).recommender(content, past)
     assert isinstance(found, MeanRecommender)
     histories = [[0, 1, 2], [5], []]
     scores_QI = found.scores(Queries.of(histories))
@@ -241,7 +246,15 @@ def test_the_mean_of_the_history_is_a_loop_over_it() -> None:
         np.testing.assert_allclose(scores_QI[row], unit_IE @ mean_E, atol=1e-6)
     assert (scores_QI[2] == 0).all()
     with pytest.raises(NotApplicable, match="needs texts"):
-        HistoryMean().recommender(Content(("a",)))
+        HistoryMean().recommender(Content(("a",)), past)
+    white = HistoryMean(last=2, whitened=True).recommender(content, past)
+    code = ContentCode.learn(torch.from_numpy(text_IE[:5]), (4,))
+    assert code is not None
+    np.testing.assert_allclose(white.unit_IE, code(torch.from_numpy(text_IE)).numpy(), atol=1e-6)
+    assert not np.allclose(white.unit_IE, found.unit_IE, atol=0.1)
+    few = Content(tuple("abcdef"), np.zeros_like(text_IE))
+    with pytest.raises(NotApplicable, match="three items"):
+        HistoryMean(whitened=True).recommender(few, past)
 
 
 def test_tracks_are_settings_of_the_two_tower_model() -> None:

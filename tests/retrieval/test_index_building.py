@@ -78,15 +78,15 @@ def test_efforts_of_half_bytes_grow() -> None:
     """None comes after one that does as much in lists and in candidates."""
     ladder = IVFPQ.ladder(1_000_000, 128)
     settings = [engine.model_dump() for engine in ladder]
-    assert {(one["lists"], one["bits"], one["codes"]) for one in settings} == {(256, 4, 32)}
+    assert {(one["lists"], one["bits"], one["codes"]) for one in settings} == {(1024, 4, 32)}
     pairs = [(one["probes"], one["refine"]) for one in settings]
     for place, (probes, refine) in enumerate(pairs):
         assert not any(p >= probes and r >= refine for p, r in pairs[:place])
-    assert pairs[0] == (16, 4)
-    assert pairs[-1] == (256, 48)
+    assert pairs[0] == (64, 4)
+    assert pairs[-1] == (1024, 48)
     order = [engine.model_dump() for engine in IVFPQ.ladder(1_000_000, 128, 10)]
     places = {(one["probes"], one["refine"]): place for place, one in enumerate(order)}
-    assert places[16, 48] < places[192, 4]  # few nearest rows make candidates cheap
+    assert places[64, 48] < places[768, 4]  # few nearest rows make candidates cheap
     few = IVFPQ.ladder(2_500, 128)
     assert max(engine.model_dump()["refine"] for engine in few) == 48
     assert {engine.model_dump()["refine"] for engine in IVFPQ.ladder(1_300, 128, 1000)} == {4}

@@ -276,7 +276,13 @@ def _mean(fit: SeedFit, entry: Entry, task: ContestTask) -> None:
     grid = HistoryMean.grid() if one.tuned else (one.settings,)
     found = []
     for settings in grid:
-        values = _measured(task, settings.recommender(task.content))
+        try:
+            mean = settings.recommender(task.content, task.split.train)
+        except NotApplicable:
+            if settings is grid[0]:
+                raise
+            continue
+        values = _measured(task, mean)
         found.append((values[task.primary], settings, values))
     best = max(found, key=lambda row: row[0])
     fit.tried = [
@@ -284,7 +290,7 @@ def _mean(fit: SeedFit, entry: Entry, task: ContestTask) -> None:
         for value, settings, _ in found
     ]
     fit.settings, fit.validation = best[1].model_dump(mode="json"), best[2]
-    fit.recommender = best[1].recommender(task.content)
+    fit.recommender = best[1].recommender(task.content, task.split.fitted)
     fit.trainable = 0
 
 
@@ -315,7 +321,8 @@ def _tower(fit: SeedFit, entry: Entry, task: ContestTask, seconds: float | None)
     left = None if end is None else max(1.0, end - time.monotonic())
     stages = found.get("stages") or []
     fit.notes = [_stage_note(stage) for stage in stages]
-    last = settings.refit(history, stages).model_copy(update={"popularity": found["popularity"]})
+    chose = {name: found.get(name, 0.0) for name in ("popularity", "content", "new_items")}
+    last = settings.refit(history, stages).model_copy(update=chose)
     run = _run(entry, task, "final", left, fit.seed)
     final = last.fit(task.split.fitted, run, **_given(task))
     done = History.parse(final.facts["history"], "history")
@@ -357,6 +364,7 @@ def _searched(run: Run, settings: TwoTower, task: ContestTask) -> dict[str, Any]
         values = {
             "history": first.facts["history"], "stages": first.facts.get("stages", []),
             "validation": _measured(task, first), "popularity": first.popularity,
+            "content": first.facts["content"], "new_items": first.facts["new_items"],
         }  # fmt: skip
         write_json(kept, values)
     found: dict[str, Any] = read_json(kept)

@@ -12,12 +12,14 @@ from typing import Any, ClassVar
 
 import numpy as np
 import polars as pl
+import torch
 from pydantic import Field, PositiveInt
 
 from warmstart.core import Config, NotApplicable, UsageError, nearest
-from warmstart.evaluation import Queries
+from warmstart.evaluation import Events, Queries
 
 from .both_towers import BothTowers
+from .content_part import ContentCode
 from .item_texts import ItemTexts
 from .text_history import TextHistory
 from .two_tower import Negatives, Shares, TwoTower
@@ -82,28 +84,44 @@ class HistoryMean(Config):
 
     Attributes:
         last: Items of the history that count.
+        whitened: Whether text vectors are centred and partly whitened, by those of items with
+            events; see `content_part`.
     """
 
     name: ClassVar[str] = "zero-shot"
     title: ClassVar[str] = "Zero-shot"
     last: PositiveInt = 20
+    whitened: bool = False
 
     @classmethod
     def grid(cls) -> tuple[HistoryMean, ...]:
         """The settings that validation chooses from."""
-        return tuple(cls(last=last) for last in (20, 3, 5, 10, 50))
+        lasts = (20, 3, 5, 10, 50)
+        return tuple(cls(last=last, whitened=white) for white in (False, True) for last in lasts)
 
-    def recommender(self, content: Content) -> MeanRecommender:
+    def recommender(self, content: Content, past: Events) -> MeanRecommender:
         """The recommender on these texts.
 
+        Args:
+            content: Of the items.
+            past: Events before the questions: whose texts tell what texts have in common.
+
         Raises:
-            NotApplicable: When the items have no text.
+            NotApplicable: When the items have no text, or too few for what they have in common.
         """
         if content.text_IE is None:
             raise NotApplicable("zero-shot needs texts of the items, and there are none")
-        norms_I1 = np.linalg.norm(content.text_IE, axis=1, keepdims=True)
-        unit_IE = content.text_IE / np.maximum(norms_I1, 1e-12)
-        return MeanRecommender(unit_IE.astype(np.float32), self.last)
+        text_IE = np.asarray(content.text_IE, dtype=np.float32)
+        norms_I1 = np.linalg.norm(text_IE, axis=1, keepdims=True)
+        unit_IE = text_IE / np.maximum(norms_I1, 1e-12)
+        if self.whitened:
+            size = text_IE.shape[1]
+            known = text_IE[np.unique(np.asarray(past.item_N))]
+            code = ContentCode.learn(torch.from_numpy(known), (size,), components=size)
+            if code is None:
+                raise NotApplicable("whitened needs texts of three items with events")
+            unit_IE = code(torch.from_numpy(text_IE)).numpy()
+        return MeanRecommender(unit_IE, self.last)
 
 
 class FrozenTrack(TwoTower):

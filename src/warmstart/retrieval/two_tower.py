@@ -4,21 +4,31 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
 import polars as pl
 import torch
-from pydantic import BeforeValidator, ConfigDict, Field, PositiveFloat, PositiveInt, model_validator
+from pydantic import (
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    NonNegativeFloat,
+    PositiveFloat,
+    PositiveInt,
+    model_validator,
+)
 from torch import nn
 
-from warmstart.core import Config, Run, UsageError, nearest
+from warmstart.core import Config, NotApplicable, Run, UsageError, nearest
 from warmstart.evaluation import Events, RankingTask
 from warmstart.training import Checkpoints, History, RateTable, discriminative_rates, rate_table
 
+from .content_part import ContentCode, ContentPart
 from .fitting import item_table, training_step
 from .fitting_average import averaged
-from .fitting_validation import best_popularity
+from .fitting_validation import best_content, best_popularity
 from .item_texts import ItemTexts
 from .negatives_plan import MIXABLE, compare
 from .towers import Towers
@@ -113,6 +123,12 @@ class TwoTower(Config):
             to be kept and no validation task is given.
         popularity: Strength of the popularity calibration of scores, 0 for none, or `auto`: the
             best on the validation task.
+        content: What a cosine of pretrained contents counts beside a learned cosine, 0 for
+            nothing, or `auto`: the best on the validation task, and 0 where none is given. It
+            helps most with new items.
+        new_items: What the scores of items that training has not seen are raised by, in cosines,
+            or `auto`: as far as validation does as well as without content. More new items are
+            shown, at the cost of others.
     """
 
     model_config = ConfigDict(allow_inf_nan=False)
@@ -166,6 +182,8 @@ class TwoTower(Config):
     judge_every: PositiveInt = 2
     held_out: float = Field(0.05, gt=0, lt=1)
     popularity: float | Literal["auto"] = 0.0
+    content: NonNegativeFloat | Literal["auto"] = "auto"
+    new_items: NonNegativeFloat | Literal["auto"] = 0.0
 
     @model_validator(mode="after")
     def _fits_together(self) -> TwoTower:
@@ -180,6 +198,8 @@ class TwoTower(Config):
             raise ValueError("symmetric needs negatives=in-batch, where the users of a batch are")
         if self.smoothing and self.negatives not in ("auto", "full"):
             raise ValueError("smoothing needs negatives=full")
+        if self.new_items and not self.content:
+            raise ValueError("new_items needs content, by which new items are told apart")
         if self.stop_after is not None and self.stop_after > self.epochs:
             raise ValueError(f"stop_after must be at most epochs ({self.epochs})")
         wrong = [name for name in self.shares if name not in MIXABLE]
@@ -254,6 +274,10 @@ class TwoTower(Config):
         def model(made: Towers, popularity: float = 0.0) -> TwoTowerModel:
             return _model(made, work, names, popularity)
 
+        def mixed(weight: float, bonus: float, popularity: float = 0.0) -> TwoTowerModel:
+            made = model(kept, popularity)
+            return replace(made, content=_content(code, work, weight, bonus))
+
         kept = averaged(towers) if self.average else towers
         modules: dict[str, nn.Module] = {"towers": towers, **comparison.modules}
         if self.average:
@@ -261,13 +285,18 @@ class TwoTower(Config):
         trained = self._train(
             Fit(work, comparison, modules, run, validation, model, checkpoints or Checkpoints())
         )
-        strength = self._popularity(kept, model, validation)
+        code = _content_code(work)
+        weight, bonus = self._mixture(mixed, kept, validation, code)
+        strength = self._popularity(partial(mixed, weight, bonus), validation)
+        notes = [*comparison.notes]
+        if weight:
+            notes.append(_content_note(weight, bonus))
         facts = {
             "settings": self.model_dump(), "history": trained.history.model_dump(),
-            "notes": list(comparison.notes), "negatives": comparison.name,
-            "stages": trained.stages,
+            "notes": notes, "negatives": comparison.name,
+            "stages": trained.stages, "content": weight, "new_items": bonus,
         }  # fmt: skip
-        made = model(kept, strength)
+        made = mixed(weight, bonus, strength)
         return replace(made, facts=facts, text_weights=trained.text_weights)
 
     def _prepare(
@@ -301,11 +330,40 @@ class TwoTower(Config):
         rates |= discriminative_rates(inner, self.rate, self.factor)
         return rate_table(groups, self.rate, rates=rates)
 
-    def _popularity(
+    def _mixture(
         self,
+        model: Callable[[float, float], TwoTowerModel],
         towers: Towers,
-        model: Callable[[Towers, float], TwoTowerModel],
         validation: RankingTask | None,
+        code: ContentCode | None,
+    ) -> tuple[float, float]:
+        """What content counts, and the bonus of new items: as set, or best on validation."""
+        weight, bonus = self.content, self.new_items
+        if code is None:
+            if bonus or weight not in (0.0, "auto"):
+                raise NotApplicable(
+                    f"{self.title}: content and new_items need pretrained vectors of three items "
+                    "with events, and there are none"
+                )
+            return 0.0, 0.0
+        if weight != "auto" and bonus != "auto":
+            return float(weight), float(bonus)
+        if validation is None:
+            if not bonus:
+                return 0.0, 0.0
+            raise UsageError(
+                "new_items is chosen, or its content is, on a validation task, and none was given. "
+                "Give one, or numbers for both, such as content=1.4 and new_items=0.03."
+            )
+        unit = float(towers.temperature().detach())
+        return best_content(
+            model, validation, self.metric, unit=unit,
+            weight=None if weight == "auto" else float(weight),
+            bonus=None if bonus == "auto" else float(bonus),
+        )  # fmt: skip
+
+    def _popularity(
+        self, model: Callable[[float], TwoTowerModel], validation: RankingTask | None
     ) -> float:
         """The strength of the calibration that was set, or that does best on validation."""
         if self.popularity != "auto":
@@ -315,7 +373,7 @@ class TwoTower(Config):
                 'popularity="auto" is chosen on a validation task, and none was given. Give one, '
                 "or a number such as 0.1."
             )
-        return best_popularity(lambda value: model(towers, value), validation, self.metric)
+        return best_popularity(model, validation, self.metric)
 
 
 def _model(towers: Towers, work: Work, item_ids: Sequence[str], popularity: float) -> TwoTowerModel:
@@ -329,6 +387,29 @@ def _model(towers: Towers, work: Work, item_ids: Sequence[str], popularity: floa
         tuple(item_ids), work.text, work.image, popularity, here.profile_UP,
         profiles=work.profiles, teller=work.teller,
     )  # fmt: skip
+
+
+def _content_code(work: Work) -> ContentCode | None:
+    """How the vectors that the item tower reads become content; learned from items with events."""
+    features_IF = work.catalogue.features_IF
+    if features_IF is None:
+        return None
+    sizes = tuple(size for size in (work.text, work.image) if size)
+    return ContentCode.learn(features_IF[work.catalogue.known_I], sizes)
+
+
+def _content(
+    code: ContentCode | None, work: Work, weight: float, bonus: float
+) -> ContentPart | None:
+    features_IF = work.catalogue.features_IF
+    if code is None or features_IF is None or not weight:
+        return None
+    return ContentPart(code, code(features_IF).to(features_IF.device), weight, bonus)
+
+
+def _content_note(weight: float, bonus: float) -> str:
+    raised = f", and new items are raised by {bonus:.2g}" if bonus else ""
+    return f"Pretrained vectors count {weight:.2g} times a learned cosine beside it{raised}."
 
 
 def _absent(work: Work) -> torch.Tensor | None:

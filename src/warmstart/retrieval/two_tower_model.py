@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from warmstart.core import (
 from warmstart.data import from_inputs
 from warmstart.objectives import calibrate_popularity
 
+from .content_part import ContentPart
 from .item_texts import apply_text_weights, load_text_encoder
 from .profiles import ProfileCode
 from .sequences import QueryRows
@@ -47,7 +49,7 @@ class TwoTowerModel:
 
     Attributes:
         towers: In evaluation mode.
-        items_ID: Unit vectors of all items.
+        items_ID: Learned unit vectors of all items.
         known_I: True for items that training has seen.
         share_I: Each item's share of the training events.
         item_ids: The users' own names of the items, in the order of their codes.
@@ -60,6 +62,7 @@ class TwoTowerModel:
         text_weights: Weights of the text encoder that were tuned, by name; None where it is the
             pretrained one.
         teller: Users as texts, for a user tower that reads them; None for any other.
+        content: What pretrained vectors say beside the learned ones; None without.
         facts: What is worth keeping of the fit: settings, epochs, notes.
         name: What tables call it.
     """
@@ -78,6 +81,7 @@ class TwoTowerModel:
     profiles: ProfileCode | None = None
     text_weights: dict[str, Tensor] | None = None
     teller: UserTexts | None = None
+    content: ContentPart | None = None
 
     @property
     def device(self) -> torch.device:
@@ -86,8 +90,9 @@ class TwoTowerModel:
 
     @property
     def dimension(self) -> int:
-        """D."""
-        return int(self.items_ID.shape[1])
+        """D, with the components of the content."""
+        beside = 0 if self.content is None else self.content.dimension
+        return int(self.items_ID.shape[1]) + beside
 
     @property
     def fingerprint(self) -> str:
@@ -97,19 +102,23 @@ class TwoTowerModel:
             for key, value in self.towers.items.state_dict().items()
         }
         tuned = {key: value.cpu().numpy() for key, value in (self.text_weights or {}).items()}
+        beside = []
+        if self.content is not None:
+            code = self.content.code
+            beside = [self.content.facts(), code.mean_E.numpy(), code.basis_EP.numpy()]
         return fingerprint(
-            "item tower", self.text, self.image, weights, *([tuned] if tuned else ())
+            "item tower", self.text, self.image, weights, *([tuned] if tuned else ()), *beside
         )
 
     def item_vectors(self) -> np.ndarray:
-        """Unit vectors (I, D) of all items, float32."""
-        found: np.ndarray = self.items_ID.cpu().numpy()
+        """Vectors (I, D) of all items, float32; of unit length without content."""
+        found: np.ndarray = self._joined_ID.cpu().numpy()
         return found
 
     def user_vectors(
         self, queries: QueryRows, attributes: Mapping[str, Any] | None = None
     ) -> np.ndarray:
-        """Unit vectors (Q, D), float32; of a long history the newest events count.
+        """Vectors (Q, D), float32, of unit length without content; the newest events count.
 
         Args:
             queries: Users and their histories; a history may be empty, a user unknown.
@@ -124,13 +133,14 @@ class TwoTowerModel:
     def scores(self, queries: QueryRows, attributes: Mapping[str, Any] | None = None) -> Tensor:
         """Scores (Q, I), higher is better, on the model's device.
 
-        Cosines; with a popularity calibration, those divided by the temperature plus what it adds.
+        Cosines, and what content adds to them; with a popularity calibration, that divided by the
+        temperature plus what the calibration adds.
 
         Args:
             queries: As for `user_vectors`.
             attributes: As for `user_vectors`.
         """
-        scores_QI = self._users(queries, attributes) @ self.items_ID.T
+        scores_QI = self._users(queries, attributes) @ self._joined_ID.T
         if not self.popularity:
             return scores_QI
         return calibrate_popularity(
@@ -140,7 +150,7 @@ class TwoTowerModel:
     def encode_items(
         self, text_NT: np.ndarray | None = None, image_NG: np.ndarray | None = None
     ) -> np.ndarray:
-        """Unit vectors (N, D) of items that training has not seen, from what is given of them.
+        """Vectors (N, D) of items that training has not seen, from what is given of them.
 
         Args:
             text_NT: Their text vectors, from the encoder that the model was trained with: see
@@ -159,14 +169,17 @@ class TwoTowerModel:
                 "this model knows items by their ids alone, so a new item has no vector. Train "
                 "with text vectors (use_text)."
             )
-        found = []
+        found = [np.zeros((0, self.dimension), dtype=np.float32)]
         with torch.inference_mode():
             for start in range(0, len(given), 8192):
                 part = torch.from_numpy(given[start : start + 8192]).to(self.device)
                 unknown = torch.zeros(len(part), dtype=torch.bool, device=self.device)
-                found.append(self.towers.items(None, part, unknown).cpu())
-        vectors: np.ndarray = torch.cat(found).numpy() if found else np.zeros((0, self.dimension))
-        return vectors.astype(np.float32)
+                made = self.towers.items(None, part, unknown)
+                if self.content is not None:
+                    rows = self.content.code(part).to(self.device)
+                    made = self.content.items(made, rows, unknown)
+                found.append(made.cpu().numpy())
+        return np.concatenate(found)
 
     def encode_texts(self, backbone: Backbone, texts: Sequence[str]) -> np.ndarray:
         """Text vectors (N, E) as the towers read them: tuned weights are put into the encoder.
@@ -213,24 +226,17 @@ class TwoTowerModel:
         if twice or len(set(item_ids)) != len(item_ids):
             shown = ", ".join(twice[:3]) or "one of the new ids"
             raise DataError(f"item ids must be new and different, but {shown} is there already.")
-        added = torch.from_numpy(self.encode_items(text_NT, image_NG)).to(self.device)
+        added = self.encode_items(text_NT, image_NG)
         if len(added) != len(item_ids):
             raise DataError(f"there are {len(item_ids)} item ids and {len(added)} vectors.")
-        none = torch.zeros(len(added), device=self.device)
-        return replace(
-            self,
-            items_ID=torch.cat([self.items_ID, added]),
-            known_I=torch.cat([self.known_I, none.bool()]),
-            share_I=torch.cat([self.share_I, none]),
-            item_ids=self.item_ids + tuple(item_ids),
-        )
+        return self._extended(self.item_ids + tuple(item_ids), added)
 
     def with_vectors(self, item_ids: Sequence[str], vectors_ND: np.ndarray) -> TwoTowerModel:
         """This model with the vectors of a longer catalogue, whose first items are its own.
 
         Args:
             item_ids: Names of all items.
-            vectors_ND: Their unit vectors; those of its own items are left as they are.
+            vectors_ND: Their vectors; those of its own items are left as they are.
 
         Raises:
             DataError: When the catalogue does not begin with the model's items.
@@ -238,15 +244,7 @@ class TwoTowerModel:
         own = len(self.item_ids)
         if tuple(item_ids[:own]) != self.item_ids or len(vectors_ND) != len(item_ids):
             raise DataError("the catalogue does not begin with the items of this model.")
-        added = torch.from_numpy(np.ascontiguousarray(vectors_ND[own:], dtype=np.float32))
-        none = torch.zeros(len(added), device=self.device)
-        return replace(
-            self,
-            items_ID=torch.cat([self.items_ID, added.to(self.device)]),
-            known_I=torch.cat([self.known_I, none.bool()]),
-            share_I=torch.cat([self.share_I, none]),
-            item_ids=tuple(item_ids),
-        )
+        return self._extended(tuple(item_ids), vectors_ND[own:])
 
     def reading(self, backbone: Backbone) -> TwoTowerModel:
         """This model with the encoder that its user tower reads texts by.
@@ -273,6 +271,8 @@ class TwoTowerModel:
             replace: Whether an existing one may be replaced.
         """
         tensors = {"vectors": self.items_ID, "known": self.known_I, "share": self.share_I}
+        if self.content is not None:
+            tensors |= self.content.tensors()
         if self.profile_UP is not None:
             tensors["profile"] = self.profile_UP
         facts = {
@@ -280,6 +280,7 @@ class TwoTowerModel:
             "popularity": self.popularity, "name": self.name, "facts": self.facts,
             "learned_temperature": self.towers.temperature.raw is not None,
             "item_tower": self.fingerprint, "item_ids": list(self.item_ids),
+            "content": None if self.content is None else self.content.facts(),
             "profiles": None if self.profiles is None else self.profiles.model_dump(mode="json"),
         }  # fmt: skip
         with publishing(Path(folder), replace=replace, kind=_KIND) as temporary:
@@ -319,10 +320,12 @@ class TwoTowerModel:
         teller = None
         if (path / _TOLD).is_file():
             teller = UserTexts.from_json(read_json(path / _TOLD))
+        beside = facts.get("content")
+        content = None if beside is None else ContentPart.of_tensors(tensors, beside)
         return cls(
             towers.to(where).eval(), tensors["vectors"], tensors["known"], tensors["share"],
             tuple(facts["item_ids"]), facts["text"], facts["image"], facts["popularity"],
-            tensors.get("profile"), facts["facts"], facts["name"], profiles, tuned, teller,
+            tensors.get("profile"), facts["facts"], facts["name"], profiles, tuned, teller, content,
         )  # fmt: skip
 
     @torch.inference_mode()
@@ -334,7 +337,7 @@ class TwoTowerModel:
         if attributes is not None:
             asked = told_about(queries, attributes, self.profiles, self.teller)
         profile_UP = None if asked.profile_UP is None else asked.profile_UP.to(self.device)
-        found = [torch.zeros(0, self.dimension, device=self.device)]
+        found = [torch.zeros(0, self.items_ID.shape[1], device=self.device)]
         for start in range(0, len(queries), block):
             windows = asked_windows(
                 asked.queries, start, min(start + block, len(queries)),
@@ -342,7 +345,31 @@ class TwoTowerModel:
             )  # fmt: skip
             here = windows.to(self.device)
             found.append(self.towers.user_vectors(here, self.items_ID, profile_UP))
-        return torch.cat(found)
+        learned_QD = torch.cat(found)
+        return learned_QD if self.content is None else self.content.users(learned_QD, queries)
+
+    @cached_property
+    def _joined_ID(self) -> Tensor:
+        """Item vectors (I, D) on the model's device."""
+        if self.content is None:
+            return self.items_ID
+        return self.content.items(self.items_ID, self.content.rows_IP, self.known_I)
+
+    def _extended(self, item_ids: tuple[str, ...], added_ND: np.ndarray) -> TwoTowerModel:
+        """This model with the vectors of new items after its own."""
+        added = torch.from_numpy(np.ascontiguousarray(added_ND, dtype=np.float32)).to(self.device)
+        none, content = torch.zeros(len(added), device=self.device), self.content
+        if content is not None:
+            added, rows = content.parts_of(added)
+            content = content.extended(rows)
+        return replace(
+            self,
+            items_ID=torch.cat([self.items_ID, added]),
+            known_I=torch.cat([self.known_I, none.bool()]),
+            share_I=torch.cat([self.share_I, none]),
+            item_ids=item_ids,
+            content=content,
+        )
 
     def _temperature(self) -> Tensor:
         found: Tensor = self.towers.temperature().detach()

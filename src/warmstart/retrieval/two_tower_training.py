@@ -133,7 +133,7 @@ def train_stage(settings: TwoTower, fit: Fit, stage: Stage) -> History:
         loader.fingerprint,
         rows.fingerprint,
         work.fingerprint,
-        settings.model_dump_json(exclude={"popularity"}),
+        settings.model_dump_json(exclude={"popularity", "content", "new_items"}),
     )
     announce(stage.table, transformer=stage.transformer)
     evaluate, watched = _evaluation(settings, fit, stage)

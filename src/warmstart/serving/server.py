@@ -13,7 +13,7 @@ from types import FrameType
 
 import uvicorn
 from fastapi import FastAPI
-from uvicorn.protocols.http.h11_impl import H11Protocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from warmstart.core import UsageError
 from warmstart.core.progress import note
@@ -139,7 +139,7 @@ class _Server(uvicorn.Server):
         self.should_exit = True
 
 
-class _Patient(H11Protocol):
+class _Patient(HttpToolsProtocol):
     """Closes a connection whose request head does not come: uvicorn itself would wait for ever."""
 
     _head: asyncio.TimerHandle | None = None

@@ -287,7 +287,7 @@ class IVFPQ(IVFFlat):
     @classmethod
     def _fast_efforts(cls, rows: int, codes: int, k: int) -> Iterator[Engine]:
         """With 4 bits: few long lists, since codes are read in a stream, and many candidates."""
-        lists = _lists(rows, cls.kind, 0.5)
+        lists = _lists(rows, cls.kind, 1.4)
         parts = (1, 2, 4, 6, 8, 12, 16)
         refines = [one for one in (4, 8, 16, 24, 32, 48) if one == 4 or k * one < 2 * rows]
         pairs = {(max(1, lists * part // 16), refine) for part in parts for refine in refines}
@@ -361,11 +361,19 @@ def _rescored(
     rows_QK = np.full((len(queries_QD), k), -1, dtype=np.int64)
     for query, candidates_R in enumerate(rows_QR):
         found_R = np.sort(candidates_R[candidates_R >= 0])
-        scores_R = vectors.take(found_R) @ queries_QD[query]
-        best_K = np.argsort(-scores_R, kind="stable")[:k]
+        scores_R = vectors.inner(queries_QD[query], found_R)
+        best_K = _first(scores_R, k)
         scores_QK[query, : len(best_K)] = scores_R[best_K]
         rows_QK[query, : len(best_K)] = found_R[best_K]
     return scores_QK, rows_QK
+
+
+def _first(scores_R: np.ndarray, k: int) -> np.ndarray:
+    """Places of the `k` largest scores, best first and among equals in order."""
+    places_R = np.arange(len(scores_R))
+    if k < len(scores_R):
+        places_R = np.flatnonzero(scores_R >= np.partition(scores_R, -k)[-k])
+    return places_R[np.argsort(-scores_R[places_R], kind="stable")[:k]]
 
 
 def _lists(rows: int, kind: str, factor: float = 4.0) -> int:

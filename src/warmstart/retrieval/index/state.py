@@ -236,10 +236,14 @@ class Chosen:
 def _dropped(
     scores_QK: np.ndarray, rows_QK: np.ndarray, out_rows: np.ndarray, k: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The first `k` that were found and are not to be left out; -1 where there are fewer."""
+    """The first `k` that were found and are not to be left out; -1 where there are fewer.
+
+    The rows to leave out come in order, none twice.
+    """
     keep_QK = rows_QK >= 0
     if len(out_rows):
-        keep_QK &= ~np.isin(rows_QK, out_rows)
+        places_QK = np.searchsorted(out_rows, rows_QK).clip(max=len(out_rows) - 1)
+        keep_QK &= out_rows[places_QK] != rows_QK
     scores_QK = np.where(keep_QK, scores_QK, -np.inf)
     kept = best_of(
         (scores_QK, np.where(keep_QK, rows_QK, -1)),

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 from typing import Any
 
+import faiss
 import numpy as np
 
 from warmstart.core import DataError, UsageError
@@ -18,6 +20,7 @@ __all__ = ["Vectors", "best_of", "checked_vectors", "exact_top"]
 ROWS = 65_536
 """Rows that are scored at a time."""
 QUERIES = 256
+_inner_products = getattr(faiss, "fvec_inner_products_by_idx")  # noqa: B009 (no stub has it)
 LARGEST = 1e15
 """Larger components could overflow in an inner product; those of unit vectors are at most 1."""
 
@@ -57,6 +60,26 @@ class Vectors:
             mine_N = which_N == number
             taken_ND[mine_N] = self.shards[number][rows_N[mine_N] - self._starts[number]]
         return taken_ND
+
+    def inner(self, query_D: np.ndarray, rows_N: np.ndarray) -> np.ndarray:
+        """Inner products (N,) of a query with those rows, whose numbers rise.
+
+        The rows are read where they lie: copying them first takes longer than multiplying.
+        """
+        scores_N = np.empty(len(rows_N), dtype=np.float32)
+        query_D = np.ascontiguousarray(query_D, dtype=np.float32)
+        bounds = np.searchsorted(rows_N, self._starts).tolist()
+        starts = self._starts.tolist()
+        for number, (first, stop) in enumerate(pairwise(bounds)):
+            if first == stop:
+                continue
+            shard = np.ascontiguousarray(self.shards[number], dtype=np.float32)
+            mine_N = np.ascontiguousarray(rows_N[first:stop] - starts[number], dtype=np.int64)
+            if mine_N[0] < 0 or mine_N[-1] >= len(shard):
+                raise IndexError(f"rows {mine_N[0]} to {mine_N[-1]} of {len(shard)}")
+            pointers = map(faiss.swig_ptr, (scores_N[first:stop], query_D, shard, mine_N))
+            _inner_products(*pointers, self.dimension, 1, stop - first)
+        return scores_N
 
     def whole(self) -> np.ndarray:
         """All rows as one array (N, D); a copy unless there is one shard."""

@@ -1,0 +1,159 @@
+"""What pretrained vectors say by themselves, beside what the towers learn from events.
+
+An item that nobody has met yet gives the towers its text alone, and they have learned to trust
+ids; its similarity to what a user met lately is as good as that of any other item. It is kept as
+further components of both vectors, so that one inner product holds both:
+
+    item = [learned, weight * content, bonus if new],  user = [learned, mean content of the last, 1]
+
+The content of an item is its pretrained vector, centred, scaled in the directions of the principal
+components by variance ** -0.25 (half of a whitening) and brought to unit length. Pretrained text
+vectors share a direction that says nothing of the item; see Mu and Viswanath 2018 (centring) and
+Su et al. 2021, arXiv 2103.15316 (whitening).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from .sequences import QueryRows
+
+__all__ = ["COMPONENTS", "ContentCode", "ContentPart"]
+
+COMPONENTS = 127
+"""Directions that are kept; with the component for new items 128."""
+POWER = 0.25
+LAST = 10
+
+
+@dataclass(frozen=True)
+class ContentCode:
+    """How a pretrained vector becomes content: learned from a catalogue, used for new items too.
+
+    Attributes:
+        sizes: Lengths of the kinds of vectors (text, images) that stand side by side.
+        mean_E: Of the vectors that it was learned from, each kind brought to unit length.
+        basis_EP: Scaled principal directions.
+    """
+
+    sizes: tuple[int, ...]
+    mean_E: Tensor
+    basis_EP: Tensor
+
+    @classmethod
+    def learn(
+        cls, features_IE: Tensor, sizes: tuple[int, ...], components: int = COMPONENTS
+    ) -> ContentCode | None:
+        """The code of these vectors; None where there are too few to tell directions apart.
+
+        Args:
+            features_IE: Vectors of items; rows of zeros, without anything to read, do not count.
+            sizes: Lengths of the kinds side by side; their sum is E.
+            components: P at most.
+        """
+        unit_IE = _unit_kinds(features_IE.double().cpu(), sizes)
+        told_IE = unit_IE[unit_IE.abs().sum(dim=1) > 0]
+        if len(told_IE) < 3:
+            return None
+        mean_E = told_IE.mean(dim=0)
+        centred_IE = told_IE - mean_E
+        variance_E, axes_EE = torch.linalg.eigh(centred_IE.T @ centred_IE / (len(told_IE) - 1))
+        order_P = torch.argsort(variance_E, descending=True)[: min(components, len(told_IE) - 1)]
+        order_P = order_P[variance_E[order_P] > 1e-9]  # of unit vectors: less is rounding
+        if not len(order_P):
+            return None
+        axes_EP = axes_EE[:, order_P]
+        largest_P = axes_EP.abs().argmax(dim=0)  # the sign of an axis is a matter of taste
+        axes_EP = axes_EP * torch.sign(axes_EP[largest_P, torch.arange(len(order_P))])
+        basis_EP = axes_EP * variance_E[order_P] ** -POWER
+        return cls(sizes, mean_E.float(), basis_EP.float().contiguous())
+
+    def __call__(self, features_NE: Tensor) -> Tensor:
+        """Content (N, P) of unit length; zeros where there is nothing to read."""
+        unit_NE = _unit_kinds(features_NE.float().cpu(), self.sizes)
+        told_N1 = (unit_NE.abs().sum(dim=1, keepdim=True) > 0).float()
+        return functional.normalize((unit_NE - self.mean_E) @ self.basis_EP, dim=-1) * told_N1
+
+
+@dataclass(frozen=True)
+class ContentPart:
+    """Content of a catalogue and how much it counts.
+
+    Attributes:
+        code: How it is made.
+        rows_IP: Content of all items.
+        weight: Of a cosine of contents beside a learned cosine.
+        bonus: What a new item's score is raised by, in cosines.
+    """
+
+    code: ContentCode
+    rows_IP: Tensor
+    weight: float
+    bonus: float = 0.0
+
+    @property
+    def dimension(self) -> int:
+        """Components beside the learned ones."""
+        return int(self.rows_IP.shape[1]) + 1
+
+    def items(self, learned_ND: Tensor, rows_NP: Tensor, known_N: Tensor) -> Tensor:
+        """Item vectors (N, D + P + 1)."""
+        new_N1 = self.bonus * (~known_N).to(learned_ND.dtype)[:, None]
+        return torch.cat([learned_ND, self.weight * rows_NP, new_N1], dim=1)
+
+    def users(self, learned_QD: Tensor, queries: QueryRows) -> Tensor:
+        """User vectors (Q, D + P + 1); without a history the content is zero."""
+        stops_Q = queries.offsets_Q1[1:]
+        counts_Q = np.minimum(np.diff(queries.offsets_Q1), LAST)
+        rows_H = np.repeat(np.arange(len(counts_Q)), counts_Q)
+        first_Q = np.cumsum(counts_Q) - counts_Q
+        places_H = np.arange(len(rows_H)) + np.repeat(stops_Q - counts_Q - first_Q, counts_Q)
+        device = learned_QD.device
+        items_H = torch.from_numpy(queries.items_H[places_H].astype(np.int64)).to(device)
+        sums_QP = torch.zeros(len(counts_Q), self.rows_IP.shape[1], device=device)
+        sums_QP.index_add_(0, torch.from_numpy(rows_H).to(device), self.rows_IP[items_H])
+        counts_Q1 = torch.from_numpy(np.maximum(counts_Q, 1).astype(np.float32)).to(device)[:, None]
+        one_Q1 = torch.ones(len(counts_Q), 1, device=device)
+        return torch.cat([learned_QD, sums_QP / counts_Q1, one_Q1], dim=1)
+
+    def extended(self, rows_NP: Tensor) -> ContentPart:
+        """With the content of items after those it has."""
+        return replace(self, rows_IP=torch.cat([self.rows_IP, rows_NP.to(self.rows_IP.device)]))
+
+    def parts_of(self, vectors_ND: Tensor) -> tuple[Tensor, Tensor]:
+        """The learned part and the content of item vectors that `items` made."""
+        width = vectors_ND.shape[1] - self.dimension
+        return vectors_ND[:, :width], vectors_ND[:, width:-1] / self.weight
+
+    def tensors(self) -> dict[str, Tensor]:
+        """What a folder keeps; `of_tensors` reads it."""
+        return {
+            "content": self.rows_IP, "content_mean": self.code.mean_E,
+            "content_basis": self.code.basis_EP,
+        }  # fmt: skip
+
+    def facts(self) -> dict[str, Any]:
+        """Numbers that a folder keeps."""
+        return {"sizes": list(self.code.sizes), "weight": self.weight, "bonus": self.bonus}
+
+    @classmethod
+    def of_tensors(cls, tensors: dict[str, Tensor], facts: dict[str, Any]) -> ContentPart:
+        """What `tensors` and `facts` told."""
+        code = ContentCode(
+            tuple(facts["sizes"]), tensors["content_mean"].cpu(), tensors["content_basis"].cpu()
+        )
+        return cls(code, tensors["content"], facts["weight"], facts["bonus"])
+
+
+def _unit_kinds(features_NE: Tensor, sizes: tuple[int, ...]) -> Tensor:
+    """Each kind of vectors brought to unit length by itself, so that none outweighs another."""
+    bounds = pairwise(np.cumsum([0, *sizes]).tolist())
+    kinds = [functional.normalize(features_NE[:, at:stop], dim=-1) for at, stop in bounds]
+    return torch.cat(kinds, dim=1)

@@ -1,0 +1,211 @@
+"""What pretrained vectors say beside learned ones: the code, the parts of vectors, the choice."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from warmstart.core import NotApplicable, UsageError
+from warmstart.evaluation import measure_ranking, rank_targets
+from warmstart.retrieval import FaissIndex, TwoTower, TwoTowerModel
+from warmstart.retrieval.content_part import LAST, ContentCode
+from warmstart.retrieval.fitting_validation import best_content
+
+from .towerkit import Queries, chains, fit, halves, next_item_task, texts
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="module")
+def mixed(tmp_path_factory: pytest.TempPathFactory) -> TwoTowerModel:
+    """Towers over ids and texts, beside which contents count; two items are new."""
+    past, _ = halves(chains())
+    made = fit(
+        tmp_path_factory.mktemp("run"), past, text_IE=texts(), epochs=2, keep="last",
+        content=0.8, new_items=0.1,
+    )  # fmt: skip
+    known = made.known_I.clone()
+    known[[4, 9]] = False
+    return replace(made, known_I=known)
+
+
+def slow_code(features_IE: np.ndarray, components: int) -> np.ndarray:
+    """Centred, turned to the principal axes, each scaled by variance ** -0.25, unit length."""
+    unit_IE = np.array([row / np.linalg.norm(row) for row in features_IE.astype(np.float64)])
+    centred_IE = unit_IE - unit_IE.mean(axis=0)
+    _, values_K, axes_KE = np.linalg.svd(centred_IE, full_matrices=False)
+    variance_K = values_K**2 / (len(unit_IE) - 1)
+    found_IP = np.array(
+        [[row @ axes_KE[p] * variance_K[p] ** -0.25 for p in range(components)]
+         for row in centred_IE]
+    )  # fmt: skip
+    return np.array([row / np.linalg.norm(row) for row in found_IP])
+
+
+def test_the_code_is_that_of_a_loop() -> None:
+    """Cosines of contents are those of the plain way; axes may be turned round."""
+    features_IE = np.random.default_rng(0).normal(size=(40, 6)) * [5, 3, 2, 1, 1, 1] + 4
+    code = ContentCode.learn(torch.from_numpy(features_IE).float(), (6,), components=4)
+    assert code is not None
+    found_IP = code(torch.from_numpy(features_IE).float()).numpy()
+    slow_IP = slow_code(features_IE, 4)
+    np.testing.assert_allclose(found_IP @ found_IP.T, slow_IP @ slow_IP.T, atol=1e-4)
+
+
+def test_what_texts_share_says_nothing() -> None:
+    """Two groups around one large common direction: pretrained cosines are near 1, contents not."""
+    generator = np.random.default_rng(1)
+    group_N = np.repeat([1.0, -1.0], 20)[:, None]
+    rows_NE = np.array([50.0, 0, 0]) + np.array([0, 3.0, 0]) * group_N
+    rows_NE = rows_NE + 0.1 * generator.normal(size=(40, 3))
+    code = ContentCode.learn(torch.from_numpy(rows_NE).float(), (3,))
+    assert code is not None
+    content = code(torch.from_numpy(rows_NE).float()).numpy()
+    unit_NE = rows_NE / np.linalg.norm(rows_NE, axis=1, keepdims=True)
+    assert (unit_NE @ unit_NE.T).min() > 0.99
+    assert np.mean((content @ content.T)[:20, 20:]) < -0.5
+    assert np.mean((content @ content.T)[:20, :20]) > 0.5
+
+
+def test_kinds_weigh_alike_and_nothing_says_nothing() -> None:
+    generator = torch.Generator().manual_seed(0)
+    both = torch.randn(30, 5, generator=generator)
+    code = ContentCode.learn(both, (3, 2))
+    scaled = torch.cat([both[:, :3], 1000 * both[:, 3:]], dim=1)
+    again = ContentCode.learn(scaled, (3, 2))
+    assert code is not None
+    assert again is not None
+    torch.testing.assert_close(code(both), again(scaled), atol=1e-4, rtol=0)
+    assert not code(torch.zeros(2, 5)).any()
+    assert ContentCode.learn(torch.zeros(30, 5), (5,)) is None
+    assert ContentCode.learn(torch.ones(30, 5), (5,)) is None
+
+
+def test_scores_are_three_sums(mixed: TwoTowerModel) -> None:
+    """A learned cosine, the weighted mean cosine of contents, and the bonus of the new items."""
+    assert mixed.content is not None
+    histories: list[list[int]] = [[0, 1, 2], [], list(range(5, 5 + LAST + 3))]
+    queries = Queries.of(histories)
+    learned_QI = replace(mixed, content=None).scores(queries).numpy()
+    rows_IP = mixed.content.rows_IP.numpy()
+    wanted_QI = learned_QI.astype(np.float64)
+    for query, history in enumerate(histories):
+        recent = history[-LAST:]
+        for item in range(30):
+            cosines = [float(rows_IP[one] @ rows_IP[item]) for one in recent]
+            wanted_QI[query, item] += 0.8 * sum(cosines) / max(1, len(recent))
+            wanted_QI[query, item] += 0.1 * (item in (4, 9))
+    np.testing.assert_allclose(mixed.scores(queries).numpy(), wanted_QI, atol=1e-5)
+    product = mixed.user_vectors(queries) @ mixed.item_vectors().T
+    np.testing.assert_allclose(product, wanted_QI, atol=1e-5)
+    assert mixed.item_vectors().shape == (30, mixed.dimension)
+
+
+def test_an_index_answers_as_the_scores_do(mixed: TwoTowerModel) -> None:
+    index = FaissIndex.build(range(30), mixed.item_vectors(), tower=mixed.fingerprint)
+    queries = Queries.of([[3, 4], [20]])
+    _, found = index.search(mixed.user_vectors(queries), 5, tower=mixed.fingerprint)
+    best = torch.topk(mixed.scores(queries), 5, dim=1).indices.tolist()
+    assert [list(map(int, row)) for row in found] == best
+
+
+def test_it_is_saved_and_grows(mixed: TwoTowerModel, tmp_path: Path) -> None:
+    mixed.save(tmp_path / "model")
+    loaded = TwoTowerModel.load(tmp_path / "model")
+    queries = Queries.of([[1, 2]])
+    assert loaded.fingerprint == mixed.fingerprint
+    assert torch.equal(loaded.scores(queries), mixed.scores(queries))
+    new = texts()[:2]
+    grown = loaded.with_items(["a", "b"], new)
+    other = loaded.with_vectors([*loaded.item_ids, "a", "b"], grown.item_vectors())
+    assert grown.dimension == loaded.dimension
+    for one in (grown, other):
+        np.testing.assert_allclose(
+            one.item_vectors()[30:], loaded.encode_items(new), atol=1e-6, rtol=0
+        )
+        np.testing.assert_allclose(
+            one.user_vectors(Queries.of([[30, 31]])),
+            grown.user_vectors(Queries.of([[30, 31]])),
+            atol=1e-6,
+        )
+    assert loaded.encode_items(new)[0, -1] == pytest.approx(0.1)  # the bonus of a new item
+
+
+def test_a_weight_makes_another_tower(mixed: TwoTowerModel) -> None:
+    """An index of other weights must not be asked."""
+    assert mixed.content is not None
+    other = replace(mixed, content=replace(mixed.content, weight=0.7))
+    assert (
+        len({mixed.fingerprint, other.fingerprint, replace(mixed, content=None).fingerprint}) == 3
+    )
+
+
+def test_the_choice_is_the_best_on_validation(tmp_path: Path) -> None:
+    past, future = halves(chains())
+    task = next_item_task(past, future)
+    chosen = fit(tmp_path / "a", past, text_IE=texts(), epochs=2, validation=task, metric="MRR")
+    plain = replace(chosen, content=None)
+    whole = fit(
+        tmp_path / "b", past, text_IE=texts(), epochs=2, validation=task, metric="MRR", content=0.35
+    )
+    assert whole.content is not None
+
+    def model(weight: float, bonus: float) -> TwoTowerModel:
+        part = replace(whole.content, weight=weight, bonus=bonus) if weight else None
+        return replace(whole, content=part)
+
+    def value(made: TwoTowerModel) -> float:
+        return measure_ranking(rank_targets(made, task, 30, ks=()), task, ("MRR",))["MRR"]
+
+    tried = {0.07 * one: value(model(0.07 * one, 0.0)) for one in (0, 5, 10, 20, 30)}
+    weight, bonus = best_content(model, task, "MRR", unit=0.07, bonus=0.0)
+    assert tried[weight] == max(tried.values())
+    assert bonus == 0.0
+    assert chosen.facts["content"] == weight
+    assert value(chosen) >= value(plain)
+    assert best_content(model, task, "MRR", unit=0.07, weight=0.0) == (0.0, 0.0)
+
+
+def test_the_bonus_stops_where_it_would_cost_more_than_content_won() -> None:
+    """By a made-up ranking: no content .5, content .8, each step of the bonus costs .1."""
+    steps = {0.0: 0.8, 0.25: 0.7, 0.5: 0.6, 0.75: 0.5, 1.0: 0.4, 1.5: 0.3, 2.0: 0.2}
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            "warmstart.retrieval.fitting_validation._value",
+            lambda made, task, metric: steps[made[1]] if made[0] else 0.5,
+        )
+        found = best_content(lambda w, b: (w, b), None, "MRR", unit=1.0, weight=10.0)  # type: ignore[arg-type, return-value]
+    assert found == (10.0, 0.75)
+
+
+@pytest.mark.parametrize(
+    ("values", "error", "message"),
+    [
+        ({"content": -1.0}, UsageError, "content"),
+        ({"content": 0.0, "new_items": 0.1}, UsageError, "new_items needs content"),
+        ({"new_items": "most"}, UsageError, "new_items"),
+    ],
+)
+def test_settings_that_cannot_be(
+    values: dict[str, object], error: type[Exception], message: str
+) -> None:
+    with pytest.raises(error, match=message):
+        TwoTower.parse(values, "two-tower")
+
+
+def test_content_needs_vectors_and_a_choice_needs_questions(tmp_path: Path) -> None:
+    past, _ = halves(chains())
+    with pytest.raises(NotApplicable, match="need pretrained vectors"):
+        fit(tmp_path / "a", past, epochs=1, keep="last", content=0.5)
+    with pytest.raises(UsageError, match="on a validation task"):
+        fit(tmp_path / "b", past, text_IE=texts(), epochs=1, keep="last", new_items="auto")
+    made = fit(tmp_path / "c", past, text_IE=texts(), epochs=1, keep="last")
+    assert made.content is None
