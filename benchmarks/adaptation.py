@@ -12,7 +12,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cache
 from itertools import permutations
 from pathlib import Path
@@ -113,9 +113,7 @@ def run_pair(
     validators: Validators | None = None
     if not gap_file.is_file():
         validators = Validators(pair.rows, Streams(0).child("validators"))
-        gap = validators.gap
-        values = {"error": gap.error, "low": gap.low, "high": gap.high, "n": gap.n}
-        write_json(gap_file, values)
+        write_json(gap_file, asdict(validators.gap))
     results = {one.name: MethodResult(one, []) for one in named}
     for one, seed in cells:
         own = folder / one.name.replace(":", "_") / f"seed-{seed}"
@@ -182,14 +180,18 @@ def judge_pair(
             gained = compare_arms(proba_SNC, chosen[reference], truth_N)
             methods[name]["difference"] = gained.model_dump()
     choice = choose(results, pair.rows, gap)
+    believed = choose(results, pair.rows, replace(gap, overlap=None)).decision
     values = {name: one["accuracy"]["value"] for name, one in methods.items()}
     found = {
         "pair": pair.name,
         "test_rows": len(truth_N),
         "a_distance": gap.a_distance,
+        "overlap": gap.overlap,
+        "effective": gap.effective,
         "methods": methods,
         "choice": {**choice.decision.model_dump(mode="json"),
                    "accuracy": values[choice.decision.kept]},
+        "validators_alone": {"kept": believed.kept, "accuracy": values[believed.kept]},
         "oracle": {"method": max(values, key=lambda name: values[name]),
                    "accuracy": max(values.values()), "with_epoch": best_snapshot},
         "conflict": {"found": choice.conflict.found, "em": choice.conflict.em,

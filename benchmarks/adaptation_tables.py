@@ -25,6 +25,7 @@ def summary(pairs: Sequence[Json]) -> dict[str, Any]:
     value = {name: np.array([pair["methods"][name]["accuracy"]["value"] for pair in pairs])
              for name in names}  # fmt: skip
     value["choice"] = np.array([pair["choice"]["accuracy"] for pair in pairs])
+    value["validators alone"] = np.array([pair["validators_alone"]["accuracy"] for pair in pairs])
     value["oracle"] = np.array([pair["oracle"]["accuracy"] for pair in pairs])
     if all("skada" in pair for pair in pairs):
         value["skada dann"] = np.array([pair["skada"]["value"] for pair in pairs])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -110,6 +111,34 @@ def test_a_tiny_distance_speaks_against() -> None:
     found = decide([SOURCE, candidate("dann", 0.1, 0.1, 9.0)], gap=NEAR, conflict=CALM)
     assert found.kept == "source-only"
     assert "cannot be told apart (A-distance 0.04, 95 % interval 0.00 to 0.16)" in found.against[0]
+
+
+def test_domains_that_hardly_overlap_keep_source_only() -> None:
+    """The weighted validators have nothing to stand on, and are not believed."""
+    better = candidate("dann", 0.1, 0.1, 9.0)
+    for overlap, effective in ((0.1, 200.0), (0.9, 12.0)):
+        gap = replace(FAR, overlap=overlap, effective=effective)
+        found = decide([SOURCE, better], gap=gap, conflict=CALM)
+        assert (found.kept, found.proposed) == ("source-only", "dann")
+        (told,) = found.against
+        assert told.startswith("The domains hardly overlap (A-distance 1.60)")
+        assert f"{100 * overlap:.0f} % of the target" in told
+    whole = replace(FAR, overlap=0.9, effective=200.0)
+    assert decide([SOURCE, better], gap=whole, conflict=CALM).kept == "dann"
+
+
+def test_who_insists_keeps_a_method() -> None:
+    gap = replace(FAR, overlap=0.1, effective=12.0)
+    worse = candidate("mmd", 0.9, 0.9, 1.0)
+    found = decide([SOURCE, worse], gap=gap, conflict=CALM, keep="mmd")
+    assert (found.kept, found.adapting) == ("mmd", True)
+    assert found.sentences[0] == "MMD is kept because you asked for it."
+    assert any("hardly overlap" in one for one in found.sentences)
+    plain = decide([SOURCE, candidate("dann", 0.1, 0.1, 9.0)], gap=FAR, conflict=CALM,
+                   keep="source-only")  # fmt: skip
+    assert (plain.kept, plain.adapting) == ("source-only", False)
+    with pytest.raises(UsageError, match=r"keep must name .*source-only, mmd.*got 'dann'"):
+        decide([SOURCE, worse], gap=gap, conflict=CALM, keep="dann")
 
 
 def test_differing_class_shares_leave_aligning_methods_out() -> None:

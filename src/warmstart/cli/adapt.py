@@ -39,6 +39,14 @@ def adapt(
         ),
     ] = "features",
     seeds: Annotated[int, typer.Option("--seeds", min=1, help="Training seeds.")] = 3,
+    keep: Annotated[
+        str | None,
+        typer.Option(
+            "--keep",
+            help="Keep the model of this method whatever the evidence says, such as mmd.",
+            show_default=False,
+        ),
+    ] = None,
     backbone: o.Backbone = None,
     allow_bin: o.AllowBin = False,
     image_size: o.ImageSize = None,
@@ -66,13 +74,15 @@ def adapt(
 
     Aligns, reweights, corrects and self-trains on the untouched backbone's vectors, or with a part
     of the encoder (--trainable), chooses method and epoch without a target label, and keeps
-    source-only where the evidence is against adapting. Labels that the target has are read for the
-    final report alone. Interrupted, it goes on when the command is repeated.
+    source-only where the evidence is against adapting or there is none. Labels that the target has
+    are read for the final report alone. Interrupted, it goes on when the command is repeated.
 
     Examples:
       warmstart adapt --source films.csv --target gadgets.csv
 
       warmstart adapt --source scans/ --target photos/ --methods mmd,dann --out runs/photos
+
+      warmstart adapt --source films.csv --target gadgets.csv --methods mmd --keep mmd
 
       warmstart adapt --source films.csv --target gadgets.csv --trainable last:2 --methods mmd,coral
 
@@ -87,6 +97,7 @@ def adapt(
         methods=None if methods is None else [m for m in methods.split(",") if m.strip()],
         trainable=trainable,
         seeds=seeds,
+        keep=keep,
         backbone=backbone,
         allow_bin=allow_bin,
         image_size=image_size,

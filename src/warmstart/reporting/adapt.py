@@ -187,6 +187,11 @@ def _evidence(results: Json) -> list[str]:
             f"A-distance {gap['a_distance']:.2f} ({gap['low']:.2f} to {gap['high']:.2f}; 0 is no "
             "difference, 2 is complete)."
         )
+    if gap and gap.get("overlap") is not None:
+        lines.append(
+            f"About {100 * gap['overlap']:.0f} % of the target lies where the source has rows; "
+            f"{gap['effective']:.0f} validation rows carry the importance weights."
+        )
     conflict = found.get("conflict")
     if conflict:
         said = "taken for a difference" if conflict["found"] else "not taken for a difference"

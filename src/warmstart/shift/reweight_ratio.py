@@ -29,6 +29,8 @@ _FOLDS = 5
 _MOST_ROWS = 4000
 _GRID = (1e-1, 1e-2, 1e-3, 1e-4)
 _Z = 1.96
+LEAST_OVERLAP = 0.5
+LEAST_EFFECTIVE = 30.0
 
 
 @dataclass(frozen=True)
@@ -40,12 +42,17 @@ class DomainGap:
         low: Lower bound of the error's 95 % interval (normal approximation over rows).
         high: Upper bound.
         n: Rows behind it.
+        overlap: Mean density ratio p_T / p_S over held-out source rows: the share of the target
+            that lies where the source has rows; None where it was not looked at.
+        effective: How many of those rows the ratios leave in effect (`effective_size`).
     """
 
     error: float
     low: float
     high: float
     n: int
+    overlap: float | None = None
+    effective: float | None = None
 
     @property
     def a_distance(self) -> float:
@@ -64,6 +71,17 @@ class DomainGap:
     def tiny(self) -> bool:
         """Whether chance explains what the classifier finds."""
         return self.high >= 0.5
+
+    @property
+    def apart(self) -> bool:
+        """Whether the source has too few rows where the target lies for ratios to mean anything.
+
+        The mean of p_T / p_S under p_S is 1 where the source has rows wherever the target does, and
+        falls by what it has not; and a mean that rests on a handful of rows is theirs.
+        """
+        if self.overlap is None or self.effective is None:
+            return False
+        return self.overlap < LEAST_OVERLAP or self.effective < LEAST_EFFECTIVE
 
 
 @dataclass(frozen=True)

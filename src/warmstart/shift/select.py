@@ -1,7 +1,8 @@
 """To adapt or not: what the evidence without target labels says, in words with its numbers.
 
-A method is taken only where the domains differ, the validators' mean rank puts it first, and most
-of them prefer it to source-only. Whatever speaks against is said, and source-only is kept.
+A method is taken only where the domains differ and overlap, the validators' mean rank puts it
+first, and most of them prefer it to source-only. Whatever speaks against is said, and source-only
+is kept, unless the user insists on a method.
 """
 
 from __future__ import annotations
@@ -107,7 +108,11 @@ class Decision(Config):
 
 
 def decide(
-    candidates: Sequence[Candidate], *, gap: DomainGap, conflict: SharesConflict
+    candidates: Sequence[Candidate],
+    *,
+    gap: DomainGap,
+    conflict: SharesConflict,
+    keep: str | None = None,
 ) -> Decision:
     """Choose a method without target labels, or keep source-only.
 
@@ -115,9 +120,10 @@ def decide(
         candidates: Source-only first, then the others.
         gap: How far apart the domains are.
         conflict: Whether class shares seem to differ.
+        keep: Name of a candidate that is kept whatever the evidence says.
 
     Raises:
-        UsageError: Without a candidate.
+        UsageError: Without a candidate, or when `keep` names none.
     """
     if not candidates:
         raise UsageError("decide needs at least one candidate, source-only first; got none.")
@@ -133,14 +139,22 @@ def decide(
     against = _against(first, reference, preferred, gap)
     if conflict.found and excluded:
         against.append(_conflict_words(conflict, excluded))
-    stays = first is reference or gap.tiny or len(preferred[first.name]) < _VOTES
+    stays = first is reference or gap.tiny or gap.apart or len(preferred[first.name]) < _VOTES
     kept = reference if stays else first
+    told = _sentences(kept, reference, preferred, agreement, against, stays=stays)
+    if keep is not None:
+        named = [one for one in candidates if one.name == keep]
+        if not named:
+            names = ", ".join(one.name for one in candidates)
+            raise UsageError(f"keep must name a method that was fitted ({names}), got {keep!r}.")
+        kept = named[0]
+        told = (f"{kept.title} is kept because you asked for it.", *told[1:])
     return Decision(
         kept=kept.name,
-        adapting=not stays,
+        adapting=kept is not reference,
         proposed=first.name,
         against=tuple(against),
-        sentences=_sentences(kept, reference, preferred, agreement, against, stays=stays),
+        sentences=told,
         excluded=tuple(one.name for one in excluded),
         mean_ranks={one.name: float(means_K[k]) for k, one in enumerate(open_to)},
         preferred_by=preferred,
@@ -166,6 +180,13 @@ def _against(
         found.append(
             f"The domains cannot be told apart (A-distance {gap.a_distance:.2f}, 95 % interval "
             f"{low:.2f} to {high:.2f}): there is no shift of the inputs to adapt to."
+        )
+    if gap.apart and not gap.tiny:
+        found.append(
+            f"The domains hardly overlap (A-distance {gap.a_distance:.2f}): only "
+            f"{100 * (gap.overlap or 0.0):.0f} % of the target lies where the source has rows, and "
+            f"{gap.effective or 0.0:.0f} validation rows carry the importance weights. Two of the "
+            "three validators rest on these weights and can tell nothing here."
         )
     if first is reference:
         found.append(f"The validators' mean rank puts {reference.title} first.")

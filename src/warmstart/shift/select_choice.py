@@ -33,13 +33,19 @@ class Choice:
     kept: MethodSeed
 
 
-def choose(results: Sequence[MethodResult], rows: DomainVectors, gap: DomainGap) -> Choice:
+def choose(
+    results: Sequence[MethodResult],
+    rows: DomainVectors,
+    gap: DomainGap,
+    keep: str | None = None,
+) -> Choice:
     """Choose among fitted methods without a target label.
 
     Args:
         results: Source-only first; those without seeds are passed over.
         rows: Source and target vectors.
         gap: How far apart the domains are.
+        keep: Name of a method that is kept whatever the evidence says.
     """
     fitted = [result for result in results if result.seeds]
     reference = fitted[0].seeds[fitted[0].kept]
@@ -49,7 +55,7 @@ def choose(results: Sequence[MethodResult], rows: DomainVectors, gap: DomainGap)
         Candidate(result.named.name, result.named.title, result.named.method.aligns, result.judged)
         for result in fitted
     ]
-    decision = decide(candidates, gap=gap, conflict=conflict)
+    decision = decide(candidates, gap=gap, conflict=conflict, keep=keep)
     kept = next(result for result in fitted if result.named.name == decision.kept)
     return Choice(decision, shares, conflict, kept.seeds[kept.kept])
 

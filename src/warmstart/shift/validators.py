@@ -8,6 +8,8 @@ asks whether its predictions form clusters.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import torch
 from torch.nn import functional
@@ -17,7 +19,7 @@ from warmstart.models import Head
 
 from .adapt_view import DomainVectors
 from .label_correct import head_logits
-from .reweight_ratio import domain_ratio, fit_domain_classifier
+from .reweight_ratio import domain_ratio, effective_size, fit_domain_classifier
 
 __all__ = [
     "VALIDATORS",
@@ -157,10 +159,15 @@ class Validators:
 
     def __init__(self, rows: DomainVectors, streams: Streams) -> None:
         self._rows = rows
-        _, classifier, self.gap = domain_ratio(
+        _, classifier, gap = domain_ratio(
             rows.train_ND, rows.target_UD, streams=streams.child("space")
         )
         self._weights_M = np.minimum(classifier.ratio(rows.validation_MD), _MOST_RATIO)
+        self.gap = replace(
+            gap,
+            overlap=min(1.0, float(self._weights_M.mean())),
+            effective=effective_size(self._weights_M),
+        )
         self._l2 = classifier.l2
         drawn = streams.numpy("rows")
         self._source = drawn.permutation(len(rows.train_ND))[:_LEARNED_ROWS]

@@ -64,6 +64,7 @@ def adapt(
     backbone: Backbone | str | Path | None = None,
     seeds: int = 3,
     first_seed: int = 0,
+    keep: str | None = None,
     limit: int | None = None,
     image_size: int | None = None,
     max_length: int | None = None,
@@ -94,6 +95,7 @@ def adapt(
         backbone: What embeds the rows; the default for the modality otherwise.
         seeds: Training seeds of each method.
         first_seed: The first of them; the others count up from it.
+        keep: The method whose model is kept, whatever the evidence says; chosen by it otherwise.
         limit: At most so many rows of each domain.
         image_size: Pixels on a side; the backbone's own otherwise.
         max_length: Tokens; the backbone's own otherwise.
@@ -120,6 +122,11 @@ def adapt(
     if not 1 <= seeds <= 1000:
         raise UsageError(f"seeds must be 1 to 1000, got {seeds}. Usual: 3.")
     named, tuning = parse_methods(methods), parse_trainable(trainable)
+    names = [one.name for one in named]
+    if keep is not None and keep not in names:
+        raise UsageError(
+            f"keep must be one of the methods that run ({', '.join(names)}), got {keep!r}."
+        )
     prepared = prepare(
         source, backbone=backbone, limit=limit, image_size=image_size, max_length=max_length,
         device=device, allow_bin=allow_bin, **reading,
@@ -137,7 +144,8 @@ def adapt(
         tuning.check(prepared.backbone, view)
     wanted = range(first_seed, first_seed + seeds)
     settings = _settings(
-        prepared, goal, named, wanted, limit=limit, metric=metric, tuning=tuning
+        prepared, goal, named, wanted, limit=limit, metric=metric, tuning=tuning,
+        keep=keep,
     )  # fmt: skip
     name = f"{Path(prepared.dataset.source).stem}-to-{Path(goal.dataset.source).stem}"
     final = Path(out) if out else default_folder("adapt", name, settings)
@@ -149,7 +157,7 @@ def adapt(
             _work(
                 folder, prepared, goal, domains, named, tuning, seeds=wanted, device=device,
                 primary=primary, started=begun, show_audit=show_audit, settings=settings,
-                name=final.name, command=command or f"warmstart adapt --source "
+                keep=keep, name=final.name, command=command or f"warmstart adapt --source "
                 f"{prepared.dataset.source} --target {goal.dataset.source}",
             )  # fmt: skip
         if tuning is not None:
@@ -171,6 +179,7 @@ def _work(
     started: float,
     show_audit: ShowAudit | None,
     settings: dict[str, Any],
+    keep: str | None,
     name: str,
     command: str,
 ) -> None:
@@ -185,7 +194,7 @@ def _work(
     rows = _rows(domains, prepared.backbone, tuning, folder)
     validators = Validators(rows, Streams(seeds.start).child("validators"))
     results = _fit_all(folder, rows, named, validators, seeds=seeds, device=device)
-    choice = choose(results, rows, validators.gap)
+    choice = choose(results, rows, validators.gap, keep)
     outcome = Outcome(
         prepared=prepared, target=goal, results=results, choice=choice, gap=validators.gap,
         embedding=embedding, primary=primary, started=started, seeds=len(seeds), tuning=tuning,
@@ -262,6 +271,7 @@ def _settings(
     limit: int | None,
     metric: str | None,
     tuning: Tuning | None,
+    keep: str | None,
 ) -> dict[str, Any]:
     """What decides the result; an unfinished run is continued only under the same settings."""
     values: dict[str, Any] = {
@@ -279,4 +289,6 @@ def _settings(
         "target": target.dataset.fingerprint,
         "target_split": fingerprint(sorted(target.adapt), sorted(target.test)),
     }
+    if keep is not None:
+        values["keep"] = keep
     return values | {"fingerprint": fingerprint(values)}

@@ -232,6 +232,9 @@ def _adaptation_json(outcome: Outcome) -> dict[str, Any]:
             "error": outcome.gap.error,
             "rows": outcome.gap.n,
             "tiny": outcome.gap.tiny,
+            "overlap": outcome.gap.overlap,
+            "effective": outcome.gap.effective,
+            "apart": outcome.gap.apart,
         },
         "shares": {
             kind: dict(zip(names, values_C.tolist(), strict=True))
