@@ -28,6 +28,8 @@ __all__ = ["serve"]
 _log = logging.getLogger(__name__)
 HEADER_SECONDS = 15.0
 """A connection that has sent no whole request head by then is closed."""
+HEADER_BYTES = 65_536
+"""A longer head closes the connection: httptools itself would gather it for ever."""
 CONNECTIONS = 4096
 BACKLOG = 1024
 SWITCH_SECONDS = 0.001
@@ -140,9 +142,13 @@ class _Server(uvicorn.Server):
 
 
 class _Patient(HttpToolsProtocol):
-    """Closes a connection whose request head does not come: uvicorn itself would wait for ever."""
+    """Closes a connection whose request head does not come, or does not end.
+
+    uvicorn itself would wait for ever.
+    """
 
     _head: asyncio.TimerHandle | None = None
+    _gathered = 0
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Begin to wait for the first head."""
@@ -150,11 +156,16 @@ class _Patient(HttpToolsProtocol):
         self._wait()
 
     def data_received(self, data: bytes) -> None:
-        """A head that has come ends the wait; a part of one begins it."""
+        """A head that has come ends the wait; a part of one begins it, or is already too long."""
         super().data_received(data)
         busy = self.cycle is not None and not self.cycle.response_complete
         if busy:
             self._stop_waiting()
+            return
+        self._gathered += len(data)
+        if self._gathered > HEADER_BYTES:
+            self._stop_waiting()
+            self._close()
         elif self._head is None:
             self._wait()
 
@@ -167,6 +178,7 @@ class _Patient(HttpToolsProtocol):
         self._head = self.loop.call_later(HEADER_SECONDS, self._close)
 
     def _stop_waiting(self) -> None:
+        self._gathered = 0
         if self._head is not None:
             self._head.cancel()
             self._head = None
