@@ -111,7 +111,7 @@ def run_pair(
     cells = [(one, seed) for seed in range(seeds) for one in named]
     gap_file = folder / "gap.json"
     validators: Validators | None = None
-    if not gap_file.is_file():
+    if not gap_file.is_file() or "weighed" not in read_json(gap_file):
         validators = Validators(pair.rows, Streams(0).child("validators"))
         write_json(gap_file, asdict(validators.gap))
     results = {one.name: MethodResult(one, []) for one in named}
@@ -180,7 +180,7 @@ def judge_pair(
             gained = compare_arms(proba_SNC, chosen[reference], truth_N)
             methods[name]["difference"] = gained.model_dump()
     choice = choose(results, pair.rows, gap)
-    believed = choose(results, pair.rows, replace(gap, overlap=None)).decision
+    believed = choose(results, pair.rows, replace(gap, overlap=None, effective=None)).decision
     values = {name: one["accuracy"]["value"] for name, one in methods.items()}
     found = {
         "pair": pair.name,

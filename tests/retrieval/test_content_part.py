@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
-from warmstart.core import NotApplicable, UsageError
-from warmstart.evaluation import measure_ranking, rank_targets
+from warmstart.core import DataError, NotApplicable, UsageError
 from warmstart.retrieval import FaissIndex, TwoTower, TwoTowerModel
 from warmstart.retrieval.content_part import LAST, ContentCode
-from warmstart.retrieval.fitting_validation import best_content
+from warmstart.retrieval.fitting_content import choose_content, ranked, with_content
 
 from .towerkit import Queries, chains, fit, halves, next_item_task, texts
 
@@ -55,6 +57,7 @@ def test_the_code_is_that_of_a_loop() -> None:
     code = ContentCode.learn(torch.from_numpy(features_IE).float(), (6,), components=4)
     assert code is not None
     found_IP = code(torch.from_numpy(features_IE).float()).numpy()
+    assert found_IP.shape == (40, 7), "with the component for new items a multiple of 8"
     slow_IP = slow_code(features_IE, 4)
     np.testing.assert_allclose(found_IP @ found_IP.T, slow_IP @ slow_IP.T, atol=1e-4)
 
@@ -124,7 +127,7 @@ def test_it_is_saved_and_grows(mixed: TwoTowerModel, tmp_path: Path) -> None:
     assert torch.equal(loaded.scores(queries), mixed.scores(queries))
     new = texts()[:2]
     grown = loaded.with_items(["a", "b"], new)
-    other = loaded.with_vectors([*loaded.item_ids, "a", "b"], grown.item_vectors())
+    other = loaded.with_vectors([*loaded.item_ids, "a", "b"], grown.item_vectors()[30:])
     assert grown.dimension == loaded.dimension
     for one in (grown, other):
         np.testing.assert_allclose(
@@ -135,7 +138,11 @@ def test_it_is_saved_and_grows(mixed: TwoTowerModel, tmp_path: Path) -> None:
             grown.user_vectors(Queries.of([[30, 31]])),
             atol=1e-6,
         )
-    assert loaded.encode_items(new)[0, -1] == pytest.approx(0.1)  # the bonus of a new item
+    blank = np.zeros_like(new)
+    assert loaded.encode_items(new)[:, -1] == pytest.approx(0.1)  # the bonus of new items
+    assert not loaded.encode_items(blank)[:, -1].any()  # of which something is told
+    with pytest.raises(DataError, match="does not begin"):
+        loaded.with_vectors([*loaded.item_ids, "a", "b"], grown.item_vectors())
 
 
 def test_a_weight_makes_another_tower(mixed: TwoTowerModel) -> None:
@@ -151,39 +158,74 @@ def test_the_choice_is_the_best_on_validation(tmp_path: Path) -> None:
     past, future = halves(chains())
     task = next_item_task(past, future)
     chosen = fit(tmp_path / "a", past, text_IE=texts(), epochs=2, validation=task, metric="MRR")
-    plain = replace(chosen, content=None)
-    whole = fit(
+    given = fit(
         tmp_path / "b", past, text_IE=texts(), epochs=2, validation=task, metric="MRR", content=0.35
     )
-    assert whole.content is not None
-
-    def model(weight: float, bonus: float) -> TwoTowerModel:
-        part = replace(whole.content, weight=weight, bonus=bonus) if weight else None
-        return replace(whole, content=part)
-
-    def value(made: TwoTowerModel) -> float:
-        return measure_ranking(rank_targets(made, task, 30, ks=()), task, ("MRR",))["MRR"]
-
-    tried = {0.07 * one: value(model(0.07 * one, 0.0)) for one in (0, 5, 10, 20, 30)}
-    weight, bonus = best_content(model, task, "MRR", unit=0.07, bonus=0.0)
-    assert tried[weight] == max(tried.values())
-    assert bonus == 0.0
-    assert chosen.facts["content"] == weight
-    assert value(chosen) >= value(plain)
-    assert best_content(model, task, "MRR", unit=0.07, weight=0.0) == (0.0, 0.0)
+    part = given.content
+    tried = {
+        weight: ranked(with_content(given, part, weight), task, "MRR")
+        for weight in (0.0, *(given.towers.temperature().item() * one for one in (5, 10, 20, 30)))
+    }
+    assert tried[chosen.facts["content"]] == max(tried.values())
+    assert ranked(chosen, task, "MRR") == max(tried.values())
+    assert chosen.facts["new_items"] == 0.0
+    assert given.facts["content"] == 0.35
+    assert any("count 0.35 times" in note for note in given.facts["notes"])
+    assert choose_content(chosen, None, "auto", 0.0, task, "MRR") is chosen
+    assert choose_content(chosen, part, 0.0, 0.0, task, "MRR") is chosen
 
 
-def test_the_bonus_stops_where_it_would_cost_more_than_content_won() -> None:
-    """By a made-up ranking: no content .5, content .8, each step of the bonus costs .1."""
-    steps = {0.0: 0.8, 0.25: 0.7, 0.5: 0.6, 0.75: 0.5, 1.0: 0.4, 1.5: 0.3, 2.0: 0.2}
+@pytest.fixture
+def judged(mixed: TwoTowerModel, monkeypatch: pytest.MonkeyPatch) -> Callable[..., TwoTowerModel]:
+    """A choice by made-up metrics: without content .5, with it .8, a step of the bonus costs .1."""
 
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(
-            "warmstart.retrieval.fitting_validation._value",
-            lambda made, task, metric: steps[made[1]] if made[0] else 0.5,
-        )
-        found = best_content(lambda w, b: (w, b), None, "MRR", unit=1.0, weight=10.0)  # type: ignore[arg-type, return-value]
-    assert found == (10.0, 0.75)
+    def value(model: TwoTowerModel, task: object, metric: str) -> float:
+        del task, metric
+        if model.content is None:
+            return 0.5
+        unit = model.towers.temperature().item()
+        return 0.8 - 0.4 * model.content.bonus / unit - 0.001 * model.content.weight
+
+    monkeypatch.setattr("warmstart.retrieval.fitting_content.ranked", value)
+
+    def choose(answers: list[int], content: Any = "auto") -> TwoTowerModel:
+        task: Any = SimpleNamespace(targets=SimpleNamespace(items=np.array(answers)))
+        base = replace(mixed, content=None)
+        return choose_content(base, mixed.content, content, "auto", task, "MRR")
+
+    return choose
+
+
+def test_the_bonus_stops_where_it_would_cost_more_than_content_won(
+    judged: Callable[..., TwoTowerModel],
+) -> None:
+    """Items 4 and 9 are new; .8 - .4 x .5 is still above .5, and .8 - .4 x .75 is not."""
+    found = judged([4, 9] * 10)
+    assert found.content is not None
+    assert found.content.weight == pytest.approx(5 * 0.07)
+    assert found.content.bonus == pytest.approx(0.5 * 0.07)
+
+
+def test_no_bonus_is_chosen_where_hardly_a_new_item_is_asked_for(
+    judged: Callable[..., TwoTowerModel], notes: list[str]
+) -> None:
+    found = judged([4, 9] * 9 + [0] * 500)
+    assert found.content is not None
+    assert found.content.bonus == 0.0
+    assert any(note.startswith("18 questions of validation ask for a new item") for note in notes)
+
+
+def test_content_that_wins_nothing_is_left_out(
+    mixed: TwoTowerModel, monkeypatch: pytest.MonkeyPatch, notes: list[str]
+) -> None:
+    monkeypatch.setattr(
+        "warmstart.retrieval.fitting_content.ranked",
+        lambda model, task, metric: 0.4 if model.content else 0.5,
+    )
+    base = replace(mixed, content=None)
+    task: Any = object()
+    assert choose_content(base, mixed.content, "auto", 0.03, task, "MRR").content is None
+    assert any("new_items with it" in note for note in notes)
 
 
 @pytest.mark.parametrize(
@@ -201,11 +243,14 @@ def test_settings_that_cannot_be(
         TwoTower.parse(values, "two-tower")
 
 
-def test_content_needs_vectors_and_a_choice_needs_questions(tmp_path: Path) -> None:
+def test_what_cannot_be_is_refused_before_training(tmp_path: Path) -> None:
     past, _ = halves(chains())
-    with pytest.raises(NotApplicable, match="need pretrained vectors"):
-        fit(tmp_path / "a", past, epochs=1, keep="last", content=0.5)
-    with pytest.raises(UsageError, match="on a validation task"):
-        fit(tmp_path / "b", past, text_IE=texts(), epochs=1, keep="last", new_items="auto")
+    for values in ({"content": 0.5}, {"new_items": 0.1}):
+        with pytest.raises(NotApplicable, match="need pretrained vectors"):
+            fit(tmp_path / "a", past, keep="last", **values)
+    for values in ({"new_items": "auto"}, {"new_items": 0.1}, {"new_items": "auto", "content": 1}):
+        with pytest.raises(UsageError, match="on a validation task"):
+            fit(tmp_path / "b", past, text_IE=texts(), keep="last", **values)
+    assert not list(tmp_path.glob("*/metrics.jsonl"))
     made = fit(tmp_path / "c", past, text_IE=texts(), epochs=1, keep="last")
     assert made.content is None

@@ -89,6 +89,19 @@ def test_shards_are_one_array(shards: tuple[Vectors, np.ndarray]) -> None:
     np.testing.assert_array_equal(longer.take(np.array([40, 41])), rows_ND[:2])
 
 
+def test_inner_products_are_read_where_the_rows_lie(shards: tuple[Vectors, np.ndarray]) -> None:
+    """Over the shards' ends too, and in memory that a file is mapped to."""
+    vectors, rows_ND = shards
+    query_D = np.linspace(-1, 2, rows_ND.shape[1]).astype(np.float32)
+    for wanted in (np.arange(40), np.array([0, 10, 11, 38, 39]), np.array([], dtype=np.int64)):
+        np.testing.assert_allclose(
+            vectors.inner(query_D, wanted), rows_ND[wanted] @ query_D, rtol=1e-5, atol=1e-5
+        )
+    for outside in ([-1, 0], [3, 40]):
+        with pytest.raises(IndexError, match="of 40"):
+            vectors.inner(query_D, np.array(outside))
+
+
 def test_best_of_merges_two_rankings() -> None:
     one = (np.array([[5.0, 3.0, 1.0]]), np.array([[7, 8, 9]]))
     other = (np.array([[4.0, 3.0]]), np.array([[1, 2]]))

@@ -116,27 +116,37 @@ def test_a_tiny_distance_speaks_against() -> None:
 def test_domains_that_hardly_overlap_keep_source_only() -> None:
     """The weighted validators have nothing to stand on, and are not believed."""
     better = candidate("dann", 0.1, 0.1, 9.0)
-    for overlap, effective in ((0.1, 200.0), (0.9, 12.0)):
-        gap = replace(FAR, overlap=overlap, effective=effective)
-        found = decide([SOURCE, better], gap=gap, conflict=CALM)
-        assert (found.kept, found.proposed) == ("source-only", "dann")
-        (told,) = found.against
-        assert told.startswith("The domains hardly overlap (A-distance 1.60)")
-        assert f"{100 * overlap:.0f} % of the target" in told
-    whole = replace(FAR, overlap=0.9, effective=200.0)
-    assert decide([SOURCE, better], gap=whole, conflict=CALM).kept == "dann"
+    apart = replace(FAR, overlap=0.1, effective=200.0, weighed=300)
+    found = decide([SOURCE, better], gap=apart, conflict=CALM)
+    assert (found.kept, found.proposed) == ("source-only", "dann")
+    (told,) = found.against
+    assert told.startswith("The domains hardly overlap (A-distance 1.60): about 10 % of the target")
+    thin = replace(FAR, overlap=0.9, effective=12.0, weighed=300)
+    found = decide([SOURCE, better], gap=thin, conflict=CALM)
+    assert (found.kept, found.proposed) == ("source-only", "dann")
+    assert found.against[0].startswith("12 of 300 validation rows carry the importance weights")
+    for whole in (
+        replace(FAR, overlap=0.9, effective=200.0, weighed=300),
+        replace(FAR, overlap=0.97, effective=18.0, weighed=20),  # a small source that overlaps
+    ):
+        assert decide([SOURCE, better], gap=whole, conflict=CALM).kept == "dann"
 
 
 def test_who_insists_keeps_a_method() -> None:
-    gap = replace(FAR, overlap=0.1, effective=12.0)
-    worse = candidate("mmd", 0.9, 0.9, 1.0)
-    found = decide([SOURCE, worse], gap=gap, conflict=CALM, keep="mmd")
-    assert (found.kept, found.adapting) == ("mmd", True)
-    assert found.sentences[0] == "MMD is kept because you asked for it."
+    gap = replace(FAR, overlap=0.1, effective=12.0, weighed=300)
+    better, worse = candidate("dann", 0.1, 0.1, 9.0), candidate("mmd", 0.9, 0.9, 1.0)
+    found = decide([SOURCE, better, worse], gap=gap, conflict=CALM, keep="mmd")
+    assert (found.kept, found.adapting, found.proposed) == ("mmd", True, "dann")
+    assert found.sentences[0] == (
+        "MMD is kept because you asked for it; the evidence would keep SOURCE-ONLY. 0 of 3 "
+        "validators prefer it to SOURCE-ONLY."
+    )
     assert any("hardly overlap" in one for one in found.sentences)
-    plain = decide([SOURCE, candidate("dann", 0.1, 0.1, 9.0)], gap=FAR, conflict=CALM,
-                   keep="source-only")  # fmt: skip
-    assert (plain.kept, plain.adapting) == ("source-only", False)
+    found = decide([SOURCE, better, worse], gap=FAR, conflict=CALM, keep="source-only")
+    assert (found.kept, found.adapting) == ("source-only", False)
+    assert found.sentences[0].endswith("the evidence would keep DANN.")
+    found = decide([SOURCE, better], gap=FAR, conflict=CALM, keep="dann")
+    assert found.sentences[0].endswith("the evidence says the same.")
     with pytest.raises(UsageError, match=r"keep must name .*source-only, mmd.*got 'dann'"):
         decide([SOURCE, worse], gap=gap, conflict=CALM, keep="dann")
 

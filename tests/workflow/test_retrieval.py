@@ -13,6 +13,7 @@ import pytest
 
 import warmstart as ws
 from warmstart.core import DataError, NotApplicable, RunError, UsageError, verify_manifest
+from warmstart.evaluation import Queries
 from warmstart.serving.metrics import Metrics
 from warmstart.serving.snapshot import Live
 from warmstart.workflow import (
@@ -196,6 +197,39 @@ def test_new_items_are_read_as_the_run_s_own_were(
     grown = refresh(made, new, backbone=tiny_text, device="cpu")
     twin, known = run_service(made, grown.folder).index.vectors(["twin", "i3"])
     np.testing.assert_allclose(twin, known, atol=1e-5)
+
+
+def test_content_and_the_bonus_of_new_items_go_with_the_index(
+    folder: Path, tiny_text: Path, tmp_path: Path
+) -> None:
+    """After each refresh the index gives the scores that the towers give, new items included."""
+    settings = {"width": 16, "layers": 1, "heads": 1, "epochs": 1, "history": 4,
+                "content": 0.8, "new_items": 0.1}  # fmt: skip
+    made = fit(
+        folder, strategy="two-tower", settings=settings, backbone=tiny_text, device="cpu",
+        out=tmp_path / "fit",
+    )  # fmt: skip
+    assert isinstance(made, RetrievalRun)
+    assert made.towers.content is not None
+    assert (made.towers.content.weight, made.towers.content.bonus) == (0.8, 0.1)
+    report = build_run_index(made, device="cpu")
+    for place, name in enumerate(("", "a", "b")):
+        if name:
+            new = tmp_path / f"{name}.csv"
+            new.write_text(f"item_id,title,tags\n{name},plum truck {name},even\n")
+            report = refresh(made, new, backbone=tiny_text, device="cpu")
+        service = run_service(made, report.folder)
+        ids = list(service.index.ids)
+        assert len(ids) == len(service.towers.item_ids) == ITEMS + place
+        history = [ids.index("i2"), len(ids) - 1]
+        wanted = service.towers.scores(Queries.of([history]))[0].numpy()
+        query = service.user_vector([ids[one] for one in history], None)
+        scores, found = service.index.search(query[None], len(ids), tower=service.tower)
+        np.testing.assert_allclose(
+            scores[0], [wanted[ids.index(one)] for one in found[0]], atol=1e-5
+        )
+        bonuses = service.index.vectors(ids)[:, -1]
+        np.testing.assert_allclose(bonuses, [0.0] * ITEMS + [0.1] * place, atol=1e-6)
 
 
 def test_fit_sets_a_track_beside_baselines(folder: Path, tiny_text: Path, tmp_path: Path) -> None:

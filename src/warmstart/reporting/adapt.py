@@ -190,7 +190,8 @@ def _evidence(results: Json) -> list[str]:
     if gap and gap.get("overlap") is not None:
         lines.append(
             f"About {100 * gap['overlap']:.0f} % of the target lies where the source has rows; "
-            f"{gap['effective']:.0f} validation rows carry the importance weights."
+            f"{gap['effective']:.0f} of {gap['weighed']} validation rows carry the importance "
+            "weights."
         )
     conflict = found.get("conflict")
     if conflict:

@@ -4,7 +4,9 @@ An item that nobody has met yet gives the towers its text alone, and they have l
 ids; its similarity to what a user met lately is as good as that of any other item. It is kept as
 further components of both vectors, so that one inner product holds both:
 
-    item = [learned, weight * content, bonus if new],  user = [learned, mean content of the last, 1]
+    item = [learned, w * content, bonus if new],  user = [learned, w * mean content of the last, 1]
+
+with w² the weight of a cosine of contents, so that items can be compared with one another too.
 
 The content of an item is its pretrained vector, centred, scaled in the directions of the principal
 components by variance ** -0.25 (half of a whitening) and brought to unit length. Pretrained text
@@ -29,6 +31,10 @@ __all__ = ["COMPONENTS", "ContentCode", "ContentPart"]
 
 COMPONENTS = 127
 """Directions that are kept; with the component for new items 128."""
+MULTIPLE = 8
+"""What is added to a vector is a multiple of it, filled with zeros: engines cut vectors up."""
+LEARNED_FROM = 100_000
+"""Vectors that the code is learned from at most, from all over the catalogue."""
 POWER = 0.25
 LAST = 10
 
@@ -58,7 +64,8 @@ class ContentCode:
             sizes: Lengths of the kinds side by side; their sum is E.
             components: P at most.
         """
-        unit_IE = _unit_kinds(features_IE.double().cpu(), sizes)
+        step = -(-len(features_IE) // LEARNED_FROM) or 1
+        unit_IE = _unit_kinds(features_IE[::step].cpu().double(), sizes)
         told_IE = unit_IE[unit_IE.abs().sum(dim=1) > 0]
         if len(told_IE) < 3:
             return None
@@ -73,6 +80,7 @@ class ContentCode:
         largest_P = axes_EP.abs().argmax(dim=0)  # the sign of an axis is a matter of taste
         axes_EP = axes_EP * torch.sign(axes_EP[largest_P, torch.arange(len(order_P))])
         basis_EP = axes_EP * variance_E[order_P] ** -POWER
+        basis_EP = functional.pad(basis_EP, (0, -(len(order_P) + 1) % MULTIPLE))
         return cls(sizes, mean_E.float(), basis_EP.float().contiguous())
 
     def __call__(self, features_NE: Tensor) -> Tensor:
@@ -89,7 +97,7 @@ class ContentPart:
     Attributes:
         code: How it is made.
         rows_IP: Content of all items.
-        weight: Of a cosine of contents beside a learned cosine.
+        weight: Of a cosine of contents beside a learned cosine, above 0 where it is used.
         bonus: What a new item's score is raised by, in cosines.
     """
 
@@ -104,9 +112,10 @@ class ContentPart:
         return int(self.rows_IP.shape[1]) + 1
 
     def items(self, learned_ND: Tensor, rows_NP: Tensor, known_N: Tensor) -> Tensor:
-        """Item vectors (N, D + P + 1)."""
-        new_N1 = self.bonus * (~known_N).to(learned_ND.dtype)[:, None]
-        return torch.cat([learned_ND, self.weight * rows_NP, new_N1], dim=1)
+        """Item vectors (N, D + P + 1); the bonus is for new items that have content."""
+        new_N = ~known_N & (rows_NP != 0).any(dim=1)
+        new_N1 = self.bonus * new_N.to(learned_ND.dtype)[:, None]
+        return torch.cat([learned_ND, self.weight**0.5 * rows_NP, new_N1], dim=1)
 
     def users(self, learned_QD: Tensor, queries: QueryRows) -> Tensor:
         """User vectors (Q, D + P + 1); without a history the content is zero."""
@@ -121,7 +130,7 @@ class ContentPart:
         sums_QP.index_add_(0, torch.from_numpy(rows_H).to(device), self.rows_IP[items_H])
         counts_Q1 = torch.from_numpy(np.maximum(counts_Q, 1).astype(np.float32)).to(device)[:, None]
         one_Q1 = torch.ones(len(counts_Q), 1, device=device)
-        return torch.cat([learned_QD, sums_QP / counts_Q1, one_Q1], dim=1)
+        return torch.cat([learned_QD, self.weight**0.5 * sums_QP / counts_Q1, one_Q1], dim=1)
 
     def extended(self, rows_NP: Tensor) -> ContentPart:
         """With the content of items after those it has."""
@@ -130,7 +139,7 @@ class ContentPart:
     def parts_of(self, vectors_ND: Tensor) -> tuple[Tensor, Tensor]:
         """The learned part and the content of item vectors that `items` made."""
         width = vectors_ND.shape[1] - self.dimension
-        return vectors_ND[:, :width], vectors_ND[:, width:-1] / self.weight
+        return vectors_ND[:, :width], vectors_ND[:, width:-1] / self.weight**0.5
 
     def tensors(self) -> dict[str, Tensor]:
         """What a folder keeps; `of_tensors` reads it."""

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from warmstart.core import progress
 from warmstart.evaluation import measure_ranking, rank_targets
 from warmstart.objectives import full_softmax, info_nce, mutual_information_bound
 from warmstart.training import EvaluateFunction, LoopState
@@ -25,7 +24,6 @@ if TYPE_CHECKING:
 
 __all__ = [
     "WATCHED",
-    "best_content",
     "best_popularity",
     "held_out_loss",
     "information",
@@ -34,9 +32,6 @@ __all__ = [
 
 WATCHED = ("HR@10", "HR@100", "MRR")
 _STRENGTHS = (-0.2, -0.1, 0.0, 0.1, 0.2, 0.3, 0.5)
-_WEIGHTS = (0.0, 5.0, 10.0, 20.0, 30.0)
-"""What content may count, in temperatures: as much as it adds to a logit."""
-_BONUSES = (0.25, 0.5, 0.75, 1.0, 1.5, 2.0)
 _BLOCKS, _ROWS = 32, 32
 
 
@@ -138,49 +133,9 @@ def best_popularity(
         task: What is asked.
         metric: One of `WATCHED`.
     """
-    scored = {strength: _value(model(strength), task, metric) for strength in _STRENGTHS}
+    scored: dict[float, float] = {}
+    for strength in _STRENGTHS:
+        ranks = rank_targets(model(strength), task, task.n_items, ks=())
+        scored[strength] = measure_ranking(ranks, task, (metric,))[metric]
     best = max(scored.values())
     return min((strength for strength in scored if scored[strength] == best), key=abs)
-
-
-def best_content(
-    model: Callable[[float, float], TwoTowerModel],
-    task: RankingTask,
-    metric: str,
-    *,
-    unit: float,
-    weight: float | None = None,
-    bonus: float | None = None,
-) -> tuple[float, float]:
-    """What content counts, and the bonus of new items, on a validation task.
-
-    The weight is the one that ranks best; the bonus the largest with which the ranking is no worse
-    than without content, so that new items get what content has won and no more.
-
-    Args:
-        model: The model with a weight and a bonus.
-        task: What is asked.
-        metric: One of `WATCHED`.
-        unit: Steps of both, in cosines: the temperature.
-        weight: What is set; None to choose it.
-        bonus: What is set; None to choose it.
-    """
-    plain = _value(model(0.0, 0.0), task, metric) if weight is None or bonus is None else 0.0
-    if weight is None:
-        weights = progress.track(_WEIGHTS[1:], "What content counts", unit="weights")
-        scored = {unit * one: _value(model(unit * one, 0.0), task, metric) for one in weights}
-        weight = max([0.0, *scored], key=lambda one: scored.get(one, plain))
-    if not weight:
-        return 0.0, 0.0
-    if bonus is None:
-        bonus = 0.0
-        for one in progress.track(_BONUSES, "New items", unit="bonuses"):
-            if _value(model(weight, unit * one), task, metric) < plain:
-                break
-            bonus = unit * one
-    return weight, bonus
-
-
-def _value(model: TwoTowerModel, task: RankingTask, metric: str) -> float:
-    ranks = rank_targets(model, task, task.n_items, ks=())
-    return measure_ranking(ranks, task, (metric,))[metric]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from functools import partial
 from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
@@ -21,14 +20,14 @@ from pydantic import (
 )
 from torch import nn
 
-from warmstart.core import Config, NotApplicable, Run, UsageError, nearest
+from warmstart.core import Config, Run, UsageError, nearest
 from warmstart.evaluation import Events, RankingTask
 from warmstart.training import Checkpoints, History, RateTable, discriminative_rates, rate_table
 
-from .content_part import ContentCode, ContentPart
 from .fitting import item_table, training_step
 from .fitting_average import averaged
-from .fitting_validation import best_content, best_popularity
+from .fitting_content import check_content, choose_content, content_part
+from .fitting_validation import best_popularity
 from .item_texts import ItemTexts
 from .negatives_plan import MIXABLE, compare
 from .towers import Towers
@@ -127,8 +126,8 @@ class TwoTower(Config):
             nothing, or `auto`: the best on the validation task, and 0 where none is given. It
             helps most with new items.
         new_items: What the scores of items that training has not seen are raised by, in cosines,
-            or `auto`: as far as validation does as well as without content. More new items are
-            shown, at the cost of others.
+            or `auto`: step by step, as long as validation does as well as without content. More new
+            items are shown, at the cost of others.
     """
 
     model_config = ConfigDict(allow_inf_nan=False)
@@ -264,6 +263,10 @@ class TwoTower(Config):
             train, run, validation, text_IE=text_IE, image_IE=image_IE, profile_UP=profile_UP,
             users=users, texts=texts,
         )  # fmt: skip
+        check_content(
+            self.content, self.new_items, self.title,
+            vectors=work.catalogue.features_IF is not None, validation=validation is not None,
+        )  # fmt: skip
         comparison = compare(self, train, work, run, tags)
         towers = Towers(
             work.shape, temperature=self.temperature, learn_temperature=self.learn_temperature,
@@ -274,10 +277,6 @@ class TwoTower(Config):
         def model(made: Towers, popularity: float = 0.0) -> TwoTowerModel:
             return _model(made, work, names, popularity)
 
-        def mixed(weight: float, bonus: float, popularity: float = 0.0) -> TwoTowerModel:
-            made = model(kept, popularity)
-            return replace(made, content=_content(code, work, weight, bonus))
-
         kept = averaged(towers) if self.average else towers
         modules: dict[str, nn.Module] = {"towers": towers, **comparison.modules}
         if self.average:
@@ -285,19 +284,20 @@ class TwoTower(Config):
         trained = self._train(
             Fit(work, comparison, modules, run, validation, model, checkpoints or Checkpoints())
         )
-        code = _content_code(work)
-        weight, bonus = self._mixture(mixed, kept, validation, code)
-        strength = self._popularity(partial(mixed, weight, bonus), validation)
-        notes = [*comparison.notes]
-        if weight:
-            notes.append(_content_note(weight, bonus))
+        fixed = 0.0 if self.popularity == "auto" else float(self.popularity)
+        made = choose_content(
+            model(kept, fixed), content_part(work) if self.content else None,
+            self.content, self.new_items, validation, self.metric,
+        )  # fmt: skip
+        strength = self._popularity(lambda value: replace(made, popularity=value), validation)
+        part = made.content
         facts = {
             "settings": self.model_dump(), "history": trained.history.model_dump(),
-            "notes": notes, "negatives": comparison.name,
-            "stages": trained.stages, "content": weight, "new_items": bonus,
+            "notes": [*comparison.notes, *_content_note(made)], "negatives": comparison.name,
+            "stages": trained.stages, "content": part.weight if part else 0.0,
+            "new_items": part.bonus if part else 0.0,
         }  # fmt: skip
-        made = mixed(weight, bonus, strength)
-        return replace(made, facts=facts, text_weights=trained.text_weights)
+        return replace(made, popularity=strength, facts=facts, text_weights=trained.text_weights)
 
     def _prepare(
         self, train: Events, run: Run, validation: RankingTask | None, **given: Any
@@ -330,38 +330,6 @@ class TwoTower(Config):
         rates |= discriminative_rates(inner, self.rate, self.factor)
         return rate_table(groups, self.rate, rates=rates)
 
-    def _mixture(
-        self,
-        model: Callable[[float, float], TwoTowerModel],
-        towers: Towers,
-        validation: RankingTask | None,
-        code: ContentCode | None,
-    ) -> tuple[float, float]:
-        """What content counts, and the bonus of new items: as set, or best on validation."""
-        weight, bonus = self.content, self.new_items
-        if code is None:
-            if bonus or weight not in (0.0, "auto"):
-                raise NotApplicable(
-                    f"{self.title}: content and new_items need pretrained vectors of three items "
-                    "with events, and there are none"
-                )
-            return 0.0, 0.0
-        if weight != "auto" and bonus != "auto":
-            return float(weight), float(bonus)
-        if validation is None:
-            if not bonus:
-                return 0.0, 0.0
-            raise UsageError(
-                "new_items is chosen, or its content is, on a validation task, and none was given. "
-                "Give one, or numbers for both, such as content=1.4 and new_items=0.03."
-            )
-        unit = float(towers.temperature().detach())
-        return best_content(
-            model, validation, self.metric, unit=unit,
-            weight=None if weight == "auto" else float(weight),
-            bonus=None if bonus == "auto" else float(bonus),
-        )  # fmt: skip
-
     def _popularity(
         self, model: Callable[[float], TwoTowerModel], validation: RankingTask | None
     ) -> float:
@@ -389,27 +357,13 @@ def _model(towers: Towers, work: Work, item_ids: Sequence[str], popularity: floa
     )  # fmt: skip
 
 
-def _content_code(work: Work) -> ContentCode | None:
-    """How the vectors that the item tower reads become content; learned from items with events."""
-    features_IF = work.catalogue.features_IF
-    if features_IF is None:
-        return None
-    sizes = tuple(size for size in (work.text, work.image) if size)
-    return ContentCode.learn(features_IF[work.catalogue.known_I], sizes)
-
-
-def _content(
-    code: ContentCode | None, work: Work, weight: float, bonus: float
-) -> ContentPart | None:
-    features_IF = work.catalogue.features_IF
-    if code is None or features_IF is None or not weight:
-        return None
-    return ContentPart(code, code(features_IF).to(features_IF.device), weight, bonus)
-
-
-def _content_note(weight: float, bonus: float) -> str:
-    raised = f", and new items are raised by {bonus:.2g}" if bonus else ""
-    return f"Pretrained vectors count {weight:.2g} times a learned cosine beside it{raised}."
+def _content_note(model: TwoTowerModel) -> list[str]:
+    """What content counts, as a sentence; nothing where it counts nothing."""
+    part = model.content
+    if part is None:
+        return []
+    raised = f", and new items are raised by {part.bonus:.2g}" if part.bonus else ""
+    return [f"Pretrained vectors count {part.weight:.2g} times a learned cosine{raised}."]
 
 
 def _absent(work: Work) -> torch.Tensor | None:

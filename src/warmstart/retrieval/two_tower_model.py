@@ -231,20 +231,20 @@ class TwoTowerModel:
             raise DataError(f"there are {len(item_ids)} item ids and {len(added)} vectors.")
         return self._extended(self.item_ids + tuple(item_ids), added)
 
-    def with_vectors(self, item_ids: Sequence[str], vectors_ND: np.ndarray) -> TwoTowerModel:
+    def with_vectors(self, item_ids: Sequence[str], added_ND: np.ndarray) -> TwoTowerModel:
         """This model with the vectors of a longer catalogue, whose first items are its own.
 
         Args:
             item_ids: Names of all items.
-            vectors_ND: Their vectors; those of its own items are left as they are.
+            added_ND: Vectors of those that the model lacks, as `encode_items` gave them.
 
         Raises:
             DataError: When the catalogue does not begin with the model's items.
         """
         own = len(self.item_ids)
-        if tuple(item_ids[:own]) != self.item_ids or len(vectors_ND) != len(item_ids):
+        if tuple(item_ids[:own]) != self.item_ids or len(added_ND) != len(item_ids) - own:
             raise DataError("the catalogue does not begin with the items of this model.")
-        return self._extended(tuple(item_ids), vectors_ND[own:])
+        return self._extended(tuple(item_ids), added_ND)
 
     def reading(self, backbone: Backbone) -> TwoTowerModel:
         """This model with the encoder that its user tower reads texts by.

@@ -42,9 +42,11 @@ class DomainGap:
         low: Lower bound of the error's 95 % interval (normal approximation over rows).
         high: Upper bound.
         n: Rows behind it.
-        overlap: Mean density ratio p_T / p_S over held-out source rows: the share of the target
-            that lies where the source has rows; None where it was not looked at.
-        effective: How many of those rows the ratios leave in effect (`effective_size`).
+        overlap: Mean density ratio p_T / p_S over held-out source rows, at most 1: an estimate of
+            the share of the target that lies where the source has rows; None where it was not
+            looked at.
+        effective: How many of those rows the clipped ratios leave in effect (`effective_size`).
+        weighed: How many there are.
     """
 
     error: float
@@ -53,6 +55,7 @@ class DomainGap:
     n: int
     overlap: float | None = None
     effective: float | None = None
+    weighed: int = 0
 
     @property
     def a_distance(self) -> float:
@@ -74,14 +77,19 @@ class DomainGap:
 
     @property
     def apart(self) -> bool:
-        """Whether the source has too few rows where the target lies for ratios to mean anything.
+        """Whether the source lacks rows where most of the target lies.
 
         The mean of p_T / p_S under p_S is 1 where the source has rows wherever the target does, and
-        falls by what it has not; and a mean that rests on a handful of rows is theirs.
+        falls by what it has not.
         """
-        if self.overlap is None or self.effective is None:
+        return self.overlap is not None and self.overlap < LEAST_OVERLAP
+
+    @property
+    def thin(self) -> bool:
+        """Whether a weighted mean over the held-out rows rests on a few of them."""
+        if self.effective is None:
             return False
-        return self.overlap < LEAST_OVERLAP or self.effective < LEAST_EFFECTIVE
+        return self.effective < min(LEAST_EFFECTIVE, self.weighed / 2)
 
 
 @dataclass(frozen=True)

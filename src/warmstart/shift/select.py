@@ -139,16 +139,13 @@ def decide(
     against = _against(first, reference, preferred, gap)
     if conflict.found and excluded:
         against.append(_conflict_words(conflict, excluded))
-    stays = first is reference or gap.tiny or gap.apart or len(preferred[first.name]) < _VOTES
+    unsound = gap.tiny or gap.apart or gap.thin
+    stays = first is reference or unsound or len(preferred[first.name]) < _VOTES
     kept = reference if stays else first
     told = _sentences(kept, reference, preferred, agreement, against, stays=stays)
     if keep is not None:
-        named = [one for one in candidates if one.name == keep]
-        if not named:
-            names = ", ".join(one.name for one in candidates)
-            raise UsageError(f"keep must name a method that was fitted ({names}), got {keep!r}.")
-        kept = named[0]
-        told = (f"{kept.title} is kept because you asked for it.", *told[1:])
+        instead, kept = kept, _insisted(candidates, keep)
+        told = (_insisted_words(kept, instead, reference, preferred), *told[1:])
     return Decision(
         kept=kept.name,
         adapting=kept is not reference,
@@ -160,6 +157,31 @@ def decide(
         preferred_by=preferred,
         concordance=agreement,
     )
+
+
+def _insisted(candidates: Sequence[Candidate], keep: str) -> Candidate:
+    for one in candidates:
+        if one.name == keep:
+            return one
+    names = ", ".join(one.name for one in candidates)
+    raise UsageError(f"keep must name a method that was fitted ({names}), got {keep!r}.")
+
+
+def _insisted_words(
+    kept: Candidate,
+    instead: Candidate,
+    reference: Candidate,
+    preferred: Mapping[str, tuple[str, ...]],
+) -> str:
+    """That the user chose, and what the evidence would have chosen."""
+    if kept is instead:
+        return f"{kept.title} is kept because you asked for it; the evidence says the same."
+    words = f"{kept.title} is kept because you asked for it; the evidence would keep "
+    words += f"{instead.title}."
+    if kept is not reference:
+        votes = len(preferred[kept.name])
+        words += f" {votes} of {len(VALIDATORS)} validators prefer it to {reference.title}."
+    return words
 
 
 def _preferring(one: Candidate, reference: Candidate) -> tuple[str, ...]:
@@ -183,10 +205,14 @@ def _against(
         )
     if gap.apart and not gap.tiny:
         found.append(
-            f"The domains hardly overlap (A-distance {gap.a_distance:.2f}): only "
-            f"{100 * (gap.overlap or 0.0):.0f} % of the target lies where the source has rows, and "
-            f"{gap.effective or 0.0:.0f} validation rows carry the importance weights. Two of the "
-            "three validators rest on these weights and can tell nothing here."
+            f"The domains hardly overlap (A-distance {gap.a_distance:.2f}): about "
+            f"{100 * (gap.overlap or 0.0):.0f} % of the target lies where the source has rows. Two "
+            "of the three validators weigh source rows by the target and can tell nothing here."
+        )
+    if gap.thin and not gap.tiny:
+        found.append(
+            f"{gap.effective or 0.0:.0f} of {gap.weighed} validation rows carry the importance "
+            "weights: too few for the two validators that rest on them."
         )
     if first is reference:
         found.append(f"The validators' mean rank puts {reference.title} first.")

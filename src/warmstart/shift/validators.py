@@ -162,11 +162,13 @@ class Validators:
         _, classifier, gap = domain_ratio(
             rows.train_ND, rows.target_UD, streams=streams.child("space")
         )
-        self._weights_M = np.minimum(classifier.ratio(rows.validation_MD), _MOST_RATIO)
+        ratio_M = classifier.ratio(rows.validation_MD)
+        self._weights_M = np.minimum(ratio_M, _MOST_RATIO)
         self.gap = replace(
             gap,
-            overlap=min(1.0, float(self._weights_M.mean())),
+            overlap=min(1.0, float(ratio_M.mean())),
             effective=effective_size(self._weights_M),
+            weighed=len(ratio_M),
         )
         self._l2 = classifier.l2
         drawn = streams.numpy("rows")

@@ -193,7 +193,7 @@ def _work(
     refuse_problems(audited)
     rows = _rows(domains, prepared.backbone, tuning, folder)
     validators = Validators(rows, Streams(seeds.start).child("validators"))
-    results = _fit_all(folder, rows, named, validators, seeds=seeds, device=device)
+    results = _fit_all(folder, rows, named, validators, seeds=seeds, device=device, keep=keep)
     choice = choose(results, rows, validators.gap, keep)
     outcome = Outcome(
         prepared=prepared, target=goal, results=results, choice=choice, gap=validators.gap,
@@ -227,15 +227,17 @@ def _fit_all(
     *,
     seeds: range,
     device: str,
+    keep: str | None,
 ) -> list[MethodResult]:
     """Every method under every seed, from disk where it was done before.
 
     Raises:
-        WarmstartError: When source-only itself cannot be fitted.
+        WarmstartError: When source-only, or the method that is to be kept, cannot be fitted.
     """
     results = [MethodResult(one, []) for one in named]
     total = len(seeds) * len(named)
-    progress.note(f"{total} fits: {', '.join(one.name for one in named)}; {len(seeds)} seeds.")
+    under = f"{len(seeds)} seed{'s' if len(seeds) > 1 else ''}"
+    progress.note(f"{total} fits: {', '.join(one.name for one in named)}; {under}.")
     with progress.task("Adapting", total, unit="fits") as bar:
         for seed in seeds:
             for place, result in enumerate(results):
@@ -246,7 +248,7 @@ def _fit_all(
                     try:
                         found = fit_method(result.named, rows, run, validators)
                     except _LEAVES_OUT as error:
-                        if place == 0:
+                        if place == 0 or result.named.name == keep:
                             raise
                         result.reason = str(error)
                         progress.note(f"{result.named.title} is left out: {error}")

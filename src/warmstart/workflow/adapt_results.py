@@ -234,7 +234,9 @@ def _adaptation_json(outcome: Outcome) -> dict[str, Any]:
             "tiny": outcome.gap.tiny,
             "overlap": outcome.gap.overlap,
             "effective": outcome.gap.effective,
+            "weighed": outcome.gap.weighed,
             "apart": outcome.gap.apart,
+            "thin": outcome.gap.thin,
         },
         "shares": {
             kind: dict(zip(names, values_C.tolist(), strict=True))

@@ -316,8 +316,7 @@ def run_service(run: RetrievalRun, folder: Path) -> RunService:
         raise RunError(f"{folder} is damaged: its index and its items differ. Build it again.")
     added = names[len(towers.item_ids) :]
     if added:
-        grown = np.concatenate([towers.item_vectors(), index.vectors(added)])
-        towers = towers.with_vectors(names, grown).with_titles(item_titles(items))
+        towers = towers.with_vectors(names, index.vectors(added)).with_titles(item_titles(items))
     return RunService(run, towers, index, items)
 
 

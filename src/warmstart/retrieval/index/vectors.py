@@ -66,6 +66,8 @@ class Vectors:
 
         The rows are read where they lie: copying them first takes longer than multiplying.
         """
+        if len(rows_N) and not 0 <= rows_N[0] <= rows_N[-1] < len(self):
+            raise IndexError(f"rows {rows_N[0]} to {rows_N[-1]} of {len(self)}")
         scores_N = np.empty(len(rows_N), dtype=np.float32)
         query_D = np.ascontiguousarray(query_D, dtype=np.float32)
         bounds = np.searchsorted(rows_N, self._starts).tolist()
@@ -75,8 +77,6 @@ class Vectors:
                 continue
             shard = np.ascontiguousarray(self.shards[number], dtype=np.float32)
             mine_N = np.ascontiguousarray(rows_N[first:stop] - starts[number], dtype=np.int64)
-            if mine_N[0] < 0 or mine_N[-1] >= len(shard):
-                raise IndexError(f"rows {mine_N[0]} to {mine_N[-1]} of {len(shard)}")
             pointers = map(faiss.swig_ptr, (scores_N[first:stop], query_D, shard, mine_N))
             _inner_products(*pointers, self.dimension, 1, stop - first)
         return scores_N
