@@ -187,18 +187,20 @@ def open_load(
 ) -> Load:
     """`rate` requests a second from many connections, at random moments or evenly spaced.
 
-    A request that finds every connection busy leaves late, and its waiting counts.
+    A request that finds every connection busy leaves late, and its waiting counts. The client works
+    on the server's cores: requests are written before, answers read after the load.
     """
     draw = Streams(seed).numpy("load")
     gaps = draw.exponential(1.0 / rate, round(rate * seconds))
     due = np.cumsum(np.full_like(gaps, 1.0 / rate) if even else gaps).tolist()
     whom = draw.integers(0, USERS, len(due)).tolist()
+    requests = [_request(json.dumps({"user": f"u{user}", "k": K}).encode()) for user in whom]
     answers: list[tuple[str, bytes, float]] = []  # read when all have come: parsing takes time
     lock, turn = threading.Lock(), iter(range(len(due)))
     begin = time.perf_counter() + 0.5
 
     def client() -> None:
-        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
+        connection = socket.create_connection(("127.0.0.1", port), timeout=30)
         while True:
             with lock:
                 number = next(turn, None)
@@ -207,16 +209,13 @@ def open_load(
                 return
             at = begin + due[number]
             time.sleep(max(0.0, at - time.perf_counter()))
-            body = json.dumps({"user": f"u{whom[number]}", "k": K}).encode()
             try:
-                connection.request(
-                    "POST", "/v1/recommend", body, {"Content-Type": "application/json"}
-                )
-                response = connection.getresponse()
-                status, raw = str(response.status), response.read()
-            except (OSError, http.client.HTTPException):
+                connection.sendall(requests[number])
+                status, raw = _answer(connection)
+            except OSError:
                 status, raw = "failed", b""
                 connection.close()
+                connection = socket.create_connection(("127.0.0.1", port), timeout=30)
             answers.append((status, raw, 1000 * (time.perf_counter() - at)))
 
     clients = [threading.Thread(target=client) for _ in range(CLIENTS)]
@@ -228,6 +227,31 @@ def open_load(
     for status, raw, taken in answers:
         _count(load, status, raw, taken)
     return load
+
+
+def _request(body: bytes) -> bytes:
+    head = "POST /v1/recommend HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\n"
+    return f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body
+
+
+def _answer(connection: socket.socket) -> tuple[str, bytes]:
+    """Status and body; OSError where the answer breaks off."""
+    head = b""
+    while True:
+        head += (part := connection.recv(65_536))
+        if not part:
+            raise ConnectionError("closed within the head")
+        if b"\r\n\r\n" in head:
+            head, _, raw = head.partition(b"\r\n\r\n")
+            break
+    fields = dict(line.lower().split(b": ", 1) for line in head.split(b"\r\n")[1:])
+    left = int(fields[b"content-length"]) - len(raw)
+    while left > 0:
+        part = connection.recv(65_536)
+        if not part:
+            raise ConnectionError("closed within the body")
+        raw, left = raw + part, left - len(part)
+    return head.split(b" ", 2)[1].decode(), raw
 
 
 def _count(load: Load, status: str, raw: bytes, taken: float) -> None:
