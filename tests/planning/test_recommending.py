@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -174,6 +175,16 @@ def test_new_items_are_told_of_with_an_interval(task: Any, tmp_path: Path) -> No
         assert pair.low <= pair.difference <= pair.high
     said = " ".join(judge_contest(found, shared).sentences)
     assert "of those that rank by content or popularity alone" in said
+    assert found.kept is not None
+    pair = found.cold_lifts[0][2]
+    for difference, told in ((-0.2, True), (0.2, False)):
+        low, high = sorted((difference / 2, 2 * difference))
+        clear = pair.model_copy(
+            update={"difference": difference, "low": low, "high": high, "p_value": 0.001}
+        )
+        lifted = replace(found, cold_lifts=[(found.kept.name, "zero-shot", clear)])
+        steps = " ".join(judge_contest(lifted, shared).next)
+        assert ("Where new items matter more" in steps) is told
 
 
 def test_a_track_below_ids_alone_is_named_by_its_title(

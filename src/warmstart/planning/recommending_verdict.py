@@ -184,5 +184,11 @@ def _next(contest: Contest, cut: list[str], lifts: dict[str, RankedPair]) -> lis
         return steps
     if kept.name in lifts and lifts[kept.name].winner != "a":
         steps.append("Before serving the model, see whether the baseline does: it costs less.")
+    if any(one == kept.name and pair.winner == "b" for one, _, pair in contest.cold_lifts):
+        name = kept.name.split(":")[0]
+        steps.append(
+            f"Where new items matter more than the others: {name}:new_items=auto, or a number such "
+            "as new_items=0.07."
+        )
     steps.append("Index its items with warmstart index, then answer with warmstart serve.")
     return steps
