@@ -90,7 +90,7 @@ def choose_content(
 
     Args:
         model: Trained towers.
-        part: Content of the catalogue.
+        part: Content of the catalogue; None where none is wanted, or there are no vectors.
         content: What a cosine of contents counts, or `auto`.
         new_items: What scores of new items are raised by, or `auto`.
         task: What is asked; without one `auto` is 0.

@@ -285,8 +285,9 @@ class TwoTower(Config):
             Fit(work, comparison, modules, run, validation, model, checkpoints or Checkpoints())
         )
         fixed = 0.0 if self.popularity == "auto" else float(self.popularity)
+        wanted = self.content != 0.0 and (validation is not None or self.content != "auto")
         made = choose_content(
-            model(kept, fixed), content_part(work) if self.content else None,
+            model(kept, fixed), content_part(work) if wanted else None,
             self.content, self.new_items, validation, self.metric,
         )  # fmt: skip
         strength = self._popularity(lambda value: replace(made, popularity=value), validation)
