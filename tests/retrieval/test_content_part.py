@@ -15,7 +15,8 @@ import torch
 from warmstart.core import DataError, NotApplicable, UsageError
 from warmstart.retrieval import FaissIndex, TwoTower, TwoTowerModel
 from warmstart.retrieval.content_part import LAST, ContentCode
-from warmstart.retrieval.fitting_content import choose_content, ranked, with_content
+from warmstart.retrieval.fitting_content import choose_content, with_content
+from warmstart.retrieval.fitting_validation import ranked
 
 from .towerkit import Queries, chains, fit, halves, next_item_task, texts
 

@@ -23,6 +23,7 @@ from .ranking_queries import (
     Queries,
     popularity,
     positives,
+    spread,
 )
 from .ranking_scores import RankingScores, measure_ranking, score_ranking
 from .ranking_slices import head_items, item_labels, standard_slices, user_labels
@@ -99,6 +100,7 @@ __all__ = [
     "score_ranking",
     "set_alarm",
     "share_interval",
+    "spread",
     "standard_slices",
     "user_labels",
     "write_familiarity",

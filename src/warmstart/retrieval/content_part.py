@@ -25,6 +25,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from warmstart.evaluation import spread
+
 from .sequences import QueryRows
 
 __all__ = ["COMPONENTS", "ContentCode", "ContentPart"]
@@ -122,8 +124,7 @@ class ContentPart:
         stops_Q = queries.offsets_Q1[1:]
         counts_Q = np.minimum(np.diff(queries.offsets_Q1), LAST)
         rows_H = np.repeat(np.arange(len(counts_Q)), counts_Q)
-        first_Q = np.cumsum(counts_Q) - counts_Q
-        places_H = np.arange(len(rows_H)) + np.repeat(stops_Q - counts_Q - first_Q, counts_Q)
+        _, places_H = spread(stops_Q - counts_Q, stops_Q)
         device = learned_QD.device
         items_H = torch.from_numpy(queries.items_H[places_H].astype(np.int64)).to(device)
         sums_QP = torch.zeros(len(counts_Q), self.rows_IP.shape[1], device=device)

@@ -6,16 +6,16 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Literal
 
 from warmstart.core import NotApplicable, UsageError, progress
-from warmstart.evaluation import measure_ranking, rank_targets
 
 from .content_part import ContentCode, ContentPart
+from .fitting_validation import ranked
 from .two_tower_model import TwoTowerModel
 from .two_tower_work import Work
 
 if TYPE_CHECKING:
     from warmstart.evaluation import RankingTask
 
-__all__ = ["Counts", "check_content", "choose_content", "content_part", "ranked", "with_content"]
+__all__ = ["Counts", "check_content", "choose_content", "content_part", "with_content"]
 
 Counts = float | Literal["auto"]
 LEAST_NEW = 20
@@ -124,9 +124,3 @@ def choose_content(
                 break
             bonus = unit * one
     return with_content(model, part, weight, bonus)
-
-
-def ranked(model: TwoTowerModel, task: RankingTask, metric: str) -> float:
-    """The metric of a model on a task."""
-    ranks = rank_targets(model, task, task.n_items, ks=())
-    return measure_ranking(ranks, task, (metric,))[metric]

@@ -27,6 +27,7 @@ __all__ = [
     "best_popularity",
     "held_out_loss",
     "information",
+    "ranked",
     "task_metrics",
 ]
 
@@ -123,6 +124,12 @@ def held_out_loss(
     return evaluate
 
 
+def ranked(model: TwoTowerModel, task: RankingTask, metric: str) -> float:
+    """A metric of a model on a task."""
+    ranks = rank_targets(model, task, task.n_items, ks=())
+    return measure_ranking(ranks, task, (metric,))[metric]
+
+
 def best_popularity(
     model: Callable[[float], TwoTowerModel], task: RankingTask, metric: str
 ) -> float:
@@ -133,9 +140,6 @@ def best_popularity(
         task: What is asked.
         metric: One of `WATCHED`.
     """
-    scored: dict[float, float] = {}
-    for strength in _STRENGTHS:
-        ranks = rank_targets(model(strength), task, task.n_items, ks=())
-        scored[strength] = measure_ranking(ranks, task, (metric,))[metric]
+    scored = {strength: ranked(model(strength), task, metric) for strength in _STRENGTHS}
     best = max(scored.values())
     return min((strength for strength in scored if scored[strength] == best), key=abs)
