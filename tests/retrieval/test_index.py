@@ -32,6 +32,7 @@ SMALL: dict[str, Engine] = {
     "ivf-flat": IVFFlat(lists=16, probes=16),
     "ivf-pq": IVFPQ(lists=16, probes=16, codes=4, refine=32),
     "ivf-pq, 4 bits": IVFPQ(lists=16, probes=16, codes=4, bits=4, refine=32),
+    "ivf-pq, by queries": IVFPQ(lists=16, probes=16, codes=4, bits=4, refine=32, query_aware=True),
 }
 
 
@@ -71,7 +72,11 @@ def built(request: pytest.FixtureRequest) -> tuple[FaissIndex, dict[ItemId, np.n
     rows = pq_rows() if request.param.startswith("ivf-pq") else ROWS
     items = dict(zip(names(rows), unit(rows), strict=True))
     index = FaissIndex.build(
-        list(items), np.stack(list(items.values())), tower="t", engine=SMALL[request.param]
+        list(items),
+        np.stack(list(items.values())),
+        tower="t",
+        engine=SMALL[request.param],
+        queries_QD=unit(50, seed=8) if request.param.endswith("queries") else None,
     )
     return index, items
 

@@ -24,6 +24,11 @@ def clusters(rows: int, seed: int = 0) -> np.ndarray:
     return np.asarray(unit_ND, dtype=np.float32)
 
 
+def rows_of(count: int, dimension: int = 128) -> Vectors:
+    """So many rows that take no memory."""
+    return Vectors((np.broadcast_to(np.float32(0), (count, dimension)),), dimension)
+
+
 def test_recall_is_counted() -> None:
     exact = np.array([[1, 2], [3, 4]])
     recall, error = recall_of(np.array([[2, 9, 1], [-1, -1, -1]]), exact)
@@ -76,7 +81,7 @@ def test_bytes_need_more_rows_than_half_bytes() -> None:
 
 def test_efforts_of_half_bytes_grow() -> None:
     """None comes after one that does as much in lists and in candidates."""
-    ladder = IVFPQ.ladder(1_000_000, 128)
+    ladder = IVFPQ.ladder(rows_of(1_000_000))
     settings = [engine.model_dump() for engine in ladder]
     assert {(one["lists"], one["bits"], one["codes"]) for one in settings} == {(1024, 4, 32)}
     pairs = [(one["probes"], one["refine"]) for one in settings]
@@ -84,12 +89,12 @@ def test_efforts_of_half_bytes_grow() -> None:
         assert not any(p >= probes and r >= refine for p, r in pairs[:place])
     assert pairs[0] == (64, 4)
     assert pairs[-1] == (1024, 48)
-    order = [engine.model_dump() for engine in IVFPQ.ladder(1_000_000, 128, 10)]
+    order = [engine.model_dump() for engine in IVFPQ.ladder(rows_of(1_000_000), 10)]
     places = {(one["probes"], one["refine"]): place for place, one in enumerate(order)}
     assert places[64, 48] < places[768, 4]  # few nearest rows make candidates cheap
-    few = IVFPQ.ladder(2_500, 128)
+    few = IVFPQ.ladder(rows_of(2_500))
     assert max(engine.model_dump()["refine"] for engine in few) == 48
-    assert {engine.model_dump()["refine"] for engine in IVFPQ.ladder(1_300, 128, 1000)} == {4}
+    assert {engine.model_dump()["refine"] for engine in IVFPQ.ladder(rows_of(1_300), 1000)} == {4}
 
 
 def test_without_the_time_for_the_exact_engine_another_is_taken(

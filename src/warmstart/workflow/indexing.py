@@ -45,7 +45,7 @@ __all__ = ["IndexReport", "RunService", "build_run_index", "refresh", "run_servi
 
 POINTER = "current"
 _VECTORS, _ITEMS, _FACTS, _REPORT = "vectors", "items.parquet", "index.json", "report.html"
-_QUERIES = 500
+_QUERIES = 1000
 
 
 @dataclass(frozen=True)

@@ -2,9 +2,11 @@
 
 from .building import Blocks, build_index
 from .choosing import Choice, Target, Trial, choose
-from .engines import ENGINES, HNSW, IVFPQ, Engine, Flat, IVFFlat, engine_from
+from .engine import Engine
+from .engines import ENGINES, HNSW, Flat, engine_from
 from .faiss_index import FaissIndex
 from .ids import ItemId
+from .ivf import IVFPQ, IVFFlat
 from .protocol import ItemIndex, Selection
 from .vectors import Vectors, exact_top
 

@@ -26,7 +26,7 @@ from warmstart.core import (
 from warmstart.core.progress import note, task
 
 from .choosing import Target
-from .engines import Engine
+from .engine import Engine
 from .faiss_index import FaissIndex
 from .ids import ItemId, first_repeated, plain_ids
 from .vectors import Vectors, checked_vectors
@@ -65,7 +65,7 @@ def build_index(
         tower: Fingerprint of the item tower.
         engine: Settings of an engine, its name, or `auto`: what `choose` finds by measurement.
         target: What `auto` has to reach.
-        queries_QD: Queries to measure `auto` with, best those of real users.
+        queries_QD: Queries of real users; see `FaissIndex.build`.
         total: Rows in all, for the progress bar.
         shard_rows: Rows a shard; what a stop can lose.
         seed: Root of what the engine draws.

@@ -19,7 +19,8 @@ from pydantic import Field
 from warmstart.core import Config, NotApplicable, Streams
 from warmstart.core.progress import note, task
 
-from .engines import BUILD_THREADS, ENGINES, Engine, Flat, use_threads
+from .engine import BUILD_THREADS, Engine, use_threads
+from .engines import ENGINES, Flat
 from .vectors import Vectors, checked_vectors, exact_top
 
 __all__ = ["Choice", "Target", "Trial", "choose", "recall_of"]
@@ -62,7 +63,7 @@ class Trial(Config):
     """
 
     engine: str
-    settings: dict[str, int] = Field(default_factory=dict)
+    settings: dict[str, bool | int] = Field(default_factory=dict)
     recall: float | None = None
     recall_low: float | None = None
     p50_ms: float | None = None
@@ -196,7 +197,7 @@ def recall_of(found_QK: np.ndarray, exact_QK: np.ndarray) -> tuple[float, float]
 
 def _try_engine(kind: str, work: _Task) -> list[_Candidate]:
     """Build once, then ask with growing effort until it suffices or is hopeless."""
-    ladder = ENGINES[kind].ladder(len(work.vectors), work.vectors.dimension, work.target.k)
+    ladder = ENGINES[kind].ladder(work.vectors, work.target.k)
     start = time.perf_counter()
     searcher = ladder[0].build(work.vectors, work.seed)
     seconds = time.perf_counter() - start

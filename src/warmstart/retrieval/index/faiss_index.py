@@ -19,12 +19,14 @@ from warmstart.core import DataError, NotApplicable, UsageError
 from warmstart.core.progress import note
 
 from .choosing import Target, choose
-from .engines import Engine, Flat, engine_from, use_threads
+from .engine import Engine, use_threads
+from .engines import Flat, engine_from
 from .folder import Published, read_index, write_index
 from .ids import ItemId, first_repeated, plain_ids, some_ids
 from .protocol import Selection
 from .state import Chosen, State
 from .vectors import Vectors, checked_vectors
+from .weighing import query_weights
 
 __all__ = ["FaissIndex"]
 
@@ -88,12 +90,13 @@ class FaissIndex:
             tower: Fingerprint of that tower.
             engine: Settings of an engine, its name, or `auto`: what `choose` finds by measurement.
             target: What `auto` has to reach; recall 0.95 and p99 5 ms unless given.
-            queries_QD: Queries to measure `auto` with, best those of real users.
+            queries_QD: Queries of real users. Every other one measures `auto`, the others say
+                which directions count in scores (`weighing`).
             seed: Root of what the engine draws.
             threads: OpenMP threads of a search.
 
         Raises:
-            UsageError: For ids or vectors that cannot be used, or an unknown engine.
+            UsageError: For ids, vectors or queries that cannot be used, or an unknown engine.
             DataError: For an id that comes twice, or a vector with NaN.
             NotApplicable: When the engine does not fit so few rows.
         """
@@ -128,6 +131,8 @@ class FaissIndex:
         """An index over checked vectors, which may lie on disk; see `build`, and `choose`."""
         if (twice := first_repeated(ids)) is not None:
             raise DataError(f"The item id {twice!r} comes twice. Ids must differ.")
+        if queries_QD is not None:
+            vectors, queries_QD = _asked(vectors, queries_QD)
         if engine == "auto":
             choice = choose(vectors, target, queries_QD=queries_QD, seed=seed, thorough=thorough)
             state = _built(ids, vectors, choice.engine, choice.searcher)
@@ -311,6 +316,14 @@ class FaissIndex:
         self._name = UNSAVED
 
 
+def _asked(vectors: Vectors, queries_QD: np.ndarray) -> tuple[Vectors, np.ndarray]:
+    """The vectors with the weights that every other query gives, and the queries between them."""
+    checked_QD = checked_vectors(queries_QD, vectors.dimension, "Queries")
+    if len(checked_QD) < 2:
+        return vectors, checked_QD
+    return replace(vectors, weights_DD=query_weights(checked_QD[1::2])), checked_QD[::2]
+
+
 def _built(ids: Sequence[ItemId], vectors: Vectors, engine: Engine, searcher: faiss.Index) -> State:
     return State(
         vectors=vectors,
@@ -345,7 +358,7 @@ def _rebuilt(state: State, engine: Engine, seed: int) -> State:
     """The live items alone; flat where the engine does not fit so few."""
     ids = state.live_ids
     kept_ND = np.concatenate([state.vectors.take(np.flatnonzero(state.alive_M)), state.pending_PD])
-    vectors = Vectors((kept_ND,), state.vectors.dimension)
+    vectors = replace(state.vectors, shards=(kept_ND,))
     try:
         return _built(ids, vectors, engine, engine.build(vectors, seed))
     except NotApplicable as reason:

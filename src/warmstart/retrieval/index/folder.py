@@ -4,6 +4,7 @@
     index.json           what the index is: engine settings, shards, counts
     vectors-00000.npy    float32 rows, in order; ids-00000.json their ids
     alive.npy            which rows are live; only where some are not
+    weights.npy          how much directions count in users' queries; where some were known
     choice.json          the engines that were tried and what they measured; where that was done
     golden_queries.npy   100 queries; golden.json their exact answers and the engine's recall
     engine/              the built engine, with a manifest that names the truth's checksum
@@ -46,6 +47,7 @@ from .vectors import Vectors
 __all__ = ["Published", "read_index", "write_index"]
 
 KIND = "item-index"
+WEIGHTS = "weights.npy"
 METRIC = "dot"
 """The inner product; of unit vectors it is the cosine."""
 SHARD_ROWS = 262_144
@@ -199,6 +201,8 @@ def _write_truth(folder: Path, facts: _Facts, published: Published, golden: Gold
         at += rows
     if state.dead:
         np.save(folder / "alive.npy", state.alive_M)
+    if state.vectors.weights_DD is not None:
+        np.save(folder / WEIGHTS, state.vectors.weights_DD)
     if published.choice is not None:
         write_json(folder / "choice.json", published.choice)
     golden.write(folder)
@@ -240,7 +244,9 @@ def _read_state(folder: Path, facts: _Facts) -> State:
     except UsageError as error:
         raise RunError(f"{folder} cannot be used: {error}") from None
     return State(
-        vectors=Vectors(tuple(shards) or (_no_rows(facts),), facts.dimension),
+        vectors=Vectors(
+            tuple(shards) or (_no_rows(facts),), facts.dimension, _weights(folder, facts)
+        ),
         ids=plain,
         alive_M=alive_M,
         engine=engine,
@@ -249,6 +255,18 @@ def _read_state(folder: Path, facts: _Facts) -> State:
         pending_ids=(),
         pending_PD=_no_rows(facts),
     )
+
+
+def _weights(folder: Path, facts: _Facts) -> np.ndarray | None:
+    if not (folder / WEIGHTS).is_file():
+        return None
+    weights_DD = read_array(folder / WEIGHTS)
+    if weights_DD.shape != (facts.dimension, facts.dimension) or weights_DD.dtype != np.float64:
+        raise RunError(
+            f"{folder} is damaged: {WEIGHTS} is {weights_DD.shape} of {weights_DD.dtype}, "
+            f"index.json says {(facts.dimension, facts.dimension)} of float64."
+        )
+    return weights_DD
 
 
 def _no_rows(facts: _Facts) -> np.ndarray:

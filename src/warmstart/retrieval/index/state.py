@@ -14,7 +14,7 @@ from functools import cached_property
 import faiss
 import numpy as np
 
-from .engines import Engine
+from .engine import Engine
 from .ids import ItemId
 from .vectors import Vectors, best_of, exact_top
 

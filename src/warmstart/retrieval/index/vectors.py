@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import pairwise
 from typing import Any
@@ -32,10 +32,13 @@ class Vectors:
     Attributes:
         shards: Arrays (rows, D) in order.
         dimension: D.
+        weights_DD: How much directions count in the scores of users' queries
+            (`weighing.query_weights`); None where no queries are known.
     """
 
     shards: tuple[np.ndarray, ...]
     dimension: int
+    weights_DD: np.ndarray | None = None
 
     def __len__(self) -> int:
         return int(self._starts[-1])
@@ -43,6 +46,14 @@ class Vectors:
     @cached_property
     def _starts(self) -> np.ndarray:
         return np.cumsum([0, *(len(shard) for shard in self.shards)])
+
+    @cached_property
+    def inverse_weights_DD(self) -> np.ndarray:
+        """The inverse of the weights, (D, D) float32; the identity where there are none."""
+        if self.weights_DD is None:
+            return np.eye(self.dimension, dtype=np.float32)
+        inverse_DD: np.ndarray = np.linalg.inv(self.weights_DD).astype(np.float32)
+        return inverse_DD
 
     def blocks(self) -> Iterator[tuple[int, np.ndarray]]:
         """All rows in order, a block at a time, each with the number of its first row."""
@@ -89,7 +100,7 @@ class Vectors:
 
     def extended(self, more_ND: np.ndarray) -> Vectors:
         """These rows and then `more_ND`."""
-        return Vectors((*self.shards, more_ND), self.dimension)
+        return replace(self, shards=(*self.shards, more_ND))
 
 
 def checked_vectors(
