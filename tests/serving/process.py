@@ -1,8 +1,12 @@
-"""A real server of fakes: `python process.py PORT POINTER`; the pointer names folders `v-X`."""
+"""A real server of fakes: `python process.py PORT POINTER [WORKERS]`; it names folders `v-X`.
+
+As `python process.py worker` it is one of the workers.
+"""
 
 from __future__ import annotations
 
 import importlib.util
+import logging
 import sys
 import time
 from pathlib import Path
@@ -22,15 +26,28 @@ def fakes() -> Any:
 
 
 if __name__ == "__main__":
-    from warmstart.serving import Settings, serve
+    from warmstart.serving import Settings, adopt, run_workers, serve
 
     fake = fakes().Fake
-    port, pointer = int(sys.argv[1]), Path(sys.argv[2])
     settings = Settings(poll_seconds=0.05, threads=2, waiting=64, deadline_seconds=5)
 
     def load(folder: Path) -> Any:
-        """A fake whose every answer takes ten milliseconds."""
+        """A fake whose every answer takes ten milliseconds, in a process that tells its number."""
         return fake(folder.name.removeprefix("v-"), before=lambda: time.sleep(0.01))
 
-    serve(None, "127.0.0.1", port, settings, current=pointer, load=load)
-    print("gone")  # noqa: T201 - tells the test that serve() returned
+    if sys.argv[1] == "worker":
+        spec, listener = adopt()
+        if spec.get("fails"):
+            sys.exit(3)
+        serve(None, settings=settings, current=Path(spec["pointer"]), load=load, listener=listener)
+    elif len(sys.argv) > 3:
+        logging.basicConfig(level=logging.INFO)
+        command = [sys.executable, __file__, "worker"]
+        spec = {"pointer": sys.argv[2], "fails": "fails" in sys.argv}
+        port, workers = int(sys.argv[1]), int(sys.argv[3])
+        run_workers(command, spec, "127.0.0.1", port, settings, workers)
+        print("gone")  # noqa: T201
+    else:
+        port, pointer = int(sys.argv[1]), Path(sys.argv[2])
+        serve(None, "127.0.0.1", port, settings, current=pointer, load=load)
+        print("gone")  # noqa: T201 - tells the test that serve() returned

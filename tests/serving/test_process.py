@@ -31,7 +31,7 @@ SCRIPT = Path(__file__).with_name("process.py")
 class Server:
     """The process, and requests to it."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *arguments: str) -> None:
         self.pointer = folder / "current"
         for name in ("v-a", "v-b"):
             (folder / name).mkdir()
@@ -40,7 +40,7 @@ class Server:
             self.port = free.getsockname()[1]
         environment = {**os.environ, "OMP_NUM_THREADS": "1"}
         self.process = subprocess.Popen(
-            [sys.executable, str(SCRIPT), str(self.port), str(self.pointer)],
+            [sys.executable, str(SCRIPT), str(self.port), str(self.pointer), *arguments],
             env=environment,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -77,9 +77,9 @@ class Server:
         return response.status, response.read()
 
 
-@pytest.fixture
-def server(tmp_path: Path) -> Iterator[Server]:
-    running = Server(tmp_path)
+@pytest.fixture(params=["one process", "two workers"])
+def server(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Server]:
+    running = Server(tmp_path, *(["2"] if request.param == "two workers" else []))
     try:
         running.wait()
         yield running

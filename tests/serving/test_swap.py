@@ -17,7 +17,7 @@ import pytest
 from warmstart.core import RunError
 from warmstart.serving import Settings, app, point, pointed
 from warmstart.serving.metrics import Metrics
-from warmstart.serving.server import _listen
+from warmstart.serving.server import listen
 from warmstart.serving.snapshot import Live, Snapshot
 from warmstart.serving.watching import Watcher, keep_from_collector
 
@@ -119,7 +119,7 @@ def test_the_collector_rests_while_a_snapshot_is_loaded(tmp_path: Path) -> None:
 
 def test_connections_send_at_once() -> None:
     """Without it the body of an answer waits for the acknowledgement of its head."""
-    with _listen("127.0.0.1", 0) as listener, socket.create_connection(listener.getsockname()):
+    with listen("127.0.0.1", 0) as listener, socket.create_connection(listener.getsockname()):
         accepted, _ = listener.accept()
         with accepted:
             assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)

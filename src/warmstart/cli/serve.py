@@ -24,6 +24,15 @@ def serve(
         Path | None,
         typer.Option("--key-file", help="File with the API key; WARMSTART_API_KEY otherwise."),
     ] = None,
+    workers: Annotated[
+        int,
+        typer.Option(
+            "--workers",
+            min=1,
+            max=256,
+            help="Processes that answer, about one a core; each holds model and index.",
+        ),
+    ] = 1,
     waiting: Annotated[
         int | None, typer.Option("--waiting", min=0, help="Requests that may wait for a thread.")
     ] = None,
@@ -45,7 +54,7 @@ def serve(
     Examples:
       warmstart serve runs/films
 
-      warmstart serve runs/films --host 0.0.0.0 --key-file key.txt --port 80
+      warmstart serve runs/films --host 0.0.0.0 --key-file key.txt --port 80 --workers 4
     """
     from warmstart.serving import Settings
     from warmstart.workflow import serve_run
@@ -58,6 +67,6 @@ def serve(
     environment = None if key_file is None else {"WARMSTART_API_KEY_FILE": str(key_file)}
     settings = Settings.from_environment(environment, **values)
     serve_run(
-        run, host=host, port=port, settings=settings, device=device, backbone=backbone,
-        allow_bin=allow_bin,
+        run, host=host, port=port, settings=settings, workers=workers, device=device,
+        backbone=backbone, allow_bin=allow_bin,
     )  # fmt: skip

@@ -5,14 +5,17 @@ from .server import serve
 from .service import ItemCard, RecommendService
 from .settings import Settings
 from .watching import Loader, point, pointed
+from .workers import adopt, run_workers
 
 __all__ = [
     "ItemCard",
     "Loader",
     "RecommendService",
     "Settings",
+    "adopt",
     "app",
     "point",
     "pointed",
+    "run_workers",
     "serve",
 ]

@@ -92,6 +92,7 @@ def app(
     *,
     current: Path | str | None = None,
     load: Loader | None = None,
+    wait: bool = False,
 ) -> FastAPI:
     """The service as an ASGI application.
 
@@ -100,6 +101,7 @@ def app(
         settings: Limits and key.
         current: A pointer file (`point`); when it changes, the folder it names is swapped in.
         load: Makes a service of such a folder.
+        wait: Whether to start only when the first folder is loaded or found unusable.
 
     Raises:
         UsageError: When there is neither a service nor a pointer, or a pointer without `load`.
@@ -119,6 +121,8 @@ def app(
         if current is not None and load is not None:
             watcher = Watcher(state.live, Path(current), load, state.settings.poll_seconds)
             watcher.start()
+            if wait:
+                await asyncio.to_thread(watcher.looked.wait)
         try:
             yield
         finally:

@@ -1,16 +1,24 @@
-"""What the server tells Prometheus, in a registry of its own."""
+"""What the server tells Prometheus, in a registry of its own.
+
+Where several processes serve (`workers`), each writes its numbers to a folder that all share, and
+whichever is asked tells the sums; the process's own memory and time are then left out.
+"""
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_client.process_collector import ProcessCollector
 
-__all__ = ["CONTENT_TYPE", "Metrics"]
+__all__ = ["CONTENT_TYPE", "FOLDER_VARIABLE", "Metrics"]
 
+FOLDER_VARIABLE = "PROMETHEUS_MULTIPROC_DIR"
+"""prometheus_client reads it when it is imported."""
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 _SECONDS = (
@@ -23,7 +31,10 @@ class Metrics:
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
-        ProcessCollector(registry=self.registry)
+        self._shared = FOLDER_VARIABLE in os.environ
+        self._served: tuple[str, str, str] | None = None
+        if not self._shared:
+            ProcessCollector(registry=self.registry)
         self._requests = Counter(
             "warmstart_http_requests_total",
             "Requests answered.",
@@ -47,11 +58,13 @@ class Metrics:
         self.running = Gauge(
             "warmstart_http_requests_in_progress",
             "Requests that are being answered.",
+            multiprocess_mode="livesum",
             registry=self.registry,
         )
         self.accepted = Gauge(
             "warmstart_work_accepted",
             "Requests that a thread works on or that wait for one.",
+            multiprocess_mode="livesum",
             registry=self.registry,
         )
         self._refused = Counter(
@@ -60,16 +73,23 @@ class Metrics:
             ["reason"],
             registry=self.registry,
         )
-        self._items = Gauge("warmstart_index_items", "Items served.", registry=self.registry)
+        self._items = Gauge(
+            "warmstart_index_items",
+            "Items served.",
+            multiprocess_mode="livemostrecent",
+            registry=self.registry,
+        )
         self._info = Gauge(
             "warmstart_snapshot_info",
             "What is served; the value is 1.",
             ["model", "index", "tower"],
+            multiprocess_mode="livemax",
             registry=self.registry,
         )
         self._since = Gauge(
             "warmstart_snapshot_start_timestamp_seconds",
             "When what is served was put in place, seconds since 1970.",
+            multiprocess_mode="livemax",
             registry=self.registry,
         )
         self._swaps = Counter(
@@ -100,7 +120,10 @@ class Metrics:
 
     def swapped(self, model: str, index: str, tower: str, items: int) -> None:
         """Tell what is served from now on."""
-        self._info.clear()
+        if self._served is not None:
+            self._info.labels(*self._served).set(0)  # what is shared cannot be taken back
+            self._info.remove(*self._served)
+        self._served = (model, index, tower)
         self._info.labels(model, index, tower).set(1)
         self._items.set(items)
         self._since.set_to_current_time()
@@ -112,4 +135,8 @@ class Metrics:
 
     def text(self) -> bytes:
         """The exposition format."""
-        return generate_latest(self.registry)
+        if not self._shared:
+            return generate_latest(self.registry)
+        every = CollectorRegistry()
+        MultiProcessCollector(every)  # type: ignore[no-untyped-call]
+        return generate_latest(every)

@@ -23,7 +23,7 @@ from .service import RecommendService
 from .settings import KEY_VARIABLE, Settings, is_loopback
 from .watching import Loader, keep_from_collector
 
-__all__ = ["serve"]
+__all__ = ["check_address", "listen", "serve"]
 
 _log = logging.getLogger(__name__)
 HEADER_SECONDS = 15.0
@@ -44,6 +44,7 @@ def serve(
     *,
     current: Path | str | None = None,
     load: Loader | None = None,
+    listener: socket.socket | None = None,
 ) -> None:
     """Serve until SIGTERM or Ctrl-C; then answer what was accepted, and return.
 
@@ -54,21 +55,19 @@ def serve(
         settings: Limits and key; None: defaults, with the key from the environment.
         current: A pointer file; when it changes, the folder it names is swapped in.
         load: Makes a service of such a folder.
+        listener: In a worker, the socket to accept from (`workers.adopt`), in place of host and
+            port; nothing is accepted before the service is loaded.
 
     Raises:
         UsageError: For a public address without a key, or a port that cannot be had.
         RunError: When the service's index belongs to another item tower.
     """
     settings = settings or Settings.from_environment()
-    if settings.key is None and not is_loopback(host):
-        raise UsageError(
-            f"serve.host {host!r} can be reached from other machines and there is no API key. Set "
-            f"{KEY_VARIABLE} (16 characters or more), or listen on 127.0.0.1."
-        )
-    if not 0 <= port <= 65535:
-        raise UsageError(f"serve.port must be from 0 to 65535, got {port}.")
-    made = app(service, settings, current=current, load=load)
-    listener = _listen(host, port)
+    if listener is None:
+        check_address(host, port, settings)
+    made = app(service, settings, current=current, load=load, wait=listener is not None)
+    told = listener is None
+    listener = listener or listen(host, port)
     config = uvicorn.Config(
         made,
         http=_Patient,
@@ -86,10 +85,30 @@ def serve(
     sys.setswitchinterval(SWITCH_SECONDS)
     keep_from_collector(-math.inf)
     with listener:
-        _Server(config, made).run([listener])
+        _Server(config, made, told).run([listener])
 
 
-def _listen(host: str, port: int) -> socket.socket:
+def check_address(host: str, port: int, settings: Settings) -> None:
+    """Only loopback without a key.
+
+    Raises:
+        UsageError: For a public address without a key, or a port that cannot be.
+    """
+    if settings.key is None and not is_loopback(host):
+        raise UsageError(
+            f"serve.host {host!r} can be reached from other machines and there is no API key. Set "
+            f"{KEY_VARIABLE} (16 characters or more), or listen on 127.0.0.1."
+        )
+    if not 0 <= port <= 65535:
+        raise UsageError(f"serve.port must be from 0 to 65535, got {port}.")
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A listening TCP socket.
+
+    Raises:
+        UsageError: When the port cannot be had.
+    """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
         made = socket.create_server((host.strip("[]"), port), family=family, backlog=BACKLOG)
@@ -107,8 +126,9 @@ def _listen(host: str, port: int) -> socket.socket:
 class _Server(uvicorn.Server):
     """Drains first: 503 for new requests, an answer for those accepted, then the socket closes."""
 
-    def __init__(self, config: uvicorn.Config, made: FastAPI) -> None:
+    def __init__(self, config: uvicorn.Config, made: FastAPI, told: bool) -> None:
         super().__init__(config)
+        self._told = told
         self._state: State = made.state.warmstart
         self._loop: asyncio.AbstractEventLoop | None = None
 
@@ -116,7 +136,7 @@ class _Server(uvicorn.Server):
         """Listen, and say where."""
         self._loop = asyncio.get_running_loop()
         await super().startup(sockets)
-        for listener in sockets or []:
+        for listener in sockets or [] if self._told else []:
             host, port = listener.getsockname()[:2]
             shown = f"[{host}]" if ":" in host else host
             note(f"Serving on http://{shown}:{port}/")

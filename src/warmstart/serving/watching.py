@@ -95,13 +95,18 @@ def _no_collection() -> Iterator[None]:
 
 
 class Watcher:
-    """A thread that keeps `live` at what the pointer file names."""
+    """A thread that keeps `live` at what the pointer file names.
+
+    Attributes:
+        looked: Set when the first look is over, whatever it found.
+    """
 
     def __init__(self, live: Live, pointer: Path, load: Loader, poll_seconds: float) -> None:
         self._live = live
         self._pointer = pointer
         self._load = load
         self._pause = poll_seconds
+        self.looked = threading.Event()
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="warmstart-watcher", daemon=True)
         self._served: Path | None = None
@@ -143,4 +148,5 @@ class Watcher:
             except Exception:
                 _log.exception("%s could not be loaded; the service stays as it is.", self._pointer)
                 pause = min(2 * pause, LONGEST_PAUSE)
+            self.looked.set()
             self._stop.wait(pause)

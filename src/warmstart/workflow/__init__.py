@@ -19,7 +19,7 @@ from .episodes import episodes, parse_episodes
 from .familiar import Unfamiliar
 from .fit import fit
 from .folders import refuse_own_input
-from .indexing import IndexReport, RunService, build_run_index, refresh, run_service, serve_run
+from .indexing import IndexReport, RunService, build_run_index, refresh, run_service
 from .info import info
 from .later import RankedArm, RetrievalEvaluation
 from .plan import check_plan_path, plan, write_plan
@@ -29,6 +29,7 @@ from .recommending import Recommendation, RetrievalRun, open_retrieval, open_run
 from .retrieval import RETRIEVAL_ARMS, compare_interactions, fit_interactions
 from .runs import FinishedRun
 from .seen import write_seen
+from .serving import serve_run
 from .shift import Shift, check_shift_path, shift, write_shift
 from .shots import DEFAULT_SHOT_ARMS, compare_shots
 

@@ -1,4 +1,4 @@
-"""`index`, `refresh` and `serve`: from a retrieval run to answers over HTTP.
+"""`index` and `refresh`: from a retrieval run to what is served.
 
 Indexes of a run lie together in a folder beside it, numbered, each with the items it knows; a
 pointer file names the one that is served. A refresh adds one and moves the pointer: a server that
@@ -16,7 +16,6 @@ from typing import Any
 
 import numpy as np
 import polars as pl
-import torch
 
 from warmstart.backbones import Backbone
 from warmstart.core import (
@@ -33,15 +32,23 @@ from warmstart.evaluation import Queries
 from warmstart.reporting import write_index_report
 from warmstart.retrieval import ProfileCode, TwoTowerModel, item_titles
 from warmstart.retrieval.index import FaissIndex, ItemId, Target, build_index
-from warmstart.serving import ItemCard, Settings, point, pointed
-from warmstart.serving import serve as serve_http
+from warmstart.serving import ItemCard, point, pointed
 
 from .content import image_vectors
 from .recommending import RetrievalRun, open_retrieval
 from .run_encoders import run_encoder
 from .runs import FinishedRun
 
-__all__ = ["IndexReport", "RunService", "build_run_index", "refresh", "run_service", "serve_run"]
+__all__ = [
+    "POINTER",
+    "IndexReport",
+    "RunService",
+    "build_run_index",
+    "current_index",
+    "index_home",
+    "refresh",
+    "run_service",
+]
 
 POINTER = "current"
 _VECTORS, _ITEMS, _FACTS, _REPORT = "vectors", "items.parquet", "index.json", "report.html"
@@ -110,7 +117,7 @@ def build_run_index(
     """
     opened = open_retrieval(run, device=device, backbone=backbone, allow_bin=allow_bin)
     towers, items = opened.towers, opened.items
-    current = _current(opened)
+    current = current_index(opened)
     if current is not None:  # with the items that were added since
         service = run_service(opened, current)
         towers, items = service.towers, service.items
@@ -154,7 +161,7 @@ def refresh(
     opened = open_retrieval(run, device=device, backbone=backbone, allow_bin=allow_bin)
     allow_bin = opened.allow_bin
     known, towers = opened.items, opened.towers
-    current = _current(opened)
+    current = current_index(opened)
     if current is not None:
         service = run_service(opened, current)
         known, towers = service.items, service.towers
@@ -191,40 +198,6 @@ def refresh(
             vectors_NG = vectors_NG if found_NG is None else found_NG
     grown = towers.with_items(added["item_id"].to_list(), vectors_NT, vectors_NG)
     return _publish(opened, grown, every, recall, p99_ms, engine)
-
-
-def serve_run(
-    run: FinishedRun | str | Path,
-    *,
-    host: str = "127.0.0.1",
-    port: int = 8000,
-    settings: Settings | None = None,
-    device: str = "auto",
-    backbone: Backbone | str | Path | None = None,
-    allow_bin: bool = False,
-) -> None:
-    """Answer over HTTP until SIGTERM or Ctrl-C; a run without an index gets one first.
-
-    Args:
-        run: A retrieval run or its folder.
-        host: Address; any but loopback needs a key (see `serving.Settings`).
-        port: TCP port, 0 for any free one.
-        settings: Limits and key.
-        device: Where the towers are put.
-        backbone: See `open_retrieval`.
-        allow_bin: See `open_retrieval`.
-    """
-    opened = open_retrieval(run, device=device, backbone=backbone, allow_bin=allow_bin)
-    if _current(opened) is None:
-        progress.note("This run has no index yet: one is built.")
-        build_run_index(opened, thorough=False)
-    torch.set_num_threads(
-        1
-    )  # requests are many and small: they share cores by threads of their own
-    serve_http(
-        None, host, port, settings, current=_home(opened) / POINTER,
-        load=lambda folder: run_service(opened, folder),
-    )  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -320,15 +293,15 @@ def run_service(run: RetrievalRun, folder: Path) -> RunService:
     return RunService(run, towers, index, items)
 
 
-def _home(run: RetrievalRun) -> Path:
+def index_home(run: RetrievalRun) -> Path:
     """Where the indexes of a run lie."""
     named = run.folder.resolve()
     return named.parent / f"{named.name}.index"
 
 
-def _current(run: RetrievalRun) -> Path | None:
+def current_index(run: RetrievalRun) -> Path | None:
     """The index that is served; None before there is one, or when it is of another item tower."""
-    pointer = _home(run) / POINTER
+    pointer = index_home(run) / POINTER
     if not pointer.exists():
         return None
     folder = pointed(pointer)
@@ -352,7 +325,7 @@ def _publish(
             f"{run.folder} adds popularity to its cosines, which an index cannot do: what it would "
             "answer is not what was evaluated. Fit with popularity=0."
         )
-    home = _home(run)
+    home = index_home(run)
     home.mkdir(parents=True, exist_ok=True)
     numbers = [int(path.name) for path in home.iterdir() if re.fullmatch(r"\d{4,}", path.name)]
     folder = home / f"{max(numbers, default=0) + 1:04d}"
