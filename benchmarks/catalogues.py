@@ -9,6 +9,7 @@ others fall as rank^-0.77, the nearest neighbour has a median cosine of .70 and 
 
 from __future__ import annotations
 
+import socket
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -22,7 +23,7 @@ from torch import nn
 from warmstart.core import Streams, read_json
 from warmstart.retrieval import FaissIndex, towers
 from warmstart.retrieval.index import ItemId
-from warmstart.serving import ItemCard, Settings, serve
+from warmstart.serving import ItemCard, Settings, adopt, run_workers, serve
 
 HISTORY = 50
 USERS = 2000
@@ -150,7 +151,9 @@ class Service:
         return vector_D
 
 
-def run_server(folder: Path, port: int, threads: int) -> None:
+def run_server(
+    folder: Path, port: int, threads: int, listener: socket.socket | None = None
+) -> None:
     """Serve what `folder/current` names.
 
     A version is loaded once and then kept, so that frequent swaps measure swapping, not the disk.
@@ -167,8 +170,13 @@ def run_server(folder: Path, port: int, threads: int) -> None:
 
     for version in sorted(path for path in folder.iterdir() if path.is_dir()):
         load(version)
-    settings = Settings(threads=threads, poll_seconds=0.1, waiting=32, deadline_seconds=2.0)
-    serve(None, "127.0.0.1", port, settings, current=folder / "current", load=load)
+    current = folder / "current"
+    serve(None, "127.0.0.1", port, limits(threads), current=current, load=load, listener=listener)
+
+
+def limits(threads: int) -> Settings:
+    """Those of the benchmark's server."""
+    return Settings(threads=threads, poll_seconds=0.1, waiting=32, deadline_seconds=2.0)
 
 
 def _unit(vectors_ND: np.ndarray) -> np.ndarray:
@@ -179,4 +187,14 @@ def _unit(vectors_ND: np.ndarray) -> np.ndarray:
 
 
 if __name__ == "__main__":
-    run_server(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]))
+    if sys.argv[1] == "worker":
+        spec, shared = adopt()
+        run_server(Path(spec["folder"]), 0, spec["threads"], shared)
+    else:
+        folder, port, threads, workers = sys.argv[1], *map(int, sys.argv[2:5])
+        if workers == 1:
+            run_server(Path(folder), port, threads)
+        else:
+            spec = {"folder": folder, "threads": threads}
+            command = [sys.executable, __file__, "worker"]
+            run_workers(command, spec, "127.0.0.1", port, limits(threads), workers)

@@ -146,13 +146,13 @@ def bare_search(index: FaissIndex, queries_QD: np.ndarray) -> dict[str, float]:
 
 
 @contextmanager
-def served(folder: Path, threads: int) -> Any:
-    """The server in a process of its own; yields its port."""
+def served(folder: Path, threads: int, workers: int = 1) -> Any:
+    """The server in processes of its own; yields its port."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = int(free.getsockname()[1])
     point(folder / "current", folder / "a")
-    command = [sys.executable, str(HERE / "catalogues.py"), str(folder), str(port), str(threads)]
-    process = subprocess.Popen(command)
+    numbers = [str(number) for number in (port, threads, workers)]
+    process = subprocess.Popen([sys.executable, str(HERE / "catalogues.py"), str(folder), *numbers])
     try:
         end = time.monotonic() + 900
         while not _is_ready(port):
@@ -301,7 +301,7 @@ def measure(name: str, options: argparse.Namespace, scratch: Path) -> dict[str, 
     bare = bare_search(index, queries_QD)
     del index
     names = {version: FaissIndex.load(folder / version / "index").name for version in ("a", "b")}
-    with served(folder, options.threads) as port:
+    with served(folder, options.threads, options.workers) as port:
         open_load(port, names, options.rate, min(5.0, options.seconds), seed=0)  # warms up
         plain = open_load(port, names, options.rate, options.seconds, seed=1).to_json()
         even = open_load(port, names, options.rate, options.seconds, seed=3, even=True).to_json()
@@ -370,7 +370,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--swap-seconds", type=float, default=60.0)
     parser.add_argument("--swap-every", type=float, default=2.0)
     parser.add_argument("--search-ms", type=float, default=5.0, help="p99 asked of the engine")
-    parser.add_argument("--threads", type=int, default=2, help="threads of the server")
+    parser.add_argument("--workers", type=int, default=2, help="processes of the server")
+    parser.add_argument("--threads", type=int, default=1, help="threads of each of them")
     parser.add_argument("--sets", default="tower,gaussian")
     parser.add_argument("--out", type=Path, default=HERE / "results" / "serving.json")
     options = parser.parse_args(arguments)

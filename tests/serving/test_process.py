@@ -77,9 +77,9 @@ class Server:
         return response.status, response.read()
 
 
-@pytest.fixture(params=["one process", "two workers"])
+@pytest.fixture
 def server(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Server]:
-    running = Server(tmp_path, *(["2"] if request.param == "two workers" else []))
+    running = Server(tmp_path, *getattr(request, "param", ()))
     try:
         running.wait()
         yield running
@@ -91,6 +91,7 @@ def server(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Server]:
 BODY = {"user": 7, "k": 5, "exclude_seen": False}
 
 
+@pytest.mark.parametrize("server", [(), ("2",)], indirect=True, ids=["one process", "two workers"])
 def test_swapped_and_stopped_under_load(server: Server, tmp_path: Path) -> None:
     """Four clients ask all the time; ten swaps; then SIGTERM. Nothing fails, nothing is mixed."""
     seen: Counter[str] = Counter()

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pydantic import BaseModel, Field
+from pydantic_core import PydanticSerializationError, to_json
 from starlette.responses import Response
 
 __all__ = ["Detail", "ErrorAnswer", "Json", "ServingError", "refusals", "wrong_fields"]
@@ -39,13 +40,16 @@ class ErrorAnswer(BaseModel):
 
 
 class Json(Response):
-    """JSON in ASCII: text that UTF-8 cannot write is escaped, never an error."""
+    """JSON; text that UTF-8 cannot write is escaped, never an error. Numbers must be finite."""
 
     media_type = "application/json"
 
     def render(self, content: Any) -> bytes:
         """The body."""
-        return json.dumps(content, allow_nan=False, separators=(",", ":")).encode("ascii")
+        try:
+            return to_json(content)
+        except PydanticSerializationError:  # a lone surrogate
+            return json.dumps(content, allow_nan=False, separators=(",", ":")).encode("ascii")
 
 
 class ServingError(Exception):

@@ -83,6 +83,8 @@ class State:
 
     def vectors_of(self, ids: Sequence[ItemId]) -> np.ndarray:
         """Vectors (N, D) of items that are there."""
+        if not self.pending_ids:
+            return self.vectors.take(np.array([self.base_rows[item] for item in ids], np.int64))
         taken_ND = np.empty((len(ids), self.vectors.dimension), dtype=np.float32)
         places = [self.pending_rows.get(item, -1) for item in ids]
         waits_N = np.array(places, dtype=np.int64) >= 0
