@@ -120,8 +120,9 @@ class Metrics:
 
     def swapped(self, model: str, index: str, tower: str, items: int) -> None:
         """Tell what is served from now on."""
-        if self._served is not None:
+        if self._served is not None and self._shared:
             self._info.labels(*self._served).set(0)  # what is shared cannot be taken back
+        elif self._served is not None:
             self._info.remove(*self._served)
         self._served = (model, index, tower)
         self._info.labels(model, index, tower).set(1)
