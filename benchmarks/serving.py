@@ -365,10 +365,11 @@ def show(console: Console, results: Mapping[str, Any], options: argparse.Namespa
         ("index.search, p50 / p99 ms", lambda r: _pair(r["bare"], "index_")),
         ("goals", lambda r: str(verdicts(r))),
     ]
-    loaded = ("random", "even", "four times", "swapping")
-    for workers in options.workers:
-        for load in loaded:
-            lines.append((f"{workers} processes, {load}", partial(_told, str(workers), load)))
+    lines += [
+        (f"{workers} processes, {load}", partial(_told, str(workers), load))
+        for workers in options.workers
+        for load in ("random", "even", "four times", "swapping")
+    ]
     for label, tell in lines:
         table.add_row(label, *(tell(result) for result in results.values()))
     console.print(table)

@@ -40,14 +40,14 @@ class ErrorAnswer(BaseModel):
 
 
 class Json(Response):
-    """JSON; text that UTF-8 cannot write is escaped, never an error. Numbers must be finite."""
+    """JSON; text that UTF-8 cannot write is escaped, never an error. What is no number is null."""
 
     media_type = "application/json"
 
     def render(self, content: Any) -> bytes:
         """The body."""
         try:
-            return to_json(content)
+            return to_json(content, inf_nan_mode="null")
         except PydanticSerializationError:  # a lone surrogate
             return json.dumps(content, allow_nan=False, separators=(",", ":")).encode("ascii")
 

@@ -15,10 +15,12 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, gene
 from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_client.process_collector import ProcessCollector
 
-__all__ = ["CONTENT_TYPE", "FOLDER_VARIABLE", "Metrics"]
+__all__ = ["CONTENT_TYPE", "FOLDER_VARIABLE", "SHARED_VARIABLE", "Metrics"]
 
 FOLDER_VARIABLE = "PROMETHEUS_MULTIPROC_DIR"
 """prometheus_client reads it when it is imported."""
+SHARED_VARIABLE = "WARMSTART_SHARED_METRICS"
+"""Set by `workers`, since the other may be there for other programs."""
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 _SECONDS = (
@@ -31,7 +33,7 @@ class Metrics:
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
-        self._shared = FOLDER_VARIABLE in os.environ
+        self._shared = SHARED_VARIABLE in os.environ
         self._served: tuple[str, str, str] | None = None
         if not self._shared:
             ProcessCollector(registry=self.registry)
@@ -81,7 +83,7 @@ class Metrics:
         )
         self._info = Gauge(
             "warmstart_snapshot_info",
-            "What is served; the value is 1.",
+            "What is served; the value is 1, and 0 of what was served before by several workers.",
             ["model", "index", "tower"],
             multiprocess_mode="livemax",
             registry=self.registry,

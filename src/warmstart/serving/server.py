@@ -13,6 +13,7 @@ from types import FrameType
 
 import uvicorn
 from fastapi import FastAPI
+from threadpoolctl import threadpool_limits
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from warmstart.core import UsageError
@@ -84,7 +85,8 @@ def serve(
     )
     sys.setswitchinterval(SWITCH_SECONDS)
     keep_from_collector(-math.inf)
-    with listener:
+    # Requests are many and small, and share the cores by threads and processes of their own.
+    with listener, threadpool_limits(1, "blas"):
         _Server(config, made, told).run([listener])
 
 

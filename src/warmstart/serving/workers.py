@@ -26,7 +26,7 @@ from prometheus_client.multiprocess import mark_process_dead
 from warmstart.core import RunError, UsageError
 from warmstart.core.progress import note
 
-from .metrics import FOLDER_VARIABLE
+from .metrics import FOLDER_VARIABLE, SHARED_VARIABLE
 from .server import check_address, listen
 from .settings import Settings
 
@@ -36,9 +36,9 @@ POLL_SECONDS = 0.1
 SHORT_SECONDS = 30.0
 """A worker that ends sooner has failed to start, or nearly."""
 FAILURES = 3
-"""So many such ends in a row, and the server gives up."""
+"""So many such ends with none later between them, and the server gives up."""
 GRACE_SECONDS = 5.0
-"""After the time for draining, what still runs is killed."""
+"""So long after the time for draining, what still runs is killed."""
 
 
 def run_workers(
@@ -63,6 +63,8 @@ def run_workers(
         UsageError: As `serve`, or where processes cannot share a socket.
         RunError: When workers end again and again soon after they were started.
     """
+    if workers < 1:
+        raise UsageError(f"serve.workers must be at least 1, got {workers}. Usual: one a core.")
     if os.name != "posix":
         raise UsageError(f"serve.workers above 1 needs Linux or macOS, this is {sys.platform}.")
     check_address(host, port, settings)
@@ -70,20 +72,22 @@ def run_workers(
         listen(host, port) as listener,
         tempfile.TemporaryDirectory(prefix="warmstart-metrics-") as metrics,
     ):
-        crew = _Crew(command, spec, listener, metrics, settings.drain_seconds)
-        stop = threading.Event()
+        longest = settings.notice_seconds + settings.drain_seconds + GRACE_SECONDS
+        crew = _Crew(command, spec, listener, metrics, longest)
+        stopping: list[int] = []
 
-        def asked(*_: int | FrameType | None) -> None:
-            stop.set()
+        def asked(number: int, _: FrameType | None) -> None:
+            stopping.append(number)  # an event's lock could be held by the very thread
 
         handled = (signal.SIGTERM, signal.SIGINT)
         before = [(number, signal.signal(number, asked)) for number in handled]
         try:
-            crew.start(workers)
             address, bound = listener.getsockname()[:2]
+            crew.start(workers)
             shown = f"[{address}]" if ":" in address else address
             note(f"Serving on http://{shown}:{bound}/ with {workers} workers")
-            while not stop.wait(POLL_SECONDS):
+            while not stopping:
+                time.sleep(POLL_SECONDS)
                 crew.look()
         finally:
             crew.end()
@@ -94,8 +98,10 @@ def run_workers(
 def adopt() -> tuple[dict[str, Any], socket.socket]:
     """In a worker: what it was told to serve, and the socket to accept from.
 
-    From then on the process is asked to drain when its standard input ends.
+    From then on the process is asked to drain when its standard input ends. Ctrl-C is left to the
+    parent until the server has a handler for it.
     """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     told_by = sys.stdin.fileno()
     told = json.loads(sys.stdin.buffer.readline())
     listener = socket.socket(fileno=told["socket"])
@@ -120,13 +126,13 @@ class _Crew:
         spec: Mapping[str, Any],
         listener: socket.socket,
         metrics: str,
-        drain_seconds: float,
+        longest: float,
     ) -> None:
         self._command = list(command)
         self._listener = listener
         self._told = json.dumps({"socket": listener.fileno(), "spec": dict(spec)}).encode() + b"\n"
         self._metrics = metrics
-        self._drain_seconds = drain_seconds
+        self._longest = longest
         self._running: dict[subprocess.Popen[bytes], float] = {}
         self._failures = 0
 
@@ -136,7 +142,7 @@ class _Crew:
                 self._command,
                 stdin=subprocess.PIPE,
                 pass_fds=[self._listener.fileno()],
-                env={**os.environ, FOLDER_VARIABLE: self._metrics},
+                env={**os.environ, FOLDER_VARIABLE: self._metrics, SHARED_VARIABLE: "1"},
             )
             self._running[worker] = time.monotonic()
             assert worker.stdin is not None
@@ -153,8 +159,6 @@ class _Crew:
         for worker, started in list(self._running.items()):
             code = worker.poll()
             if code is None:
-                if self._failures and time.monotonic() - started > SHORT_SECONDS:
-                    self._failures = 0
                 continue
             self._forget(worker)
             short = time.monotonic() - started < SHORT_SECONDS
@@ -168,10 +172,11 @@ class _Crew:
             self.start(1)
 
     def end(self) -> None:
-        """Ask all to drain, and wait."""
+        """Ask all to drain, and wait. Who connects now is refused, not left waiting."""
+        self._listener.close()
         for worker in self._running:
             worker.terminate()
-        latest = time.monotonic() + self._drain_seconds + GRACE_SECONDS
+        latest = time.monotonic() + self._longest
         for worker in list(self._running):
             try:
                 worker.wait(timeout=max(0.1, latest - time.monotonic()))

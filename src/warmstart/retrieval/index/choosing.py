@@ -15,6 +15,7 @@ from typing import Any
 import faiss
 import numpy as np
 from pydantic import Field
+from threadpoolctl import threadpool_limits
 
 from warmstart.core import Config, NotApplicable, Streams
 from warmstart.core.progress import note, task
@@ -219,7 +220,8 @@ def _measure(engine: Engine, searcher: faiss.Index, work: _Task, build_seconds: 
     if k:
         _, found_QK = engine.search(searcher, work.vectors, work.queries_QD, k)
         recall, error = recall_of(found_QK, work.exact_QK)
-        times = _times(engine, searcher, work, k)
+        with threadpool_limits(1, "blas"):
+            times = _times(engine, searcher, work, k)
     else:
         recall, error, times = 1.0, 0.0, np.zeros(1)
     p50, p99 = (float(value) for value in np.percentile(times, [50, 99]))
