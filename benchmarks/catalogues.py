@@ -188,8 +188,8 @@ def _unit(vectors_ND: np.ndarray) -> np.ndarray:
 
 if __name__ == "__main__":
     if sys.argv[1] == "worker":
-        spec, shared = adopt()
-        run_server(Path(spec["folder"]), 0, spec["threads"], shared)
+        adopted = adopt()
+        run_server(Path(adopted.spec["folder"]), 0, adopted.spec["threads"], adopted.listener)
     else:
         folder, port, threads, workers = sys.argv[1], *map(int, sys.argv[2:5])
         if workers == 1:

@@ -8,7 +8,7 @@ import faiss
 import numpy as np
 import pytest
 
-from warmstart.core import DataError, NotApplicable, RunError
+from warmstart.core import DataError, NotApplicable, RunError, UsageError
 from warmstart.retrieval.index import IVFPQ, FaissIndex, Vectors, exact_top
 from warmstart.retrieval.index.weighing import (
     QUERIES_SHARE,
@@ -88,18 +88,58 @@ def test_pieces_have_equally_much_to_tell() -> None:
 
 
 def test_more_is_found_for_users_with_the_same_effort(index: FaissIndex) -> None:
-    plain = AWARE.model_copy(update={"query_aware": False})
-    other = FaissIndex.build(range(ROWS), items(), tower="t", engine=plain)
-    held_QD = users(200, seed=5)
-    assert recall(index, held_QD, items()) > recall(other, held_QD, items()) + 0.1
+    """Beside the same lists and codes with every direction counted alike."""
+    rows_ND, held_QD = items(), users(200, seed=5)
+    alike = Vectors((rows_ND,), D, np.eye(D) / D)
+    _, found_QK = AWARE.search(AWARE.build(alike, 0), alike, held_QD, 50)
+    _, exact_QK = exact_top(held_QD, alike, 50)
+    pairs = zip(found_QK.tolist(), exact_QK.tolist(), strict=True)
+    without = sum(len(set(found) & set(exact)) for found, exact in pairs) / exact_QK.size
+    assert recall(index, held_QD, rows_ND) > without + 0.05
 
 
-def test_the_lists_read_are_those_of_the_largest_inner_products() -> None:
-    """All lists: as a search of one list of everything; codes alone are what is not exact."""
-    rows_ND, queries_QD = items(), users(30)
-    every = AWARE.model_copy(update={"probes": 64, "refine": 64})
-    found = FaissIndex.build(range(ROWS), rows_ND, tower="t", engine=every, queries_QD=queries_QD)
-    assert recall(found, queries_QD, rows_ND) == 1.0
+def test_the_lists_read_are_those_of_the_largest_inner_products(index: FaissIndex) -> None:
+    """With as many candidates as rows, all that is found lies in the lists that a twin names."""
+    state, queries_QD = index._state, users(30, seed=6)
+    lists = faiss.downcast_index(state.searcher.index)
+    turn = faiss.downcast_VectorTransform(state.searcher.chain.at(0))
+    turn_DD = faiss.vector_to_array(turn.A).reshape(D, D)
+    centres_LD = lists.quantizer.reconstruct_n(0, lists.nlist)
+    rows_of_list = [
+        faiss.rev_swig_ptr(lists.invlists.get_ids(one), lists.invlists.list_size(one)).copy()
+        for one in range(lists.nlist)
+    ]
+    for query_1D in queries_QD[:, None]:
+        turned_D = np.linalg.inv(turn_DD.astype(np.float64)).T @ query_1D[0]
+        scores_L = [float(centre_D @ turned_D) for centre_D in centres_LD]
+        read = sorted(range(lists.nlist), key=lambda one: -scores_L[one])[: AWARE.probes]
+        within = {int(row) for one in read for row in rows_of_list[one]}
+        every = AWARE.model_copy(update={"refine": 64})
+        _, found_QK = every.search(state.searcher, state.vectors, query_1D, 90)
+        found = set(found_QK[0].tolist()) - {-1}
+        best = sorted(
+            within, key=lambda row: -float(state.vectors.take(np.array([row]))[0] @ query_1D[0])
+        )
+        assert found <= within
+        assert len(found & set(best[:90])) >= 88  # codes are coarse
+
+
+def test_rows_may_be_filtered(index: FaissIndex) -> None:
+    held_QD = users(5, seed=7)
+    allow = range(0, ROWS, 3)
+    gone = list(range(0, ROWS, 30))
+    _, found = index.search(held_QD, 20, allow=allow, exclude=gone)
+    assert all(row % 3 == 0 and row % 30 for row in np.ravel(found).tolist())
+    bits = np.packbits(np.arange(ROWS) % 3 == 0, bitorder="little")
+    selector = faiss.IDSelectorBitmap(bits)
+    state = index._state
+    _, rows_QK = AWARE.search(state.searcher, state.vectors, held_QD, 20, selector, effort=100.0)
+    assert (rows_QK % 3 == 0).all()
+
+
+def test_whole_bytes_are_refused() -> None:
+    with pytest.raises(UsageError, match="query_aware needs bits 4"):
+        IVFPQ.parse({"query_aware": True, "bits": 8}, "ivf-pq")
 
 
 def test_every_other_query_weighs(index: FaissIndex) -> None:

@@ -36,10 +36,11 @@ if __name__ == "__main__":
         return fake(folder.name.removeprefix("v-"), before=lambda: time.sleep(0.01))
 
     if sys.argv[1] == "worker":
-        spec, listener = adopt()
+        spec, listener, wait = adopt()
         if spec.get("fails"):
             sys.exit(3)
-        serve(None, settings=settings, current=Path(spec["pointer"]), load=load, listener=listener)
+        current = Path(spec["pointer"])
+        serve(None, settings=settings, current=current, load=load, listener=listener, wait=wait)
     elif len(sys.argv) > 3:
         logging.basicConfig(level=logging.INFO)
         command = [sys.executable, __file__, "worker"]

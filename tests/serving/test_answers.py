@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 
 from warmstart.core import RunError, UsageError
 from warmstart.serving import app
+from warmstart.serving.errors import Json
 
 from .fakes import Fake, get, is_error, make, post, unit
 
@@ -266,3 +268,11 @@ def test_something_must_be_served() -> None:
         app(None)
     with pytest.raises(UsageError, match="together"):
         app(Fake(), current="x")
+
+
+def test_what_json_cannot_say() -> None:
+    """What is no number is null; a lone surrogate is escaped, in an answer that can be read."""
+    assert json.loads(Json({"a": [float("nan"), float("inf"), 1.5]}).body) == {
+        "a": [None, None, 1.5]
+    }
+    assert json.loads(Json({"b": "é", "c": "\ud800"}).body) == {"b": "é", "c": "\ud800"}

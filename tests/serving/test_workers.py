@@ -15,9 +15,10 @@ import psutil
 import pytest
 
 from warmstart.core import UsageError
-from warmstart.serving import Settings, run_workers
+from warmstart.serving import Settings, point, run_workers
 
 from .test_process import BODY, Server
+from .test_swap import check_one_version
 
 
 @pytest.fixture
@@ -101,9 +102,6 @@ def test_workers_that_cannot_start_end_the_server(tmp_path: Path) -> None:
 
 def test_each_answer_is_of_one_version(server: Server, tmp_path: Path) -> None:
     """Workers take a new version up each for itself; an answer never holds two."""
-    from warmstart.serving import point
-
-    from .test_swap import check_one_version
 
     def version() -> str:
         with closing(server.connect()) as connection:
@@ -114,6 +112,43 @@ def test_each_answer_is_of_one_version(server: Server, tmp_path: Path) -> None:
     point(server.pointer, tmp_path / "v-b")
     time.sleep(2)  # twenty looks
     assert {version() for _ in range(20)} == {"b"}
+
+
+def test_who_connects_while_workers_drain_is_refused(server: Server) -> None:
+    """A balancer then asks elsewhere; a connection that nobody accepts would only wait."""
+    held = server.connect()  # keeps its worker from ending at once
+    server.request(held, "GET", "/healthz")
+    server.process.send_signal(signal.SIGTERM)
+
+    def refused() -> bool:
+        try:
+            server.ask_once("/healthz")
+        except ConnectionRefusedError:
+            return True
+        except OSError:
+            return False
+        return False
+
+    eventually(refused)
+    held.close()
+    assert server.process.wait(timeout=60) == 0
+
+
+def test_a_swap_leaves_the_old_version_at_zero(server: Server, tmp_path: Path) -> None:
+    point(server.pointer, tmp_path / "v-b")
+
+    def served() -> dict[str, str]:
+        with closing(server.connect()) as connection:
+            told = server.request(connection, "GET", "/metrics")[1].decode()
+        line = r'^warmstart_snapshot_info\{.*model="(model-.)".*\} (.*)$'
+        return dict(re.findall(line, told, re.M))
+
+    eventually(lambda: served() == {"model-a": "0.0", "model-b": "1.0"})
+
+
+def test_no_worker_is_no_server() -> None:
+    with pytest.raises(UsageError, match="at least 1, got 0"):
+        run_workers([], {}, "127.0.0.1", 0, Settings(), 0)
 
 
 @pytest.mark.parametrize(

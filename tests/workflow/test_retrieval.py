@@ -12,6 +12,7 @@ import polars as pl
 import pytest
 
 import warmstart as ws
+from warmstart.backbones import Backbone
 from warmstart.core import DataError, NotApplicable, RunError, UsageError, verify_manifest
 from warmstart.evaluation import Queries
 from warmstart.serving.metrics import Metrics
@@ -131,6 +132,38 @@ def test_a_run_is_opened_by_its_kind(run: RetrievalRun) -> None:
     with pytest.raises(RunError, match="does not classify"):
         predict(run.folder, ["a text"])
     assert ws.recommend(run.folder, user="u1", k=1, device="cpu")
+
+
+def test_what_several_workers_are_told(run: RetrievalRun, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The settings, the key among them, arrive as they were; each worker has one thread."""
+    from warmstart.serving import Adopted, Settings
+    from warmstart.workflow import serve_run, serving
+
+    told: list[tuple[Any, ...]] = []
+    monkeypatch.setattr(serving, "run_workers", lambda *given: told.append(given))
+    key = "a key of enough length".replace(" ", "-")
+    settings = Settings.parse({"key": key, "max_k": 77, "hosts": ["here"]}, "serving")
+    serve_run(run.folder, port=0, settings=settings, workers=3, device="cpu")
+    ((command, spec, host, port, _, workers),) = told
+    assert (host, port, workers) == ("127.0.0.1", 0, 3)
+    assert command[-1].endswith("serve_worker()")
+    served: list[tuple[Any, dict[str, Any]]] = []
+    adopted = Adopted(json.loads(json.dumps(spec)), "a socket", True)  # type: ignore[arg-type]
+    monkeypatch.setattr(serving, "adopt", lambda: adopted)
+    monkeypatch.setattr(serving, "serve_http", lambda *g, **named: served.append((g[3], named)))
+    serving.serve_worker()
+    ((found, named),) = served
+    assert found == settings.model_copy(update={"threads": 1})
+    assert found.key is not None
+    assert found.key.get_secret_value() == key
+    assert (named["listener"], named["wait"]) == ("a socket", True)
+    assert named["load"](serving.current_index(run)).model == run.folder.name
+    with pytest.raises(UsageError, match="at least 1, got 0"):
+        serve_run(run.folder, workers=0)
+    with pytest.raises(UsageError, match="name or folder"):
+        serve_run(run.folder, workers=2, backbone=object.__new__(Backbone))
+    with pytest.raises(UsageError, match="no API key"):
+        serve_run(run.folder, host="0.0.0.0", workers=2)
 
 
 def test_an_index_answers_as_the_model_does_and_grows(

@@ -46,6 +46,7 @@ def serve(
     current: Path | str | None = None,
     load: Loader | None = None,
     listener: socket.socket | None = None,
+    wait: bool = False,
 ) -> None:
     """Serve until SIGTERM or Ctrl-C; then answer what was accepted, and return.
 
@@ -57,7 +58,8 @@ def serve(
         current: A pointer file; when it changes, the folder it names is swapped in.
         load: Makes a service of such a folder.
         listener: In a worker, the socket to accept from (`workers.adopt`), in place of host and
-            port; nothing is accepted before the service is loaded.
+            port.
+        wait: Whether nothing is accepted before the service is loaded.
 
     Raises:
         UsageError: For a public address without a key, or a port that cannot be had.
@@ -66,7 +68,7 @@ def serve(
     settings = settings or Settings.from_environment()
     if listener is None:
         check_address(host, port, settings)
-    made = app(service, settings, current=current, load=load, wait=listener is not None)
+    made = app(service, settings, current=current, load=load, wait=wait)
     told = listener is None
     listener = listener or listen(host, port)
     config = uvicorn.Config(

@@ -19,7 +19,7 @@ import threading
 import time
 from collections.abc import Mapping, Sequence
 from types import FrameType
-from typing import Any
+from typing import Any, NamedTuple
 
 from prometheus_client.multiprocess import mark_process_dead
 
@@ -30,7 +30,7 @@ from .metrics import FOLDER_VARIABLE, SHARED_VARIABLE
 from .server import check_address, listen
 from .settings import Settings
 
-__all__ = ["adopt", "run_workers"]
+__all__ = ["Adopted", "adopt", "run_workers"]
 
 POLL_SECONDS = 0.1
 SHORT_SECONDS = 30.0
@@ -95,8 +95,22 @@ def run_workers(
                 signal.signal(number, handler)
 
 
-def adopt() -> tuple[dict[str, Any], socket.socket]:
-    """In a worker: what it was told to serve, and the socket to accept from.
+class Adopted(NamedTuple):
+    """What a worker was told.
+
+    Attributes:
+        spec: What to serve, as `run_workers` got it.
+        listener: The socket to accept from.
+        wait: Whether to accept only when the service is loaded: others answer meanwhile.
+    """
+
+    spec: dict[str, Any]
+    listener: socket.socket
+    wait: bool
+
+
+def adopt() -> Adopted:
+    """In a worker: what it was told, for `serve`.
 
     From then on the process is asked to drain when its standard input ends. Ctrl-C is left to the
     parent until the server has a handler for it.
@@ -113,8 +127,7 @@ def adopt() -> tuple[dict[str, Any], socket.socket]:
         os.kill(os.getpid(), signal.SIGTERM)
 
     threading.Thread(target=outlive, name="warmstart-parent", daemon=True).start()
-    spec: dict[str, Any] = told["spec"]
-    return spec, listener
+    return Adopted(told["spec"], listener, told["wait"])
 
 
 class _Crew:
@@ -130,13 +143,14 @@ class _Crew:
     ) -> None:
         self._command = list(command)
         self._listener = listener
-        self._told = json.dumps({"socket": listener.fileno(), "spec": dict(spec)}).encode() + b"\n"
+        self._told = {"socket": listener.fileno(), "spec": dict(spec)}
         self._metrics = metrics
         self._longest = longest
         self._running: dict[subprocess.Popen[bytes], float] = {}
         self._failures = 0
 
-    def start(self, count: int) -> None:
+    def start(self, count: int, *, wait: bool = False) -> None:
+        told = json.dumps({**self._told, "wait": wait}).encode() + b"\n"
         for _ in range(count):
             worker = subprocess.Popen(
                 self._command,
@@ -147,7 +161,7 @@ class _Crew:
             self._running[worker] = time.monotonic()
             assert worker.stdin is not None
             with contextlib.suppress(BrokenPipeError):  # it ended at once; `look` finds it
-                worker.stdin.write(self._told)
+                worker.stdin.write(told)
                 worker.stdin.flush()
 
     def look(self) -> None:
@@ -169,7 +183,7 @@ class _Crew:
                     f"{code}; what they printed says why. The server ends."
                 )
             note(f"A worker ended with exit code {code}; another one is started.")
-            self.start(1)
+            self.start(1, wait=True)
 
     def end(self) -> None:
         """Ask all to drain, and wait. Who connects now is refused, not left waiting."""

@@ -11,7 +11,7 @@ import torch
 
 from warmstart.backbones import Backbone
 from warmstart.core import UsageError, progress
-from warmstart.serving import Settings, adopt, run_workers
+from warmstart.serving import Settings, adopt, check_address, run_workers
 from warmstart.serving import serve as serve_http
 
 from .indexing import POINTER, build_run_index, current_index, index_home, run_service
@@ -48,10 +48,15 @@ def serve_run(
         allow_bin: See `open_retrieval`.
 
     Raises:
-        UsageError: For workers below 1, or several with a backbone that is not named.
+        UsageError: For workers below 1, several with a backbone that is not named, or an address
+            that needs a key.
     """
     if workers < 1:
         raise UsageError(f"serve.workers must be at least 1, got {workers}. Usual: one a core.")
+    if workers > 1 and isinstance(backbone, Backbone):
+        raise UsageError("Several workers load the backbone themselves: give its name or folder.")
+    settings = settings or Settings.from_environment()
+    check_address(host, port, settings)
     opened = open_retrieval(run, device=device, backbone=backbone, allow_bin=allow_bin)
     if current_index(opened) is None:
         progress.note("This run has no index yet: one is built.")
@@ -59,9 +64,9 @@ def serve_run(
     if workers == 1:
         _serve(opened, settings, host, port)
         return
-    if isinstance(backbone, Backbone):
-        raise UsageError("Several workers load the backbone themselves: give its name or folder.")
-    settings = settings or Settings.from_environment()
+    current = current_index(opened)
+    if current is not None:  # an engine that is built again is built once, not by each worker
+        run_service(opened, current)
     if "threads" not in settings.model_fields_set:
         settings = settings.model_copy(update={"threads": 1})
     secret = settings.key.get_secret_value() if settings.key else None
@@ -71,7 +76,7 @@ def serve_run(
         "settings": {**settings.model_dump(mode="json"), "key": secret},
     }  # fmt: skip
     del opened
-    command = [sys.executable, "-c", WORKER]
+    command = [sys.executable, "-P", "-c", WORKER]
     run_workers(command, spec, host, port, settings, workers)
 
 
@@ -79,21 +84,21 @@ def serve_worker() -> None:
     """What each of several workers does: serve what it is told, on the socket that it is given."""
     logging.basicConfig(format="%(message)s")
     logging.getLogger("warmstart").setLevel(logging.INFO)  # notes have no other way out
-    spec, listener = adopt()
+    spec, listener, wait = adopt()
     settings = Settings.parse(spec.pop("settings"), "serving")
-    _serve(open_retrieval(**spec), settings, listener=listener)
+    _serve(open_retrieval(**spec), settings, listener=listener, wait=wait)
 
 
 def _serve(
     opened: RetrievalRun,
-    settings: Settings | None,
+    settings: Settings,
     host: str = "127.0.0.1",
     port: int = 0,
     listener: socket.socket | None = None,
+    wait: bool = False,
 ) -> None:
-    # Requests are many and small: they share cores by threads of their own.
     torch.set_num_threads(1)
     serve_http(
         None, host, port, settings, current=index_home(opened) / POINTER,
-        load=lambda folder: run_service(opened, folder), listener=listener,
+        load=lambda folder: run_service(opened, folder), listener=listener, wait=wait,
     )  # fmt: skip

@@ -73,7 +73,7 @@ def read_engine(folder: Path, state: State, truth: str) -> faiss.Index | None:
         return None
     try:
         manifest = verify_manifest(folder / "engine")
-    except RunError as reason:
+    except (RunError, OSError) as reason:  # also where another process moves it meanwhile
         note(f"The engine is built again from the vectors: {reason}")
         return None
     if manifest.get("truth") != truth or FILE not in manifest["files"]:

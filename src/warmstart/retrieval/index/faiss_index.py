@@ -325,6 +325,8 @@ def _asked(vectors: Vectors, queries_QD: np.ndarray) -> tuple[Vectors, np.ndarra
 
 
 def _built(ids: Sequence[ItemId], vectors: Vectors, engine: Engine, searcher: faiss.Index) -> State:
+    if not getattr(engine, "query_aware", False):
+        vectors = replace(vectors, weights_DD=None)
     return State(
         vectors=vectors,
         ids=ids,

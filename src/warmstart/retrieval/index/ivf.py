@@ -10,11 +10,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, Self
 
 import faiss
 import numpy as np
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from warmstart.core import NotApplicable, Streams
 
@@ -94,7 +94,7 @@ class IVFPQ(IVFFlat):
             the dimension.
         refine: Candidates compared again for each one asked for.
         query_aware: Whether lists and codes are learned where distances are what queries tell
-            apart (`weighing`); the queries' weights have to be known.
+            apart (`weighing`); needs 4 bits, and the queries' weights.
     """
 
     kind: ClassVar[str] = "ivf-pq"
@@ -102,6 +102,12 @@ class IVFPQ(IVFFlat):
     bits: Literal[4, 8] = 8
     refine: int = Field(default=4, ge=1, le=64)
     query_aware: bool = False
+
+    @model_validator(mode="after")
+    def _check_bits(self) -> Self:
+        if self.query_aware and self.bits != 4:
+            raise ValueError("query_aware needs bits 4")
+        return self
 
     @property
     def pieces(self) -> int:
