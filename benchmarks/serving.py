@@ -370,6 +370,10 @@ def show(console: Console, results: Mapping[str, Any], options: argparse.Namespa
         for workers in options.workers
         for load in ("random", "even", "four times", "swapping")
     ]
+    lines += [
+        (f"{workers} processes, over FAISS alone", partial(_above_faiss, str(workers)))
+        for workers in options.workers
+    ]
     for label, tell in lines:
         table.add_row(label, *(tell(result) for result in results.values()))
     console.print(table)
@@ -378,6 +382,13 @@ def show(console: Console, results: Mapping[str, Any], options: argparse.Namespa
 def _told(workers: str, load: str, result: Mapping[str, Any]) -> str:
     found = result["workers"][workers][load]
     return f"{_pair(found, '')}, {found['statuses']}, {found['mixed']} mixed"
+
+
+def _above_faiss(workers: str, result: Mapping[str, Any]) -> str:
+    """What HTTP, tower and JSON add, p50 / p99 ms at random moments."""
+    found, bare = result["workers"][workers]["random"], result["bare"]
+    added = {f"p{part}_ms": found[f"p{part}_ms"] - bare[f"faiss_p{part}_ms"] for part in (50, 99)}
+    return _pair(added, "")
 
 
 def _pair(values: Mapping[str, Any], prefix: str) -> str:

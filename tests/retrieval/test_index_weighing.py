@@ -10,6 +10,7 @@ import pytest
 
 from warmstart.core import DataError, NotApplicable, RunError, UsageError
 from warmstart.retrieval.index import IVFPQ, FaissIndex, Vectors, exact_top
+from warmstart.retrieval.index.choosing import recall_of
 from warmstart.retrieval.index.weighing import (
     QUERIES_SHARE,
     item_map,
@@ -41,8 +42,7 @@ def index() -> FaissIndex:
 def recall(index: FaissIndex, queries_QD: np.ndarray, rows_ND: np.ndarray, k: int = 50) -> float:
     _, found = index.search(queries_QD, k)
     _, exact_QK = exact_top(queries_QD, Vectors((rows_ND,), D), k)
-    pairs = zip(found, exact_QK.tolist(), strict=True)
-    return sum(len(set(ids) & set(rows)) for ids, rows in pairs) / exact_QK.size
+    return recall_of(np.array(found), exact_QK)[0]
 
 
 def test_weights_are_the_mean_of_squares_and_a_share_of_all_directions() -> None:
@@ -93,8 +93,7 @@ def test_more_is_found_for_users_with_the_same_effort(index: FaissIndex) -> None
     alike = Vectors((rows_ND,), D, np.eye(D) / D)
     _, found_QK = AWARE.search(AWARE.build(alike, 0), alike, held_QD, 50)
     _, exact_QK = exact_top(held_QD, alike, 50)
-    pairs = zip(found_QK.tolist(), exact_QK.tolist(), strict=True)
-    without = sum(len(set(found) & set(exact)) for found, exact in pairs) / exact_QK.size
+    without, _ = recall_of(found_QK, exact_QK)
     assert recall(index, held_QD, rows_ND) > without + 0.05
 
 
@@ -117,9 +116,8 @@ def test_the_lists_read_are_those_of_the_largest_inner_products(index: FaissInde
         every = AWARE.model_copy(update={"refine": 64})
         _, found_QK = every.search(state.searcher, state.vectors, query_1D, 90)
         found = set(found_QK[0].tolist()) - {-1}
-        best = sorted(
-            within, key=lambda row: -float(state.vectors.take(np.array([row]))[0] @ query_1D[0])
-        )
+        scores_N = items() @ query_1D[0]
+        best = sorted(within, key=lambda row: -scores_N[row])
         assert found <= within
         assert len(found & set(best[:90])) >= 88  # codes are coarse
 

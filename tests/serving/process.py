@@ -32,7 +32,7 @@ if __name__ == "__main__":
     settings = Settings(poll_seconds=0.05, threads=2, waiting=64, deadline_seconds=5)
 
     def load(folder: Path) -> Any:
-        """A fake whose every answer takes ten milliseconds, in a process that tells its number."""
+        """A fake whose every answer takes ten milliseconds."""
         return fake(folder.name.removeprefix("v-"), before=lambda: time.sleep(0.01))
 
     if sys.argv[1] == "worker":

@@ -24,7 +24,7 @@ from .service import RecommendService
 from .settings import KEY_VARIABLE, Settings, is_loopback
 from .watching import Loader, keep_from_collector
 
-__all__ = ["check_address", "listen", "serve"]
+__all__ = ["address_of", "check_address", "listen", "serve"]
 
 _log = logging.getLogger(__name__)
 HEADER_SECONDS = 15.0
@@ -127,6 +127,13 @@ def listen(host: str, port: int) -> socket.socket:
         ) from None
 
 
+def address_of(listener: socket.socket) -> str:
+    """Where a browser finds what listens there."""
+    host, port = listener.getsockname()[:2]
+    shown = f"[{host}]" if ":" in host else host
+    return f"http://{shown}:{port}/"
+
+
 class _Server(uvicorn.Server):
     """Drains first: 503 for new requests, an answer for those accepted, then the socket closes."""
 
@@ -141,9 +148,7 @@ class _Server(uvicorn.Server):
         self._loop = asyncio.get_running_loop()
         await super().startup(sockets)
         for listener in sockets or [] if self._told else []:
-            host, port = listener.getsockname()[:2]
-            shown = f"[{host}]" if ":" in host else host
-            note(f"Serving on http://{shown}:{port}/")
+            note(f"Serving on {address_of(listener)}")
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """The first signal begins the drain; a second Ctrl-C ends at once."""

@@ -27,7 +27,7 @@ from warmstart.core import RunError, UsageError
 from warmstart.core.progress import note
 
 from .metrics import FOLDER_VARIABLE, SHARED_VARIABLE
-from .server import check_address, listen
+from .server import address_of, check_address, listen
 from .settings import Settings
 
 __all__ = ["Adopted", "adopt", "run_workers"]
@@ -82,10 +82,8 @@ def run_workers(
         handled = (signal.SIGTERM, signal.SIGINT)
         before = [(number, signal.signal(number, asked)) for number in handled]
         try:
-            address, bound = listener.getsockname()[:2]
             crew.start(workers)
-            shown = f"[{address}]" if ":" in address else address
-            note(f"Serving on http://{shown}:{bound}/ with {workers} workers")
+            note(f"Serving on {address_of(listener)} with {workers} workers")
             while not stopping:
                 time.sleep(POLL_SECONDS)
                 crew.look()

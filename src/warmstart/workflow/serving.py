@@ -58,15 +58,14 @@ def serve_run(
     settings = settings or Settings.from_environment()
     check_address(host, port, settings)
     opened = open_retrieval(run, device=device, backbone=backbone, allow_bin=allow_bin)
-    if current_index(opened) is None:
+    current = current_index(opened)
+    if current is None:
         progress.note("This run has no index yet: one is built.")
-        build_run_index(opened, thorough=False)
+        current = build_run_index(opened, thorough=False).folder
     if workers == 1:
         _serve(opened, settings, host, port)
         return
-    current = current_index(opened)
-    if current is not None:  # an engine that is built again is built once, not by each worker
-        run_service(opened, current)
+    run_service(opened, current)  # an engine that is built again is built once, not by each worker
     if "threads" not in settings.model_fields_set:
         settings = settings.model_copy(update={"threads": 1})
     secret = settings.key.get_secret_value() if settings.key else None
