@@ -10,7 +10,7 @@ import pytest
 
 from warmstart.core import RunError, UsageError
 from warmstart.serving import app
-from warmstart.serving.errors import Json
+from warmstart.serving.errors import Json, QuickJson
 
 from .fakes import Fake, get, is_error, make, post, unit
 
@@ -271,8 +271,24 @@ def test_something_must_be_served() -> None:
 
 
 def test_what_json_cannot_say() -> None:
-    """What is no number is null; a lone surrogate is escaped, in an answer that can be read."""
-    assert json.loads(Json({"a": [float("nan"), float("inf"), 1.5]}).body) == {
-        "a": [None, None, 1.5]
-    }
-    assert json.loads(Json({"b": "é", "c": "\ud800"}).body) == {"b": "é", "c": "\ud800"}
+    """No answer holds what is no number; a lone surrogate is escaped and can be read."""
+    with pytest.raises(ValueError, match="JSON compliant"):
+        Json({"a": float("nan")})
+    for kind in (Json, QuickJson):
+        assert json.loads(kind({"b": "é", "c": "\ud800"}).body) == {"b": "é", "c": "\ud800"}
+
+
+@pytest.mark.parametrize("score", [np.nan, np.inf])
+def test_a_score_that_is_no_number_is_a_defect(
+    score: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    service = Fake()
+    search = service.index.search
+
+    def spoilt(*given: Any, **named: Any) -> Any:
+        scores_QK, found = search(*given, **named)
+        scores_QK[0, 0] = score
+        return scores_QK, found
+
+    monkeypatch.setattr(service.index, "search", spoilt)
+    assert is_error(post("/v1/recommend", {"user": 7, "k": 3}, service), 500, "defect")

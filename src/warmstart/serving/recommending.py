@@ -129,6 +129,8 @@ def _near(
             allow=allow,
             tower=snapshot.service.tower,
         )
+    if not np.isfinite(scores_QK).all():
+        raise ValueError("The index gave a score that is no finite number.")
     scored = zip(found[0], scores_QK[0].tolist(), strict=True)
     items = [{**_item(snapshot, item), "score": score} for item, score in scored]
     unknown = snapshot.tags.unknown(request.tags) if request.tags else []
