@@ -14,8 +14,13 @@ import torch
 
 from warmstart.core import DataError, NotApplicable, UsageError
 from warmstart.retrieval import FaissIndex, TwoTower, TwoTowerModel
-from warmstart.retrieval.content_part import LAST, ContentCode
-from warmstart.retrieval.fitting_content import choose_content, with_content
+from warmstart.retrieval.content_part import LAST, RECENT, ContentCode
+from warmstart.retrieval.fitting_content import (
+    ContentSettings,
+    Counts,
+    choose_content,
+    with_content,
+)
 from warmstart.retrieval.fitting_validation import ranked
 
 from .towerkit import Queries, chains, fit, halves, next_item_task, texts
@@ -112,6 +117,27 @@ def test_scores_are_three_sums(mixed: TwoTowerModel) -> None:
     assert mixed.item_vectors().shape == (30, mixed.dimension)
 
 
+def test_new_items_are_raised_by_the_share_of_new_ones_among_the_last(
+    mixed: TwoTowerModel,
+) -> None:
+    """Items 4 and 9 are new; older items than the last five do not count."""
+    assert mixed.content is not None
+    plain = replace(mixed, content=replace(mixed.content, bonus=0.0))
+    raised = replace(mixed, content=replace(mixed.content, bonus=0.1, by_history=0.3))
+    histories: list[list[int]] = [[], [1, 2], [4], [1, 4], [4, 9, 4, 9, 9], [4, 9, 1, 2, 3, 5, 6]]
+    queries = Queries.of(histories)
+    gained_QI = (raised.scores(queries) - plain.scores(queries)).numpy()
+    for query, history in enumerate(histories):
+        recent = history[-RECENT:]
+        share = sum(one in (4, 9) for one in recent) / max(1, len(recent))
+        for item in range(30):
+            wanted = (0.1 + 0.3 * share) * (item in (4, 9))
+            assert gained_QI[query, item] == pytest.approx(wanted, abs=1e-5)
+    product = raised.user_vectors(queries) @ raised.item_vectors().T
+    np.testing.assert_allclose(product, raised.scores(queries).numpy(), atol=1e-5)
+    assert raised.fingerprint != mixed.fingerprint
+
+
 def test_an_index_answers_as_the_scores_do(mixed: TwoTowerModel) -> None:
     index = FaissIndex.build(range(30), mixed.item_vectors(), tower=mixed.fingerprint)
     queries = Queries.of([[3, 4], [20]])
@@ -121,9 +147,11 @@ def test_an_index_answers_as_the_scores_do(mixed: TwoTowerModel) -> None:
 
 
 def test_it_is_saved_and_grows(mixed: TwoTowerModel, tmp_path: Path) -> None:
+    assert mixed.content is not None
+    mixed = replace(mixed, content=replace(mixed.content, by_history=0.2))
     mixed.save(tmp_path / "model")
     loaded = TwoTowerModel.load(tmp_path / "model")
-    queries = Queries.of([[1, 2]])
+    queries = Queries.of([[1, 2], [4, 1]])
     assert loaded.fingerprint == mixed.fingerprint
     assert torch.equal(loaded.scores(queries), mixed.scores(queries))
     new = texts()[:2]
@@ -140,7 +168,7 @@ def test_it_is_saved_and_grows(mixed: TwoTowerModel, tmp_path: Path) -> None:
             atol=1e-6,
         )
     blank = np.zeros_like(new)
-    assert loaded.encode_items(new)[:, -1] == pytest.approx(0.1)  # the bonus of new items
+    assert loaded.encode_items(new)[:, -1] == pytest.approx(0.3)  # what new items are raised by
     assert not loaded.encode_items(blank)[:, -1].any()  # of which something is told
     with pytest.raises(DataError, match="does not begin"):
         loaded.with_vectors([*loaded.item_ids, "a", "b"], grown.item_vectors())
@@ -172,27 +200,33 @@ def test_the_choice_is_the_best_on_validation(tmp_path: Path) -> None:
     assert chosen.facts["new_items"] == 0.0
     assert given.facts["content"] == 0.35
     assert any("count 0.35 times" in note for note in given.facts["notes"])
-    assert choose_content(chosen, None, "auto", 0.0, task, "MRR") is chosen
-    assert choose_content(chosen, part, 0.0, 0.0, task, "MRR") is chosen
+    assert choose_content(chosen, None, ContentSettings("auto"), task, "MRR") is chosen
+    assert choose_content(chosen, part, ContentSettings(0.0), task, "MRR") is chosen
 
 
 @pytest.fixture
 def judged(mixed: TwoTowerModel, monkeypatch: pytest.MonkeyPatch) -> Callable[..., TwoTowerModel]:
     """A choice by made-up metrics: without content .5, with it .8, a step of the bonus costs .1."""
+    cost = 0.4
 
     def value(model: TwoTowerModel, task: object, metric: str) -> float:
         del task, metric
         if model.content is None:
             return 0.5
         unit = model.towers.temperature().item()
-        return 0.8 - 0.4 * model.content.bonus / unit - 0.001 * model.content.weight
+        steps = (0.4 * model.content.bonus + cost * model.content.by_history) / unit
+        return 0.8 - steps - 0.001 * model.content.weight
 
     monkeypatch.setattr("warmstart.retrieval.fitting_content.ranked", value)
 
-    def choose(answers: list[int], content: Any = "auto") -> TwoTowerModel:
+    def choose(
+        answers: list[int], new_items: Counts = "auto", by_history: Counts = 0.0, price: float = 0.4
+    ) -> TwoTowerModel:
+        nonlocal cost
+        cost = price
         task: Any = SimpleNamespace(targets=SimpleNamespace(items=np.array(answers)))
-        base = replace(mixed, content=None)
-        return choose_content(base, mixed.content, content, "auto", task, "MRR")
+        settings = ContentSettings("auto", new_items, by_history)
+        return choose_content(replace(mixed, content=None), mixed.content, settings, task, "MRR")
 
     return choose
 
@@ -207,12 +241,31 @@ def test_the_bonus_stops_where_it_would_cost_more_than_content_won(
     assert found.content.bonus == pytest.approx(0.5 * 0.07)
 
 
+def test_new_items_by_history_are_raised_as_long_as_it_costs_nothing(
+    judged: Callable[..., TwoTowerModel],
+) -> None:
+    """Free steps are all taken, and what then costs comes on top; a first costly one is not."""
+    free = judged([4, 9] * 10, 0.0, "auto", 0.0)
+    assert free.content is not None
+    assert (free.content.by_history, free.content.bonus) == (pytest.approx(6 * 0.07), 0.0)
+    both = judged([4, 9] * 10, "auto", "auto", 0.0)
+    assert both.content is not None
+    assert both.content.by_history == pytest.approx(6 * 0.07)
+    assert both.content.bonus == pytest.approx(0.5 * 0.07)
+    costly = judged([4, 9] * 10, 0.0, "auto", 0.01)
+    assert costly.content is not None
+    assert costly.content.by_history == 0.0
+    fixed = judged([4, 9] * 10, 0.0, 0.2, 0.01)
+    assert fixed.content is not None
+    assert fixed.content.by_history == 0.2
+
+
 def test_no_bonus_is_chosen_where_hardly_a_new_item_is_asked_for(
     judged: Callable[..., TwoTowerModel], notes: list[str]
 ) -> None:
-    found = judged([4, 9] * 9 + [0] * 500)
+    found = judged([4, 9] * 9 + [0] * 500, "auto", "auto", 0.0)
     assert found.content is not None
-    assert found.content.bonus == 0.0
+    assert (found.content.bonus, found.content.by_history) == (0.0, 0.0)
     assert any(note.startswith("18 questions of validation ask for a new item") for note in notes)
 
 
@@ -225,7 +278,8 @@ def test_content_that_wins_nothing_is_left_out(
     )
     base = replace(mixed, content=None)
     task: Any = object()
-    assert choose_content(base, mixed.content, "auto", 0.03, task, "MRR").content is None
+    given = ContentSettings("auto", 0.03, "auto")
+    assert choose_content(base, mixed.content, given, task, "MRR").content is None
     assert any("new_items with it" in note for note in notes)
 
 
@@ -234,6 +288,7 @@ def test_content_that_wins_nothing_is_left_out(
     [
         ({"content": -1.0}, UsageError, "content"),
         ({"content": 0.0, "new_items": 0.1}, UsageError, "new_items needs content"),
+        ({"content": 0.0, "new_by_history": 0.1}, UsageError, "new_by_history needs content"),
         ({"new_items": "most"}, UsageError, "new_items"),
     ],
 )
@@ -246,10 +301,13 @@ def test_settings_that_cannot_be(
 
 def test_what_cannot_be_is_refused_before_training(tmp_path: Path) -> None:
     past, _ = halves(chains())
-    for values in ({"content": 0.5}, {"new_items": 0.1}):
+    for values in ({"content": 0.5}, {"new_items": 0.1}, {"new_by_history": 0.1}):
         with pytest.raises(NotApplicable, match="need pretrained vectors"):
             fit(tmp_path / "a", past, keep="last", **values)
-    for values in ({"new_items": "auto"}, {"new_items": 0.1}, {"new_items": "auto", "content": 1}):
+    for values in (
+        {"new_items": "auto"}, {"new_items": 0.1}, {"new_items": "auto", "content": 1},
+        {"new_by_history": 0.1},
+    ):  # fmt: skip
         with pytest.raises(UsageError, match="on a validation task"):
             fit(tmp_path / "b", past, text_IE=texts(), keep="last", **values)
     assert not list(tmp_path.glob("*/metrics.jsonl"))

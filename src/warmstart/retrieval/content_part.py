@@ -4,9 +4,13 @@ An item that nobody has met yet gives the towers its text alone, and they have l
 ids; its similarity to what a user met lately is as good as that of any other item. It is kept as
 further components of both vectors, so that one inner product holds both:
 
-    item = [learned, w * content, bonus if new],  user = [learned, w * mean content of the last, 1]
+    item = [learned, w * content, most if new]
+    user = [learned, w * mean content of the last, part]
 
-with w² the weight of a cosine of contents, so that items can be compared with one another too.
+with w² the weight of a cosine of contents, so that items can be compared with one another too. How
+far new items are raised depends on the user: `bonus` for everybody and `by_history` times the share
+of new ones among the user's last items, since who met new items lately goes on so. `most` is the
+sum of the two and `part` what of it this user has.
 
 The content of an item is its pretrained vector, centred, scaled in the directions of the principal
 components by variance ** -0.25 (half of a whitening) and brought to unit length. Pretrained text
@@ -39,6 +43,8 @@ LEARNED_FROM = 100_000
 """Vectors that the code is learned from at most, from all over the catalogue."""
 POWER = 0.25
 LAST = 10
+RECENT = 5
+"""Items of a history by whose share of new ones new items are raised."""
 
 
 @dataclass(frozen=True)
@@ -101,12 +107,14 @@ class ContentPart:
         rows_IP: Content of all items.
         weight: Of a cosine of contents beside a learned cosine, above 0 where it is used.
         bonus: What a new item's score is raised by, in cosines.
+        by_history: What it is raised by beside it for users whose last items were all new.
     """
 
     code: ContentCode
     rows_IP: Tensor
     weight: float
     bonus: float = 0.0
+    by_history: float = 0.0
 
     @property
     def dimension(self) -> int:
@@ -114,24 +122,20 @@ class ContentPart:
         return int(self.rows_IP.shape[1]) + 1
 
     def items(self, learned_ND: Tensor, rows_NP: Tensor, known_N: Tensor) -> Tensor:
-        """Item vectors (N, D + P + 1); the bonus is for new items that have content."""
+        """Item vectors (N, D + P + 1); only new items that have content are raised."""
         new_N = ~known_N & (rows_NP != 0).any(dim=1)
-        new_N1 = self.bonus * new_N.to(learned_ND.dtype)[:, None]
+        new_N1 = (self.bonus + self.by_history) * new_N.to(learned_ND.dtype)[:, None]
         return torch.cat([learned_ND, self.weight**0.5 * rows_NP, new_N1], dim=1)
 
-    def users(self, learned_QD: Tensor, queries: QueryRows) -> Tensor:
+    def users(self, learned_QD: Tensor, queries: QueryRows, known_I: Tensor) -> Tensor:
         """User vectors (Q, D + P + 1); without a history the content is zero."""
-        stops_Q = queries.offsets_Q1[1:]
-        counts_Q = np.minimum(np.diff(queries.offsets_Q1), LAST)
-        rows_H = np.repeat(np.arange(len(counts_Q)), counts_Q)
-        _, places_H = spread(stops_Q - counts_Q, stops_Q)
         device = learned_QD.device
-        items_H = torch.from_numpy(queries.items_H[places_H].astype(np.int64)).to(device)
-        sums_QP = torch.zeros(len(counts_Q), self.rows_IP.shape[1], device=device)
-        sums_QP.index_add_(0, torch.from_numpy(rows_H).to(device), self.rows_IP[items_H])
-        counts_Q1 = torch.from_numpy(np.maximum(counts_Q, 1).astype(np.float32)).to(device)[:, None]
-        one_Q1 = torch.ones(len(counts_Q), 1, device=device)
-        return torch.cat([learned_QD, self.weight**0.5 * sums_QP / counts_Q1, one_Q1], dim=1)
+        content_QP = _mean_of_last(queries, LAST, self.rows_IP)
+        part_Q1 = torch.ones(len(content_QP), 1, device=device)
+        if self.by_history:
+            new_Q1 = _mean_of_last(queries, RECENT, (~known_I).float()[:, None])
+            part_Q1 = (self.bonus + self.by_history * new_Q1) / (self.bonus + self.by_history)
+        return torch.cat([learned_QD, self.weight**0.5 * content_QP, part_Q1], dim=1)
 
     def extended(self, rows_NP: Tensor) -> ContentPart:
         """With the content of items after those it has."""
@@ -150,8 +154,10 @@ class ContentPart:
         }  # fmt: skip
 
     def facts(self) -> dict[str, Any]:
-        """Numbers that a folder keeps."""
-        return {"sizes": list(self.code.sizes), "weight": self.weight, "bonus": self.bonus}
+        """Numbers that a folder keeps, and by which the item tower is told from others."""
+        found = {"sizes": list(self.code.sizes), "weight": self.weight, "bonus": self.bonus}
+        # Left out at 0, so that indexes stay valid that were made before there was such a number.
+        return found | ({"by_history": self.by_history} if self.by_history else {})
 
     @classmethod
     def of_tensors(cls, tensors: dict[str, Tensor], facts: dict[str, Any]) -> ContentPart:
@@ -159,7 +165,9 @@ class ContentPart:
         code = ContentCode(
             tuple(facts["sizes"]), tensors["content_mean"].cpu(), tensors["content_basis"].cpu()
         )
-        return cls(code, tensors["content"], facts["weight"], facts["bonus"])
+        return cls(
+            code, tensors["content"], facts["weight"], facts["bonus"], facts.get("by_history", 0.0)
+        )
 
 
 def _unit_kinds(features_NE: Tensor, sizes: tuple[int, ...]) -> Tensor:
@@ -167,3 +175,17 @@ def _unit_kinds(features_NE: Tensor, sizes: tuple[int, ...]) -> Tensor:
     bounds = pairwise(np.cumsum([0, *sizes]).tolist())
     kinds = [functional.normalize(features_NE[:, at:stop], dim=-1) for at, stop in bounds]
     return torch.cat(kinds, dim=1)
+
+
+def _mean_of_last(queries: QueryRows, last: int, rows_IK: Tensor) -> Tensor:
+    """Mean (Q, K) of the rows of each history's last items; zeros without a history."""
+    stops_Q = queries.offsets_Q1[1:]
+    counts_Q = np.minimum(np.diff(queries.offsets_Q1), last)
+    rows_H = np.repeat(np.arange(len(counts_Q)), counts_Q)
+    _, places_H = spread(stops_Q - counts_Q, stops_Q)
+    device = rows_IK.device
+    items_H = torch.from_numpy(queries.items_H[places_H].astype(np.int64)).to(device)
+    sums_QK = torch.zeros(len(counts_Q), rows_IK.shape[1], device=device)
+    sums_QK.index_add_(0, torch.from_numpy(rows_H).to(device), rows_IK[items_H])
+    counts_Q1 = torch.from_numpy(np.maximum(counts_Q, 1).astype(np.float32)).to(device)[:, None]
+    return sums_QK / counts_Q1

@@ -26,7 +26,7 @@ from warmstart.training import Checkpoints, History, RateTable, discriminative_r
 
 from .fitting import item_table, training_step
 from .fitting_average import averaged
-from .fitting_content import check_content, choose_content, content_part
+from .fitting_content import ContentSettings, choose_content, content_part
 from .fitting_validation import best_popularity
 from .item_texts import ItemTexts
 from .negatives_plan import MIXABLE, compare
@@ -128,6 +128,9 @@ class TwoTower(Config):
         new_items: What the scores of items that training has not seen are raised by, in cosines,
             or `auto`: step by step, as long as validation does as well as without content. More new
             items are shown, at the cost of others.
+        new_by_history: What they are raised by beside it for a user whose last 5 items were all
+            new, in proportion for others, or `auto`: step by step, as long as validation does as
+            well as without it.
     """
 
     model_config = ConfigDict(allow_inf_nan=False)
@@ -183,6 +186,7 @@ class TwoTower(Config):
     popularity: float | Literal["auto"] = 0.0
     content: NonNegativeFloat | Literal["auto"] = "auto"
     new_items: NonNegativeFloat | Literal["auto"] = 0.0
+    new_by_history: NonNegativeFloat | Literal["auto"] = "auto"
 
     @model_validator(mode="after")
     def _fits_together(self) -> TwoTower:
@@ -197,8 +201,10 @@ class TwoTower(Config):
             raise ValueError("symmetric needs negatives=in-batch, where the users of a batch are")
         if self.smoothing and self.negatives not in ("auto", "full"):
             raise ValueError("smoothing needs negatives=full")
-        if self.new_items and not self.content:
-            raise ValueError("new_items needs content, by which new items are told apart")
+        raised = {"new_items": self.new_items, "new_by_history": self.new_by_history}
+        for name, value in raised.items():
+            if not self.content and value not in (0.0, type(self).model_fields[name].default):
+                raise ValueError(f"{name} needs content, by which new items are told apart")
         if self.stop_after is not None and self.stop_after > self.epochs:
             raise ValueError(f"stop_after must be at most epochs ({self.epochs})")
         wrong = [name for name in self.shares if name not in MIXABLE]
@@ -263,10 +269,12 @@ class TwoTower(Config):
             train, run, validation, text_IE=text_IE, image_IE=image_IE, profile_UP=profile_UP,
             users=users, texts=texts,
         )  # fmt: skip
-        check_content(
-            self.content, self.new_items, self.title,
-            vectors=work.catalogue.features_IF is not None, validation=validation is not None,
-        )  # fmt: skip
+        counts = ContentSettings(self.content, self.new_items, self.new_by_history)
+        counts.check(
+            self.title,
+            vectors=work.catalogue.features_IF is not None,
+            validation=validation is not None,
+        )
         comparison = compare(self, train, work, run, tags)
         towers = Towers(
             work.shape, temperature=self.temperature, learn_temperature=self.learn_temperature,
@@ -288,7 +296,7 @@ class TwoTower(Config):
         wanted = self.content != 0.0 and (validation is not None or self.content != "auto")
         made = choose_content(
             model(kept, fixed), content_part(work) if wanted else None,
-            self.content, self.new_items, validation, self.metric,
+            counts, validation, self.metric,
         )  # fmt: skip
         strength = self._popularity(lambda value: replace(made, popularity=value), validation)
         part = made.content
@@ -297,6 +305,7 @@ class TwoTower(Config):
             "notes": [*comparison.notes, *_content_note(made)], "negatives": comparison.name,
             "stages": trained.stages, "content": part.weight if part else 0.0,
             "new_items": part.bonus if part else 0.0,
+            "new_by_history": part.by_history if part else 0.0,
         }  # fmt: skip
         return replace(made, popularity=strength, facts=facts, text_weights=trained.text_weights)
 
@@ -363,8 +372,11 @@ def _content_note(model: TwoTowerModel) -> list[str]:
     part = model.content
     if part is None:
         return []
-    raised = f", and new items are raised by {part.bonus:.2g}" if part.bonus else ""
-    return [f"Pretrained vectors count {part.weight:.2g} times a learned cosine{raised}."]
+    raised = [f"by {part.bonus:.2g}"] if part.bonus else []
+    if part.by_history:
+        raised.append(f"by {part.by_history:.2g} more for users whose last items were new")
+    told = f", and new items are raised {' and '.join(raised)}" if raised else ""
+    return [f"Pretrained vectors count {part.weight:.2g} times a learned cosine{told}."]
 
 
 def _absent(work: Work) -> torch.Tensor | None:

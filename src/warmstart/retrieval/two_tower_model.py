@@ -346,7 +346,9 @@ class TwoTowerModel:
             here = windows.to(self.device)
             found.append(self.towers.user_vectors(here, self.items_ID, profile_UP))
         learned_QD = torch.cat(found)
-        return learned_QD if self.content is None else self.content.users(learned_QD, queries)
+        if self.content is None:
+            return learned_QD
+        return self.content.users(learned_QD, queries, self.known_I)
 
     @cached_property
     def _joined_ID(self) -> Tensor:

@@ -26,6 +26,7 @@ from warmstart.training import (
 )
 
 from .fitting_average import Averaging
+from .fitting_content import ContentSettings
 from .fitting_validation import held_out_loss, task_metrics
 from .negatives_plan import Comparison
 from .sequences import WindowRows
@@ -133,7 +134,7 @@ def train_stage(settings: TwoTower, fit: Fit, stage: Stage) -> History:
         loader.fingerprint,
         rows.fingerprint,
         work.fingerprint,
-        settings.model_dump_json(exclude={"popularity", "content", "new_items"}),
+        settings.model_dump_json(exclude={"popularity", *ContentSettings._fields}),
     )
     announce(stage.table, transformer=stage.transformer)
     evaluate, watched = _evaluation(settings, fit, stage)
