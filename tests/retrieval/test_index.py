@@ -116,6 +116,26 @@ def test_excluded_and_allowed(built: tuple[FaissIndex, dict[ItemId, np.ndarray]]
     assert index.search(query_QD, 20, allow=chosen, exclude=exclude)[1] == some
 
 
+def test_items_like_an_item_are_those_of_its_vector_without_it(
+    built: tuple[FaissIndex, dict[ItemId, np.ndarray]],
+) -> None:
+    index, items = built
+    asked = list(items)[7]
+    vector_1D = index.vectors([asked])
+    scores_QK, found = index.search(vector_1D, 12, exclude=[asked])
+    scores_K, ids = index.similar(asked, 12)
+    assert (ids, asked in ids) == (found[0], False)
+    np.testing.assert_array_equal(scores_K, scores_QK[0])
+    allow = set(ids[3:9])
+    assert index.similar(asked, 12, exclude=[ids[4], "unknown"], allow=allow)[1] == [
+        item for item in ids[3:9] if item != ids[4]
+    ]
+    with pytest.raises(DataError, match="unknown"):
+        index.similar("unknown", 3)
+    with pytest.raises(UsageError, match="at least 1"):
+        index.similar(asked, 0)
+
+
 def test_many_excluded_are_masked_in_the_engine(
     built: tuple[FaissIndex, dict[ItemId, np.ndarray]],
 ) -> None:

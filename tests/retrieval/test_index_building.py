@@ -10,7 +10,16 @@ import numpy as np
 import pytest
 
 from warmstart.core import DataError, RunError, UsageError
-from warmstart.retrieval.index import IVFPQ, FaissIndex, Target, Vectors, build_index, choose
+from warmstart.retrieval.index import (
+    IVFPQ,
+    FaissIndex,
+    IVFFlat,
+    Target,
+    Vectors,
+    build_index,
+    choose,
+    exact_top,
+)
 from warmstart.retrieval.index.choosing import recall_of
 
 D = 16
@@ -115,6 +124,37 @@ def test_without_the_time_for_the_exact_engine_another_is_taken(
     assert hopeless.engine.kind == "ivf-flat"  # it reaches the recall, nearest to the time
     found, ids = hopeless.searcher.search(clusters(1, seed=2), 5)
     assert found.shape == ids.shape == (1, 5)
+
+
+def test_items_that_ask_take_the_effort_that_finds_as_much(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Users who all ask for what lies in a few lists, items from all over."""
+    monkeypatch.setattr("warmstart.retrieval.index.choosing.ENGINES", {"ivf-flat": IVFFlat})
+    draw, asked_for = np.random.default_rng(0), np.eye(D, dtype=np.float32)[0]
+    rows_ND = draw.standard_normal((4000, D)).astype(np.float32)
+    rows_ND /= np.linalg.norm(rows_ND, axis=1, keepdims=True)
+    rows_ND[:300] += 3 * asked_for
+    users_QD = asked_for + 0.1 * draw.standard_normal((60, D))
+    target = Target(recall=0.9, k=20)
+    index = FaissIndex.build(range(4000), rows_ND, tower="t", target=target, queries_QD=users_QD)
+    assert index.choice is not None
+    similar = index.choice["similar"]
+    assert similar["effort"] > 1
+    assert similar["recall_low"] >= 0.9
+    index.save(tmp_path / "index")
+    loaded = FaissIndex.load(tmp_path / "index")
+    asked = range(0, 4000, 40)
+    _, exact_QK = exact_top(rows_ND[::40], Vectors((rows_ND,), D), 21)
+    _, plain = loaded.search(rows_ND[::40], 21)
+    shares = []
+    for item, nearest_K, few in zip(asked, exact_QK, plain, strict=True):
+        wanted = [row for row in nearest_K.tolist() if row != item][:20]
+        found = loaded.similar(item, 20)[1]
+        shares.append([len({*wanted} & {*found}) / 20, len({*wanted} & {*few}) / 20])
+    more, less = np.mean(shares, axis=0)
+    assert more > max(0.9, less)
+    assert choose(Vectors((rows_ND,), D), target).similar is None  # items are all that asked
 
 
 def test_measured_recall_is_that_of_real_queries() -> None:

@@ -58,9 +58,10 @@ def index_view(found: Json) -> RenderableType:
 
 
 def _asked_for(choice: Json) -> str:
-    """The target, and whether it was met."""
+    """The target, whether it was met, and what items find that are asked as queries."""
     target = choice.get("target") or {}
-    return (
+    similar = choice.get("similar")
+    told = (
         f"Asked for: recall {target.get('recall'):g} of the exact 100 nearest, p99 within "
         f"{target.get('p99_ms'):g} ms on one thread. "
         + (
@@ -68,6 +69,12 @@ def _asked_for(choice: Json) -> str:
             if choice.get("met")
             else "No engine does it; the nearest is taken."
         )
+    )
+    if similar is None:
+        return told
+    return (
+        f"{told} Items asked as queries search {similar['effort']:g} times as far: recall "
+        f"{similar['recall']:.3f}."
     )
 
 

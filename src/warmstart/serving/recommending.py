@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from warmstart.core import DataError, NotApplicable, UsageError
-from warmstart.retrieval.index import ItemId
+from warmstart.retrieval.index import ItemId, Selection
 
 from .errors import Detail, ServingError
 from .messages import RecommendRequest, SimilarRequest
@@ -49,9 +49,15 @@ def recommend(snapshot: Snapshot, request: RecommendRequest, metrics: Metrics) -
     try:
         with metrics.step("user_tower"):
             vector_D = snapshot.service.user_vector(history, user, told)
-        answer = _near(snapshot, vector_D, request, exclude, metrics)
+        allow = _allowed(snapshot, request)
+        with metrics.step("search"):
+            scores_QK, found = snapshot.service.index.search(
+                np.asarray(vector_D)[None, :], request.k, exclude=exclude, allow=allow,
+                tower=snapshot.service.tower,
+            )  # fmt: skip
     except (NotApplicable, DataError) as reason:
         raise ServingError(422, "no_vector", str(reason)) from None
+    answer = _shown(snapshot, request, scores_QK[0], found[0])
     both = list(dict.fromkeys([*unknown, *unknown_out]))
     return {**_named(snapshot), "user": user, **answer, "unknown": both}
 
@@ -67,8 +73,10 @@ def similar(snapshot: Snapshot, request: SimilarRequest, metrics: Metrics) -> di
     if item not in snapshot.service.index:
         raise ServingError(404, "unknown_item", f"The index has no item {request.item!r}.")
     left_out, unknown = _known(snapshot, request.exclude)
-    vector_D = snapshot.service.index.vectors([item])[0]
-    answer = _near(snapshot, vector_D, request, [*left_out, item], metrics)
+    allow = _allowed(snapshot, request)
+    with metrics.step("search"):
+        found = snapshot.service.index.similar(item, request.k, exclude=left_out, allow=allow)
+    answer = _shown(snapshot, request, *found)
     return {**_named(snapshot), "item": item, **answer, "unknown": unknown}
 
 
@@ -113,25 +121,21 @@ def catalogue(snapshot: Snapshot) -> dict[str, Any]:
     return {**_named(snapshot), **counts, "tags": tags, "attributes": attributes}
 
 
-def _near(
+def _allowed(snapshot: Snapshot, request: RecommendRequest | SimilarRequest) -> Selection | None:
+    """The items with the asked tags; None where none are asked."""
+    return snapshot.selection(request.tags, request.match == "all") if request.tags else None
+
+
+def _shown(
     snapshot: Snapshot,
-    vector_D: np.ndarray,
     request: RecommendRequest | SimilarRequest,
-    exclude: Sequence[ItemId],
-    metrics: Metrics,
+    scores_K: np.ndarray,
+    found: Sequence[ItemId],
 ) -> dict[str, Any]:
-    allow = snapshot.selection(request.tags, request.match == "all") if request.tags else None
-    with metrics.step("search"):
-        scores_QK, found = snapshot.service.index.search(
-            np.asarray(vector_D)[None, :],
-            request.k,
-            exclude=exclude,
-            allow=allow,
-            tower=snapshot.service.tower,
-        )
-    if not np.isfinite(scores_QK).all():
+    """Cards of what was found, with scores."""
+    if not np.isfinite(scores_K).all():
         raise ValueError("The index gave a score that is no finite number.")
-    scored = zip(found[0], scores_QK[0].tolist(), strict=True)
+    scored = zip(found, scores_K.tolist(), strict=True)
     items = [{**_item(snapshot, item), "score": score} for item, score in scored]
     unknown = snapshot.tags.unknown(request.tags) if request.tags else []
     return {"items": items, "unknown_tags": unknown}

@@ -24,9 +24,12 @@ from .engine import BUILD_THREADS, Engine, use_threads
 from .engines import ENGINES, Flat
 from .vectors import Vectors, checked_vectors, exact_top
 
-__all__ = ["Choice", "Target", "Trial", "choose", "recall_of"]
+__all__ = ["Choice", "Similar", "Target", "Trial", "choose", "recall_of"]
 
 QUERIES = 500
+ITEMS = 200
+"""Items that are asked as queries, where the effort was chosen with others."""
+_EFFORTS = (1.0, 2.0, 3.0, 4.0, 6.0, 8.0)
 TIMED_SECONDS = 2.0
 TIMED_LEAST = 30
 HOPELESS = 4.0
@@ -75,6 +78,20 @@ class Trial(Config):
     reason: str | None = None
 
 
+class Similar(Config):
+    """What items find that are asked as queries themselves, with the chosen engine.
+
+    Attributes:
+        effort: How many times the engine's own effort they take.
+        recall: Part of the exact answer that they find, in [0, 1].
+        recall_low: Two standard errors below that; the target is judged by it.
+    """
+
+    effort: float = Field(ge=1)
+    recall: float
+    recall_low: float
+
+
 @dataclass(frozen=True)
 class Choice:
     """What `choose` found.
@@ -87,6 +104,7 @@ class Choice:
         searcher: The chosen engine as it was built.
         rows: Items it was measured on.
         queries: Queries it was measured with.
+        similar: What items find that are asked as queries; None where items were all that asked.
     """
 
     engine: Engine
@@ -96,6 +114,7 @@ class Choice:
     searcher: faiss.Index
     rows: int
     queries: int
+    similar: Similar | None = None
 
     def to_json(self) -> dict[str, Any]:
         """All but the built engine, as JSON has it."""
@@ -106,6 +125,7 @@ class Choice:
             "target": self.target.model_dump(),
             "rows": self.rows,
             "queries": self.queries,
+            "similar": None if self.similar is None else self.similar.model_dump(),
             "trials": [trial.model_dump() for trial in self.trials],
         }
 
@@ -150,6 +170,7 @@ def choose(
         The choice with the table of what was tried.
     """
     target = target or Target()
+    by_users = queries_QD is not None
     if queries_QD is None:
         queries_QD = _noisy_items(vectors, seed)
     else:
@@ -180,7 +201,8 @@ def choose(
         )
     met = best.trial.meets
     rows, queries = len(vectors), len(queries_QD)
-    return Choice(best.engine, met, target, tuple(trials), best.searcher, rows, queries)
+    similar = _similar(best, work) if by_users and best.engine.kind != Flat.kind else None
+    return Choice(best.engine, met, target, tuple(trials), best.searcher, rows, queries, similar)
 
 
 def recall_of(found_QK: np.ndarray, exact_QK: np.ndarray) -> tuple[float, float]:
@@ -238,6 +260,23 @@ def _measure(engine: Engine, searcher: faiss.Index, work: _Task, build_seconds: 
     )
 
 
+def _similar(best: _Candidate, work: _Task) -> Similar:
+    """The least effort at which items asked as queries find as much as users shall; else most."""
+    draw = Streams(work.seed).numpy("items asked as queries")
+    items_QD = work.vectors.take(_some_rows(work.vectors, draw, ITEMS))
+    k = min(work.target.k, len(work.vectors))
+    use_threads(BUILD_THREADS)
+    _, exact_QK = exact_top(items_QD, work.vectors, k)
+    found: list[Similar] = []
+    for effort in _EFFORTS:
+        _, found_QK = best.engine.search(best.searcher, work.vectors, items_QD, k, effort=effort)
+        recall, error = recall_of(found_QK, exact_QK)
+        found.append(Similar(effort=effort, recall=recall, recall_low=recall - 2 * error))
+        if found[-1].recall_low >= work.target.recall:
+            break
+    return found[-1]
+
+
 def _times(engine: Engine, searcher: faiss.Index, work: _Task, k: int) -> np.ndarray:
     """Milliseconds of single queries on one thread: all of them, or two seconds' worth."""
     use_threads(1)
@@ -273,11 +312,15 @@ def _merit(candidate: _Candidate, target: Target) -> tuple[float, ...]:
 def _noisy_items(vectors: Vectors, seed: int) -> np.ndarray:
     """Items with noise of half their spread, as long as the items were."""
     draw = Streams(seed).numpy("queries")
-    rows_Q = np.sort(draw.choice(len(vectors), min(QUERIES, len(vectors)), replace=False))
-    items_QD = vectors.take(rows_Q)
+    items_QD = vectors.take(_some_rows(vectors, draw, QUERIES))
     spread = float(items_QD.std()) if items_QD.size else 0.0
     noisy_QD = items_QD + 0.5 * spread * draw.standard_normal(items_QD.shape)
     length_Q1 = np.linalg.norm(noisy_QD, axis=1, keepdims=True)
     wanted_Q1 = np.linalg.norm(items_QD, axis=1, keepdims=True)
     scaled_QD = noisy_QD * (wanted_Q1 / np.maximum(length_Q1, 1e-12))
     return np.ascontiguousarray(scaled_QD, dtype=np.float32)
+
+
+def _some_rows(vectors: Vectors, draw: np.random.Generator, count: int) -> np.ndarray:
+    drawn_N = draw.choice(len(vectors), min(count, len(vectors)), replace=False)
+    return np.sort(drawn_N)

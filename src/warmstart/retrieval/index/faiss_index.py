@@ -48,7 +48,6 @@ class FaissIndex:
         threads: OpenMP threads of a search. One gives the steadiest latency under load; more
             share a search over many queries.
         choice: What `choose` measured, as JSON has it; None where the engine was given.
-        choice: What `choose` measured, as JSON has it; None where the engine was given.
     """
 
     def __init__(
@@ -210,24 +209,37 @@ class FaissIndex:
             UsageError: For k below 1, queries of another dimension or of another tower.
             DataError: For queries with NaN or infinity.
         """
-        if isinstance(k, bool) or not isinstance(k, int | np.integer) or k < 1:
-            raise UsageError(f"k must be a whole number of at least 1, got {k!r}.")
         if tower is not None and tower != self._tower:
             raise UsageError(
                 f"The queries come from tower {tower} and the index from tower {self._tower}. "
                 "Build the index with the model that asks it."
             )
         queries_QD = checked_vectors(queries_QD, self.dimension, "Queries")
-        state = self._state
-        chosen = None if allow is None else _chosen(state, allow)
-        use_threads(self.threads)
-        scores_QK, rows_QK = state.search(queries_QD, int(k), plain_ids(exclude), chosen)
-        base = len(state.ids)
-        ids = [
-            [state.ids[row] if row < base else state.pending_ids[row - base] for row in rows]
-            for rows in rows_QK.tolist()
-        ]
-        return scores_QK, ids
+        return self._nearest(self._state, queries_QD, k, exclude, allow)
+
+    def similar(
+        self,
+        item: Any,
+        k: int,
+        *,
+        exclude: Iterable[Any] = (),
+        allow: Iterable[Any] | Selection | None = None,
+    ) -> tuple[np.ndarray, list[ItemId]]:
+        """The k items nearest to an item; see `ItemIndex.similar`.
+
+        With the effort that items need, where that was measured when the engine was chosen.
+
+        Raises:
+            UsageError: For k below 1.
+            DataError: For an unknown id.
+        """
+        state, plain = self._state, plain_ids([item])
+        _check_known(state, plain)
+        effort = ((self.choice or {}).get("similar") or {}).get("effort", 1.0)
+        scores_1K, found = self._nearest(
+            state, state.vectors_of(plain), k, [*exclude, *plain], allow, effort
+        )
+        return scores_1K[0], found[0]
 
     def select(self, ids: Iterable[Any]) -> Selection:
         """Items for `allow`, looked up once; unknown ids are passed over."""
@@ -304,6 +316,28 @@ class FaissIndex:
             self._state = _absorbed(self._state)
             published = Published(self._state, self._tower, self._seed, self._name, self.choice)
             self._name = write_index(published, Path(folder), replace=replace)
+
+    def _nearest(
+        self,
+        state: State,
+        queries_QD: np.ndarray,
+        k: int,
+        exclude: Iterable[Any],
+        allow: Iterable[Any] | Selection | None,
+        effort: float = 1.0,
+    ) -> tuple[np.ndarray, list[list[ItemId]]]:
+        """Scores (Q, K), best first, and the ids of each query."""
+        if isinstance(k, bool) or not isinstance(k, int | np.integer) or k < 1:
+            raise UsageError(f"k must be a whole number of at least 1, got {k!r}.")
+        chosen = None if allow is None else _chosen(state, allow)
+        use_threads(self.threads)
+        scores_QK, rows_QK = state.search(queries_QD, int(k), plain_ids(exclude), chosen, effort)
+        base = len(state.ids)
+        ids = [
+            [state.ids[row] if row < base else state.pending_ids[row - base] for row in rows]
+            for rows in rows_QK.tolist()
+        ]
+        return scores_QK, ids
 
     def _put(self, state: State) -> None:
         """Fold in what has grown, then let searches see it."""

@@ -69,6 +69,26 @@ class ItemIndex(Protocol):
             Scores (Q, K), best first, and the ids of each query.
         """
 
+    def similar(
+        self,
+        item: ItemId,
+        k: int,
+        *,
+        exclude: Iterable[ItemId] = (),
+        allow: Iterable[ItemId] | Selection | None = None,
+    ) -> tuple[np.ndarray, list[ItemId]]:
+        """The k items nearest to an item, without itself.
+
+        Args:
+            item: That is asked for. DataError where the index lacks it.
+            k: How many items; fewer come where fewer are eligible.
+            exclude: Items that are not answered; unknown ids are passed over.
+            allow: The only items that are answered; unknown ids are passed over.
+
+        Returns:
+            Scores (K), best first, and ids.
+        """
+
     def select(self, ids: Iterable[ItemId]) -> Selection:
         """Items for `allow`, looked up once; unknown ids are passed over."""
 

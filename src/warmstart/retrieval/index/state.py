@@ -119,7 +119,12 @@ class State:
         )
 
     def search(
-        self, queries_QD: np.ndarray, k: int, banned: Iterable[ItemId], chosen: Chosen | None
+        self,
+        queries_QD: np.ndarray,
+        k: int,
+        banned: Iterable[ItemId],
+        chosen: Chosen | None,
+        effort: float = 1.0,
     ) -> tuple[np.ndarray, np.ndarray]:
         """Scores and row numbers (Q, K), best first; numbers from len(ids) on are pending rows."""
         out = [(self.base_rows.get(item, -1), self.pending_rows.get(item, -1)) for item in banned]
@@ -127,9 +132,10 @@ class State:
         waiting_P = np.ones(len(self.pending_ids), dtype=bool)
         waiting_P[[place for _, place in out if place >= 0]] = False
         if chosen is None:
-            base = self._search_all(queries_QD, k, out_base)
+            base = self._search_all(queries_QD, k, out_base, effort)
         else:
-            base = self._search_some(queries_QD, k, np.setdiff1d(chosen.base_rows, out_base, True))
+            rows_A = np.setdiff1d(chosen.base_rows, out_base, True)
+            base = self._search_some(queries_QD, k, rows_A, effort)
             waiting_P &= chosen.pending_P
         if not waiting_P.any():
             return base
@@ -137,7 +143,7 @@ class State:
         return best_of(base, (scores_QK, places_QK + len(self.ids)), k)
 
     def _search_all(
-        self, queries_QD: np.ndarray, k: int, out_rows: np.ndarray
+        self, queries_QD: np.ndarray, k: int, out_rows: np.ndarray, effort: float
     ) -> tuple[np.ndarray, np.ndarray]:
         eligible = len(self.ids) - self.dead - len(out_rows)
         wanted = min(k, eligible)
@@ -146,14 +152,14 @@ class State:
         ):  # a search of near rows would walk through them all
             return exact_top(queries_QD, self.vectors, wanted, self._without_rows(out_rows))
         if not self.dead and len(out_rows) <= OVER_FETCH:
-            found = self._ask(queries_QD, wanted, None, spare=len(out_rows))
+            found = self._ask(queries_QD, wanted, None, effort, spare=len(out_rows))
         else:
-            found = self._ask(queries_QD, wanted, self._without_rows(out_rows))
+            found = self._ask(queries_QD, wanted, self._without_rows(out_rows), effort)
         kept = _dropped(*found, out_rows, wanted)
         return self._completed(queries_QD, *kept, lambda: self._without_rows(out_rows))
 
     def _search_some(
-        self, queries_QD: np.ndarray, k: int, rows_A: np.ndarray
+        self, queries_QD: np.ndarray, k: int, rows_A: np.ndarray, effort: float
     ) -> tuple[np.ndarray, np.ndarray]:
         if len(rows_A) <= EXACT_ALLOWED or 4 * k >= len(rows_A):
             few = Vectors((self.vectors.take(rows_A),), self.vectors.dimension)
@@ -161,7 +167,7 @@ class State:
             return scores_QK, rows_A[places_QK]
         allowed_M = np.zeros(len(self.ids), dtype=bool)
         allowed_M[rows_A] = True
-        effort = min(16.0, len(self.ids) / len(rows_A))
+        effort *= min(16.0, len(self.ids) / len(rows_A))
         found = _dropped(*self._ask(queries_QD, k, allowed_M, effort), rows_A[:0], k)
         return self._completed(queries_QD, *found, lambda: allowed_M)
 
@@ -170,7 +176,7 @@ class State:
         queries_QD: np.ndarray,
         k: int,
         allowed_M: np.ndarray | None,
-        effort: float = 1.0,
+        effort: float,
         spare: int = 0,
     ) -> tuple[np.ndarray, np.ndarray]:
         selector = None
