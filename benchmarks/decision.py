@@ -318,7 +318,50 @@ def judge(grid: Sequence[Judged], *, resamples: int = 2000) -> dict[str, Any]:
             str(labels): float(np.mean([r["regret"] for r in own if r["labels"] == labels]))
             for labels in sorted({r["labels"] for r in own})
         }
-    return {"cells": len(grid), "sets": names, "policies": table, "rows": rows}
+    return {
+        "cells": len(grid), "sets": names, "policies": table, "repeated": repeated(grid, rows),
+        "rows": rows,
+    }  # fmt: skip
+
+
+def repeated(grid: Sequence[Judged], rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Regret of the arm that was best on average on the other draws of the same set and labels.
+
+    Who takes it has run every arm on as many rows of this very set, and knows more than any plan
+    can: what is left is how far the best arm changes with the draw. Cells without other draws are
+    left out, for the plan beside it too.
+    """
+    found: list[dict[str, float]] = []
+    planned = {
+        (row["set"], row["labels"], row["seed"]): row["regret"]
+        for row in rows if row["policy"] == "advisor"
+    }  # fmt: skip
+    for one in grid:
+        name, labels = one.outcome.name, one.outcome.labels
+        others = [
+            other.accuracy for other in grid
+            if (other.outcome.name, other.outcome.labels) == (name, labels)
+            and other.seed != one.seed
+        ]  # fmt: skip
+        if not others:
+            continue
+        arms = [arm for arm in one.accuracy if all(arm in other for other in others)]
+        known = max(arms, key=lambda arm: np.mean([other[arm] for other in others]))
+        best = max(one.accuracy.values())
+        found.append(
+            {"labels": labels, "repeated": best - one.accuracy[known],
+             "advisor": planned[name, labels, one.seed]}
+        )  # fmt: skip
+
+    def mean(chosen: Sequence[Mapping[str, float]]) -> dict[str, float]:
+        values = {key: np.mean([one[key] for one in chosen]) for key in ("repeated", "advisor")}
+        return {"cells": len(chosen), **{key: float(value) for key, value in values.items()}}
+
+    by_labels = {
+        str(labels): mean([one for one in found if one["labels"] == labels])
+        for labels in sorted({one["labels"] for one in found})
+    }
+    return {**mean(found), "by_labels": by_labels} if found else {}
 
 
 def show(judged: Mapping[str, Any]) -> None:
@@ -333,6 +376,12 @@ def show(judged: Mapping[str, Any]) -> None:
             f"{one['share']:.0%}", f"{one['looking']:.0%}", f"{one['cost']:.0%}",
         )  # fmt: skip
     console.print(table)
+    if known := judged["repeated"]:
+        console.print(
+            f"The arm that was best on the other draws of the same set: "
+            f"{100 * known['repeated']:.2f} points over {known['cells']} cells; the plan there "
+            f"{100 * known['advisor']:.2f}."
+        )
 
 
 def main() -> None:
