@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -13,15 +11,16 @@ import pytest
 import torch
 
 from warmstart.core import DataError, NotApplicable, UsageError
+from warmstart.evaluation import measure_ranking, rank_targets
 from warmstart.retrieval import FaissIndex, TwoTower, TwoTowerModel
-from warmstart.retrieval.content_part import LAST, RECENT, ContentCode
+from warmstart.retrieval.content_part import FLAG, LAST, RECENT, ContentCode, ContentPart
 from warmstart.retrieval.fitting_content import (
     ContentSettings,
     Counts,
     choose_content,
     with_content,
 )
-from warmstart.retrieval.fitting_validation import ranked
+from warmstart.retrieval.fitting_validation import Judge
 
 from .towerkit import Queries, chains, fit, halves, next_item_task, texts
 
@@ -120,22 +119,26 @@ def test_scores_are_three_sums(mixed: TwoTowerModel) -> None:
 def test_new_items_are_raised_by_the_share_of_new_ones_among_the_last(
     mixed: TwoTowerModel,
 ) -> None:
-    """Items 4 and 9 are new; older items than the last five do not count."""
+    """Items 4 and 9 are new; older items than the last five do not count, one more new one does."""
     assert mixed.content is not None
     plain = replace(mixed, content=replace(mixed.content, bonus=0.0))
-    raised = replace(mixed, content=replace(mixed.content, bonus=0.1, by_history=0.3))
     histories: list[list[int]] = [[], [1, 2], [4], [1, 4], [4, 9, 4, 9, 9], [4, 9, 1, 2, 3, 5, 6]]
     queries = Queries.of(histories)
-    gained_QI = (raised.scores(queries) - plain.scores(queries)).numpy()
-    for query, history in enumerate(histories):
-        recent = history[-RECENT:]
-        share = sum(one in (4, 9) for one in recent) / max(1, len(recent))
-        for item in range(30):
-            wanted = (0.1 + 0.3 * share) * (item in (4, 9))
-            assert gained_QI[query, item] == pytest.approx(wanted, abs=1e-5)
-    product = raised.user_vectors(queries) @ raised.item_vectors().T
-    np.testing.assert_allclose(product, raised.scores(queries).numpy(), atol=1e-5)
-    assert raised.fingerprint != mixed.fingerprint
+    learned_QI = replace(mixed, content=None).scores(queries).numpy()
+    for bonus, trust in ((0.1, 1.0), (0.0, 0.4)):
+        part = replace(mixed.content, bonus=bonus, by_history=0.3, trust=trust)
+        raised = replace(mixed, content=part)
+        gained_QI = (raised.scores(queries) - plain.scores(queries)).numpy()
+        for query, history in enumerate(histories):
+            share = (sum(one in (4, 9) for one in history[-RECENT:]) + 1) / (RECENT + 1)
+            for item in range(30):
+                wanted = bonus + 0.3 * share - (1 - trust) * learned_QI[query, item]
+                wanted *= item in (4, 9)
+                assert gained_QI[query, item] == pytest.approx(wanted, abs=1e-5)
+        product = raised.user_vectors(queries) @ raised.item_vectors().T
+        np.testing.assert_allclose(product, raised.scores(queries).numpy(), atol=1e-5)
+        assert raised.fingerprint not in (mixed.fingerprint, plain.fingerprint)
+        assert raised.item_vectors()[4, -1] == pytest.approx(bonus or FLAG)
 
 
 def test_an_index_answers_as_the_scores_do(mixed: TwoTowerModel) -> None:
@@ -148,7 +151,7 @@ def test_an_index_answers_as_the_scores_do(mixed: TwoTowerModel) -> None:
 
 def test_it_is_saved_and_grows(mixed: TwoTowerModel, tmp_path: Path) -> None:
     assert mixed.content is not None
-    mixed = replace(mixed, content=replace(mixed.content, by_history=0.2))
+    mixed = replace(mixed, content=replace(mixed.content, by_history=0.2, trust=0.5))
     mixed.save(tmp_path / "model")
     loaded = TwoTowerModel.load(tmp_path / "model")
     queries = Queries.of([[1, 2], [4, 1]])
@@ -168,7 +171,7 @@ def test_it_is_saved_and_grows(mixed: TwoTowerModel, tmp_path: Path) -> None:
             atol=1e-6,
         )
     blank = np.zeros_like(new)
-    assert loaded.encode_items(new)[:, -1] == pytest.approx(0.3)  # what new items are raised by
+    assert loaded.encode_items(new)[:, -1] == pytest.approx(0.1)  # the bonus of new items
     assert not loaded.encode_items(blank)[:, -1].any()  # of which something is told
     with pytest.raises(DataError, match="does not begin"):
         loaded.with_vectors([*loaded.item_ids, "a", "b"], grown.item_vectors())
@@ -191,96 +194,129 @@ def test_the_choice_is_the_best_on_validation(tmp_path: Path) -> None:
         tmp_path / "b", past, text_IE=texts(), epochs=2, validation=task, metric="MRR", content=0.35
     )
     part = given.content
+    judge = Judge(replace(given, content=None), task, "MRR")
     tried = {
-        weight: ranked(with_content(given, part, weight), task, "MRR")
+        weight: judge(with_content(given, part, weight))
         for weight in (0.0, *(given.towers.temperature().item() * one for one in (5, 10, 20, 30)))
     }
     assert tried[chosen.facts["content"]] == max(tried.values())
-    assert ranked(chosen, task, "MRR") == max(tried.values())
+    ranks = rank_targets(chosen, task, task.n_items)
+    assert measure_ranking(ranks, task, ["MRR"])["MRR"] == max(tried.values())
     assert chosen.facts["new_items"] == 0.0
     assert given.facts["content"] == 0.35
     assert any("count 0.35 times" in note for note in given.facts["notes"])
-    assert choose_content(chosen, None, ContentSettings("auto"), task, "MRR") is chosen
-    assert choose_content(chosen, part, ContentSettings(0.0), task, "MRR") is chosen
+    assert choose_content(chosen, None, ContentSettings("auto"), judge) is chosen
+    assert choose_content(chosen, part, ContentSettings(0.0), judge) is chosen
 
 
-@pytest.fixture
-def judged(mixed: TwoTowerModel, monkeypatch: pytest.MonkeyPatch) -> Callable[..., TwoTowerModel]:
-    """A choice by made-up metrics: without content .5, with it .8, a step of the bonus costs .1."""
-    cost = 0.4
+class Made:
+    """A judge with made-up metrics: .5 without content, .8 with it, less what things cost.
 
-    def value(model: TwoTowerModel, task: object, metric: str) -> float:
-        del task, metric
-        if model.content is None:
+    A step of the bonus costs .1 and of the raise by history `price`; new items gain by both, and
+    lose with the trust.
+    """
+
+    def __init__(self, new: int, price: float = 0.0, mistrust: float = 0.0) -> None:
+        self.new, self.price, self.mistrust = new, price, mistrust
+        self.asked = 0
+
+    def __call__(self, model: TwoTowerModel) -> float:
+        self.asked += 1
+        part = model.content
+        if part is None:
             return 0.5
         unit = model.towers.temperature().item()
-        steps = (0.4 * model.content.bonus + cost * model.content.by_history) / unit
-        return 0.8 - steps - 0.001 * model.content.weight
+        steps = (0.4 * part.bonus + self.price * part.by_history) / unit
+        return 0.8 - steps - 0.001 * part.weight + self.mistrust * (1 - part.trust)
 
-    monkeypatch.setattr("warmstart.retrieval.fitting_content.ranked", value)
-
-    def choose(
-        answers: list[int], new_items: Counts = "auto", by_history: Counts = 0.0, price: float = 0.4
-    ) -> TwoTowerModel:
-        nonlocal cost
-        cost = price
-        task: Any = SimpleNamespace(targets=SimpleNamespace(items=np.array(answers)))
-        settings = ContentSettings("auto", new_items, by_history)
-        return choose_content(replace(mixed, content=None), mixed.content, settings, task, "MRR")
-
-    return choose
+    def of_new(self, model: TwoTowerModel) -> tuple[float, float]:
+        assert model.content is not None
+        return self(model), model.content.by_history + 0.3 * model.content.trust
 
 
-def test_the_bonus_stops_where_it_would_cost_more_than_content_won(
-    judged: Callable[..., TwoTowerModel],
-) -> None:
-    """Items 4 and 9 are new; .8 - .4 x .5 is still above .5, and .8 - .4 x .75 is not."""
-    found = judged([4, 9] * 10)
-    assert found.content is not None
-    assert found.content.weight == pytest.approx(5 * 0.07)
-    assert found.content.bonus == pytest.approx(0.5 * 0.07)
-
-
-def test_new_items_by_history_are_raised_as_long_as_it_costs_nothing(
-    judged: Callable[..., TwoTowerModel],
-) -> None:
-    """Free steps are all taken, and what then costs comes on top; a first costly one is not."""
-    free = judged([4, 9] * 10, 0.0, "auto", 0.0)
-    assert free.content is not None
-    assert (free.content.by_history, free.content.bonus) == (pytest.approx(6 * 0.07), 0.0)
-    both = judged([4, 9] * 10, "auto", "auto", 0.0)
-    assert both.content is not None
-    assert both.content.by_history == pytest.approx(6 * 0.07)
-    assert both.content.bonus == pytest.approx(0.5 * 0.07)
-    costly = judged([4, 9] * 10, 0.0, "auto", 0.01)
-    assert costly.content is not None
-    assert costly.content.by_history == 0.0
-    fixed = judged([4, 9] * 10, 0.0, 0.2, 0.01)
-    assert fixed.content is not None
-    assert fixed.content.by_history == 0.2
-
-
-def test_no_bonus_is_chosen_where_hardly_a_new_item_is_asked_for(
-    judged: Callable[..., TwoTowerModel], notes: list[str]
-) -> None:
-    found = judged([4, 9] * 9 + [0] * 500, "auto", "auto", 0.0)
-    assert found.content is not None
-    assert (found.content.bonus, found.content.by_history) == (0.0, 0.0)
-    assert any(note.startswith("18 questions of validation ask for a new item") for note in notes)
-
-
-def test_content_that_wins_nothing_is_left_out(
-    mixed: TwoTowerModel, monkeypatch: pytest.MonkeyPatch, notes: list[str]
-) -> None:
-    monkeypatch.setattr(
-        "warmstart.retrieval.fitting_content.ranked",
-        lambda model, task, metric: 0.4 if model.content else 0.5,
-    )
+def choose(mixed: TwoTowerModel, judge: Any, *settings: Counts) -> ContentPart:
+    assert mixed.content is not None
+    part = replace(mixed.content, weight=0.0, bonus=0.0)
     base = replace(mixed, content=None)
-    task: Any = object()
-    given = ContentSettings("auto", 0.03, "auto")
-    assert choose_content(base, mixed.content, given, task, "MRR").content is None
-    assert any("new_items with it" in note for note in notes)
+    made = choose_content(base, part, ContentSettings("auto", *settings), judge)
+    assert made.content is not None
+    return made.content
+
+
+def test_the_bonus_stops_where_it_would_cost_more_than_content_won(mixed: TwoTowerModel) -> None:
+    """.8 - .4 x .5 is still above .5, and .8 - .4 x .75 is not."""
+    found = choose(mixed, Made(20), "auto")
+    assert found.weight == pytest.approx(5 * 0.07)
+    assert found.bonus == pytest.approx(0.5 * 0.07)
+    assert (found.by_history, found.trust) == (0.0, 1.0)
+
+
+def test_of_what_is_nearly_the_best_it_takes_what_finds_most_new_items(
+    mixed: TwoTowerModel,
+) -> None:
+    free = choose(mixed, Made(20), 0.0, "auto", "auto")
+    assert (free.by_history, free.trust, free.bonus) == (pytest.approx(12 * 0.07), 1.0, 0.0)
+    # A hundredth of .8 pays for five temperatures at .0015 each, and not for seven.
+    dear = choose(mixed, Made(20, price=0.0015), 0.0, "auto", "auto")
+    assert (dear.by_history, dear.trust) == (pytest.approx(5 * 0.07), 1.0)
+    better = choose(mixed, Made(20, price=0.0015, mistrust=0.1), 0.0, "auto", "auto")
+    assert (better.by_history, better.trust) == (pytest.approx(5 * 0.07), 0.3)
+    fixed = choose(mixed, Made(20, mistrust=0.1), 0.0, 0.2, "auto")
+    assert (fixed.by_history, fixed.trust) == (0.2, 0.3)
+    given = Made(20, price=0.01)
+    assert choose(mixed, given, 0.1, 0.2, 0.5) == replace(
+        free, bonus=0.1, by_history=0.2, trust=0.5
+    )
+    assert given.asked == 5  # without content, and four weights
+
+
+def test_questions_are_ranked_as_ever_by_a_judge(mixed: TwoTowerModel) -> None:
+    """A twin that asks each model anew, over the new items alone too."""
+    past, future = halves(chains())
+    task = next_item_task(past, future)
+    assert mixed.content is not None
+    for metric in ("HR@10", "MRR"):
+        judge = Judge(mixed, task, metric, block=7)
+        assert judge.new == sum(int(one) in (4, 9) for one in task.targets.items) > 0
+        for trust, popularity in ((1.0, 0.0), (0.3, 0.2)):
+            made = replace(
+                mixed, content=replace(mixed.content, trust=trust), popularity=popularity
+            )
+            ranks = rank_targets(made, task, task.n_items)
+            every, new = judge.of_new(made)
+            assert judge(made) == every == measure_ranking(ranks, task, [metric])[metric]
+            rank_C = [
+                rank for rank, item in zip(ranks.rank_P, task.targets.items, strict=True)
+                if item in (4, 9)
+            ]  # fmt: skip
+            twin = [1 / rank if metric == "MRR" else float(rank <= 10) for rank in rank_C]
+            assert new == pytest.approx(sum(twin) / len(twin))
+
+
+def test_nothing_is_chosen_where_hardly_a_new_item_is_asked_for(
+    mixed: TwoTowerModel, notes: list[str]
+) -> None:
+    found = choose(mixed, Made(18, mistrust=0.1), "auto", "auto", "auto")
+    assert (found.bonus, found.by_history, found.trust) == (0.0, 0.0, 1.0)
+    assert any(note.startswith("18 questions of validation ask for a new item") for note in notes)
+    assert len(notes) == 1
+    choose(mixed, Made(18), 0.0, "auto", "auto")
+    assert len(notes) == 1  # who did not ask for it is not told
+
+
+def test_content_that_wins_nothing_is_left_out(mixed: TwoTowerModel, notes: list[str]) -> None:
+    judge: Any = lambda model: 0.4 if model.content else 0.5  # noqa: E731
+    base = replace(mixed, content=None)
+    for settings, told in (
+        (ContentSettings("auto", 0.03, "auto"), ["new_items"]),
+        (ContentSettings("auto", 0.0, 0.1, 0.5), ["new_by_history and new_trust"]),
+        (ContentSettings("auto", 0.0, "auto", "auto"), []),
+    ):
+        notes.clear()
+        assert choose_content(base, mixed.content, settings, judge).content is None
+        assert [note.partition("left out, ")[2] for note in notes] == [
+            f"{t} with it." for t in told
+        ]
 
 
 @pytest.mark.parametrize(
@@ -289,6 +325,8 @@ def test_content_that_wins_nothing_is_left_out(
         ({"content": -1.0}, UsageError, "content"),
         ({"content": 0.0, "new_items": 0.1}, UsageError, "new_items needs content"),
         ({"content": 0.0, "new_by_history": 0.1}, UsageError, "new_by_history needs content"),
+        ({"content": 0.0, "new_trust": 0.5}, UsageError, "new_trust needs content"),
+        ({"new_trust": 0.0}, UsageError, "new_trust"),
         ({"new_items": "most"}, UsageError, "new_items"),
     ],
 )
@@ -301,12 +339,17 @@ def test_settings_that_cannot_be(
 
 def test_what_cannot_be_is_refused_before_training(tmp_path: Path) -> None:
     past, _ = halves(chains())
-    for values in ({"content": 0.5}, {"new_items": 0.1}, {"new_by_history": 0.1}):
+    for values in (
+        {"content": 0.5},
+        {"new_items": 0.1},
+        {"new_by_history": 0.1},
+        {"new_trust": 0.5},
+    ):
         with pytest.raises(NotApplicable, match="need pretrained vectors"):
             fit(tmp_path / "a", past, keep="last", **values)
     for values in (
         {"new_items": "auto"}, {"new_items": 0.1}, {"new_items": "auto", "content": 1},
-        {"new_by_history": 0.1},
+        {"new_by_history": 0.1}, {"new_trust": 0.5},
     ):  # fmt: skip
         with pytest.raises(UsageError, match="on a validation task"):
             fit(tmp_path / "b", past, text_IE=texts(), keep="last", **values)

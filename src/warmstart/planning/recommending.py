@@ -57,7 +57,8 @@ _SHOWN = ("HR@10", "HR@100", "NDCG@10", "MRR")
 _WATCHED = ("HR@10", "HR@100", "MRR")  # what towers can be watched by
 _TUNING = 0.1  # of the time left, for the settings of one baseline
 _SEARCH = 0.45  # of a tower's time, to find its number of epochs
-_CONTENT = ("content", "new_items", "new_by_history")  # chosen on validation, kept for all events
+# Chosen on validation and kept for the fit on all events; what a search of before did not choose.
+_CONTENT = {"content": 0.0, "new_items": 0.0, "new_by_history": 0.0, "new_trust": 1.0}
 _LEAVES_OUT = (NotApplicable, Diverged, OutOfMemory)
 
 
@@ -322,7 +323,8 @@ def _tower(fit: SeedFit, entry: Entry, task: ContestTask, seconds: float | None)
     left = None if end is None else max(1.0, end - time.monotonic())
     stages = found.get("stages") or []
     fit.notes = [_stage_note(stage) for stage in stages]
-    chose = {name: found.get(name, 0.0) for name in ("popularity", *_CONTENT)}
+    chose = {name: found.get(name, value) for name, value in _CONTENT.items()}
+    chose["popularity"] = found["popularity"]
     last = settings.refit(history, stages).model_copy(update=chose)
     run = _run(entry, task, "final", left, fit.seed)
     final = last.fit(task.split.fitted, run, **_given(task))
@@ -365,7 +367,8 @@ def _searched(run: Run, settings: TwoTower, task: ContestTask) -> dict[str, Any]
         values = {
             "history": first.facts["history"], "stages": first.facts.get("stages", []),
             "validation": _measured(task, first), "popularity": first.popularity,
-        } | {name: first.facts[name] for name in _CONTENT}  # fmt: skip
+            **{name: first.facts[name] for name in _CONTENT},
+        }  # fmt: skip
         write_json(kept, values)
     found: dict[str, Any] = read_json(kept)
     return found

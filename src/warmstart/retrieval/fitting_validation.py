@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -18,16 +18,18 @@ from .sequences import WindowRows
 from .towers import Towers
 
 if TYPE_CHECKING:
-    from warmstart.evaluation import RankingTask
+    from torch import Tensor
+
+    from warmstart.evaluation import Queries, RankingTask, Ranks
 
     from .two_tower_model import TwoTowerModel
 
 __all__ = [
     "WATCHED",
+    "Judge",
     "best_popularity",
     "held_out_loss",
     "information",
-    "ranked",
     "task_metrics",
 ]
 
@@ -124,22 +126,71 @@ def held_out_loss(
     return evaluate
 
 
-def ranked(model: TwoTowerModel, task: RankingTask, metric: str) -> float:
-    """A metric of a model on a task."""
-    ranks = rank_targets(model, task, task.n_items, ks=())
-    return measure_ranking(ranks, task, (metric,))[metric]
+class Judge:
+    """Ranks a validation task by versions of a model that differ in what stands beside its towers.
+
+    What the user tower says of the questions is the same for all of them and computed once.
+
+    Attributes:
+        metric: What decides, one of `WATCHED`.
+        new_P: Which targets the model has not learned from.
+    """
+
+    def __init__(
+        self, model: TwoTowerModel, task: RankingTask, metric: str, *, block: int = 512
+    ) -> None:
+        self.metric = metric
+        self.new_P = (~model.known_I.cpu().numpy())[task.targets.items]
+        self._task, self._block, self._model = task, block, model
+        self._learned: list[Tensor] = []
+
+    @property
+    def new(self) -> int:
+        """How many targets the model has not learned from."""
+        return int(self.new_P.sum())
+
+    def __call__(self, model: TwoTowerModel) -> float:
+        """The metric."""
+        return measure_ranking(self._ranks(model), self._task, (self.metric,))[self.metric]
+
+    def of_new(self, model: TwoTowerModel) -> tuple[float, float]:
+        """The metric, and what it is over the new targets alone."""
+        ranks = self._ranks(model)
+        rank_C = ranks.rank_P[self.new_P]
+        if self.metric == "MRR":
+            part = float(np.mean(1 / rank_C))
+        else:
+            part = float(np.mean(rank_C <= int(self.metric.removeprefix("HR@"))))
+        return measure_ranking(ranks, self._task, (self.metric,))[self.metric], part
+
+    def _ranks(self, model: TwoTowerModel) -> Ranks:
+        task, size = self._task, self._block
+        if not self._learned:
+            for start in range(0, len(task), size):
+                queries = task.block(start, min(start + size, len(task)))
+                self._learned.append(self._model.learned_vectors(queries))
+        again = _Again(model, iter(self._learned))
+        return rank_targets(again, task, task.n_items, block=size, ks=())
 
 
-def best_popularity(
-    model: Callable[[float], TwoTowerModel], task: RankingTask, metric: str
-) -> float:
+class _Again:
+    """A recommender that is asked for one block of known queries after another."""
+
+    def __init__(self, model: TwoTowerModel, learned: Iterator[Tensor]) -> None:
+        self.name = model.name
+        self._model, self._learned = model, learned
+
+    def scores(self, queries: Queries) -> Tensor:
+        return self._model.scores_of(next(self._learned), queries)
+
+
+def best_popularity(model: Callable[[float], TwoTowerModel], judge: Judge) -> float:
     """The strength of the popularity calibration that ranks best on a validation task.
 
     Args:
         model: The model with a strength.
-        task: What is asked.
-        metric: One of `WATCHED`.
+        judge: Of these models.
     """
-    scored = {strength: ranked(model(strength), task, metric) for strength in _STRENGTHS}
+    scored = {strength: judge(model(strength)) for strength in _STRENGTHS}
     best = max(scored.values())
     return min((strength for strength in scored if scored[strength] == best), key=abs)

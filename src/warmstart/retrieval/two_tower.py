@@ -24,10 +24,11 @@ from warmstart.core import Config, Run, UsageError, nearest
 from warmstart.evaluation import Events, RankingTask
 from warmstart.training import Checkpoints, History, RateTable, discriminative_rates, rate_table
 
+from .content_part import ContentPart
 from .fitting import item_table, training_step
 from .fitting_average import averaged
 from .fitting_content import ContentSettings, choose_content, content_part
-from .fitting_validation import best_popularity
+from .fitting_validation import Judge, best_popularity
 from .item_texts import ItemTexts
 from .negatives_plan import MIXABLE, compare
 from .towers import Towers
@@ -129,8 +130,10 @@ class TwoTower(Config):
             or `auto`: step by step, as long as validation does as well as without content. More new
             items are shown, at the cost of others.
         new_by_history: What they are raised by beside it for a user whose last 5 items were all
-            new, in proportion for others, or `auto`: step by step, as long as validation does as
-            well as without it.
+            new, in cosines, in proportion for others, or `auto`: see `new_trust`.
+        new_trust: What learned vectors of new items count, 1 as those of all others, or `auto`: of
+            what is within a hundredth of the best on validation, it takes with `new_by_history`
+            what finds most new items.
     """
 
     model_config = ConfigDict(allow_inf_nan=False)
@@ -187,6 +190,7 @@ class TwoTower(Config):
     content: NonNegativeFloat | Literal["auto"] = "auto"
     new_items: NonNegativeFloat | Literal["auto"] = 0.0
     new_by_history: NonNegativeFloat | Literal["auto"] = "auto"
+    new_trust: Annotated[float, Field(gt=0, le=1)] | Literal["auto"] = "auto"
 
     @model_validator(mode="after")
     def _fits_together(self) -> TwoTower:
@@ -201,10 +205,8 @@ class TwoTower(Config):
             raise ValueError("symmetric needs negatives=in-batch, where the users of a batch are")
         if self.smoothing and self.negatives not in ("auto", "full"):
             raise ValueError("smoothing needs negatives=full")
-        raised = {"new_items": self.new_items, "new_by_history": self.new_by_history}
-        for name, value in raised.items():
-            if not self.content and value not in (0.0, type(self).model_fields[name].default):
-                raise ValueError(f"{name} needs content, by which new items are told apart")
+        if not self.content and (asked := self._counts.asked):
+            raise ValueError(f"{asked[0]} needs content, by which new items are told apart")
         if self.stop_after is not None and self.stop_after > self.epochs:
             raise ValueError(f"stop_after must be at most epochs ({self.epochs})")
         wrong = [name for name in self.shares if name not in MIXABLE]
@@ -269,8 +271,7 @@ class TwoTower(Config):
             train, run, validation, text_IE=text_IE, image_IE=image_IE, profile_UP=profile_UP,
             users=users, texts=texts,
         )  # fmt: skip
-        counts = ContentSettings(self.content, self.new_items, self.new_by_history)
-        counts.check(
+        self._counts.check(
             self.title,
             vectors=work.catalogue.features_IF is not None,
             validation=validation is not None,
@@ -294,20 +295,21 @@ class TwoTower(Config):
         )
         fixed = 0.0 if self.popularity == "auto" else float(self.popularity)
         wanted = self.content != 0.0 and (validation is not None or self.content != "auto")
-        made = choose_content(
-            model(kept, fixed), content_part(work) if wanted else None,
-            counts, validation, self.metric,
-        )  # fmt: skip
-        strength = self._popularity(lambda value: replace(made, popularity=value), validation)
+        plain = model(kept, fixed)
+        judge = None if validation is None else Judge(plain, validation, self.metric)
+        made = choose_content(plain, content_part(work) if wanted else None, self._counts, judge)
+        strength = self._popularity(lambda value: replace(made, popularity=value), judge)
         part = made.content
         facts = {
             "settings": self.model_dump(), "history": trained.history.model_dump(),
             "notes": [*comparison.notes, *_content_note(made)], "negatives": comparison.name,
-            "stages": trained.stages, "content": part.weight if part else 0.0,
-            "new_items": part.bonus if part else 0.0,
-            "new_by_history": part.by_history if part else 0.0,
+            "stages": trained.stages, **_counted(part),
         }  # fmt: skip
         return replace(made, popularity=strength, facts=facts, text_weights=trained.text_weights)
+
+    @property
+    def _counts(self) -> ContentSettings:
+        return ContentSettings(self.content, self.new_items, self.new_by_history, self.new_trust)
 
     def _prepare(
         self, train: Events, run: Run, validation: RankingTask | None, **given: Any
@@ -340,18 +342,16 @@ class TwoTower(Config):
         rates |= discriminative_rates(inner, self.rate, self.factor)
         return rate_table(groups, self.rate, rates=rates)
 
-    def _popularity(
-        self, model: Callable[[float], TwoTowerModel], validation: RankingTask | None
-    ) -> float:
+    def _popularity(self, model: Callable[[float], TwoTowerModel], judge: Judge | None) -> float:
         """The strength of the calibration that was set, or that does best on validation."""
         if self.popularity != "auto":
             return float(self.popularity)
-        if validation is None:
+        if judge is None:
             raise UsageError(
                 'popularity="auto" is chosen on a validation task, and none was given. Give one, '
                 "or a number such as 0.1."
             )
-        return best_popularity(model, validation, self.metric)
+        return best_popularity(model, judge)
 
 
 def _model(towers: Towers, work: Work, item_ids: Sequence[str], popularity: float) -> TwoTowerModel:
@@ -372,11 +372,21 @@ def _content_note(model: TwoTowerModel) -> list[str]:
     part = model.content
     if part is None:
         return []
-    raised = [f"by {part.bonus:.2g}"] if part.bonus else []
+    told = [f"Pretrained vectors count {part.weight:.2g} times a learned cosine"]
+    if part.trust != 1:
+        told.append(f"what is learned of new items counts {part.trust:.2g}")
+    if part.bonus:
+        told.append(f"new items are raised by {part.bonus:.2g}")
     if part.by_history:
-        raised.append(f"by {part.by_history:.2g} more for users whose last items were new")
-    told = f", and new items are raised {' and '.join(raised)}" if raised else ""
-    return [f"Pretrained vectors count {part.weight:.2g} times a learned cosine{told}."]
+        told.append(f"new items are raised by up to {part.by_history:.2g} for who met new ones")
+    return ["; ".join(told) + "."]
+
+
+def _counted(part: ContentPart | None) -> dict[str, float]:
+    """The settings of content as they came out; nothing changes new items without content."""
+    if part is None:
+        return ContentSettings(0.0)._asdict()
+    return ContentSettings(part.weight, part.bonus, part.by_history, part.trust)._asdict()
 
 
 def _absent(work: Work) -> torch.Tensor | None:

@@ -140,12 +140,18 @@ class TwoTowerModel:
             queries: As for `user_vectors`.
             attributes: As for `user_vectors`.
         """
-        scores_QI = self._users(queries, attributes) @ self._joined_ID.T
-        if not self.popularity:
-            return scores_QI
-        return calibrate_popularity(
-            scores_QI / self._temperature(), self._log_share(), self.popularity
-        )
+        return self._scores(self._users(queries, attributes))
+
+    def learned_vectors(self, queries: QueryRows) -> Tensor:
+        """What the user tower says (Q, D) without content, on the model's device."""
+        return self._learned(queries, None)
+
+    def scores_of(self, learned_QD: Tensor, queries: QueryRows) -> Tensor:
+        """What `scores` gives where `learned_vectors` of the queries are known already.
+
+        They are the same for every content and calibration.
+        """
+        return self._scores(self._with_content(learned_QD, queries))
 
     def encode_items(
         self, text_NT: np.ndarray | None = None, image_NG: np.ndarray | None = None
@@ -328,11 +334,27 @@ class TwoTowerModel:
             tensors.get("profile"), facts["facts"], facts["name"], profiles, tuned, teller, content,
         )  # fmt: skip
 
-    @torch.inference_mode()
-    def _users(
-        self, queries: QueryRows, attributes: Mapping[str, Any] | None = None, block: int = 1024
-    ) -> Tensor:
+    def _users(self, queries: QueryRows, attributes: Mapping[str, Any] | None = None) -> Tensor:
         """User vectors (Q, D) on the model's device."""
+        return self._with_content(self._learned(queries, attributes), queries)
+
+    def _with_content(self, learned_QD: Tensor, queries: QueryRows) -> Tensor:
+        if self.content is None:
+            return learned_QD
+        return self.content.users(learned_QD, queries, self.known_I)
+
+    def _scores(self, users_QD: Tensor) -> Tensor:
+        scores_QI = users_QD @ self._joined_ID.T
+        if not self.popularity:
+            return scores_QI
+        return calibrate_popularity(
+            scores_QI / self._temperature(), self._log_share(), self.popularity
+        )
+
+    @torch.inference_mode()
+    def _learned(
+        self, queries: QueryRows, attributes: Mapping[str, Any] | None, block: int = 1024
+    ) -> Tensor:
         asked = Asked(queries, self.profile_UP)
         if attributes is not None:
             asked = told_about(queries, attributes, self.profiles, self.teller)
@@ -345,10 +367,7 @@ class TwoTowerModel:
             )  # fmt: skip
             here = windows.to(self.device)
             found.append(self.towers.user_vectors(here, self.items_ID, profile_UP))
-        learned_QD = torch.cat(found)
-        if self.content is None:
-            return learned_QD
-        return self.content.users(learned_QD, queries, self.known_I)
+        return torch.cat(found)
 
     @cached_property
     def _joined_ID(self) -> Tensor:
