@@ -139,6 +139,27 @@ def test_metrics_are_named_and_written_by_their_kind(results: dict[str, Any]) ->
     assert [row["best"] for row in rows] == [True, False, False]
 
 
+@pytest.mark.parametrize(
+    ("similar", "told"),
+    [
+        (None, ""),
+        ({"effort": 1.0, "meets": True}, "take the same effort: recall 0.970, p99 1.5 ms."),
+        (
+            {"effort": 4.0, "meets": False},
+            "take 4 times the effort: recall 0.970, p99 1.5 ms, short of what was asked for.",
+        ),
+    ],
+)
+def test_an_index_tells_what_items_find_that_ask(similar: Any, told: str) -> None:
+    if similar is not None:
+        similar |= {"recall": 0.97, "recall_low": 0.96, "p99_ms": 1.5}
+    choice = {"trials": [], "rows": 90, "queries": 9, "target": {"recall": 0.95, "p99_ms": 5.0},
+              "similar": similar}  # fmt: skip
+    shown = render_index_report({"engine": "flat", "items": 90, "choice": choice})
+    assert told in shown
+    assert ("asked as queries" in shown) == bool(told)
+
+
 def test_an_index_tells_what_was_tried() -> None:
     trial = {"engine": "flat", "settings": {}, "recall": 1.0, "p50_ms": 0.2, "p99_ms": 0.5,
              "megabytes": 1.5, "meets": True}  # fmt: skip

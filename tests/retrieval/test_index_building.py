@@ -20,7 +20,7 @@ from warmstart.retrieval.index import (
     choose,
     exact_top,
 )
-from warmstart.retrieval.index.choosing import recall_of
+from warmstart.retrieval.index.choosing import _without, recall_of
 
 D = 16
 
@@ -142,6 +142,8 @@ def test_items_that_ask_take_the_effort_that_finds_as_much(
     similar = index.choice["similar"]
     assert similar["effort"] > 1
     assert similar["recall_low"] >= 0.9
+    assert similar["p99_ms"] > 0
+    assert similar["meets"] == (similar["p99_ms"] <= target.p99_ms)
     index.save(tmp_path / "index")
     loaded = FaissIndex.load(tmp_path / "index")
     asked = range(0, 4000, 40)
@@ -155,6 +157,37 @@ def test_items_that_ask_take_the_effort_that_finds_as_much(
     more, less = np.mean(shares, axis=0)
     assert more > max(0.9, less)
     assert choose(Vectors((rows_ND,), D), target).similar is None  # items are all that asked
+    loaded.rebuild(IVFFlat(lists=16, probes=16))
+    assert loaded.choice is None  # what was measured is that of another engine
+
+
+def test_effort_that_finds_no_more_is_not_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Items whose recall stands still after twice the effort, below the target."""
+    monkeypatch.setattr("warmstart.retrieval.index.choosing.ENGINES", {"ivf-flat": IVFFlat})
+    rows_ND = clusters(3000)
+    taken: list[float] = []
+
+    def search(self: IVFFlat, index: Any, vectors: Vectors, asked_QD: Any, k: int, **more: Any):
+        scores_QK, rows_QK = exact_top(asked_QD, vectors, k)
+        effort = more.get("effort", 1.0)
+        taken.append(effort)
+        if len(asked_QD) == 200:
+            rows_QK[:, k // 2 :] = -1 if effort < 2 else rows_QK[:, k // 2 : k // 2 + 1]
+        return scores_QK, rows_QK
+
+    monkeypatch.setattr(IVFFlat, "search", search)
+    found = choose(
+        Vectors((rows_ND,), D), Target(recall=0.9, k=20), queries_QD=clusters(50, seed=4)
+    ).similar
+    assert found is not None
+    assert (found.effort, found.meets) == (2.0, False)
+    assert {one for one in taken if one > 1} == {2.0, 3.0}
+
+
+def test_the_item_that_asks_is_no_answer() -> None:
+    rows_Q = np.array([7, 8])
+    found_QK = np.array([[3, 7, 5], [1, 2, 9]])
+    assert _without(rows_Q, found_QK).tolist() == [[3, 5], [1, 2]]
 
 
 def test_measured_recall_is_that_of_real_queries() -> None:

@@ -72,9 +72,13 @@ def _asked_for(choice: Json) -> str:
     )
     if similar is None:
         return told
+    effort = "the same effort"
+    if similar["effort"] > 1:
+        effort = f"{similar['effort']:g} times the effort"
+    short = "" if similar["meets"] else ", short of what was asked for"
     return (
-        f"{told} Items asked as queries search {similar['effort']:g} times as far: recall "
-        f"{similar['recall']:.3f}."
+        f"{told} Items asked as queries take {effort}: recall {similar['recall']:.3f}, p99 "
+        f"{fmt.milliseconds(similar['p99_ms'])}{short}."
     )
 
 

@@ -300,8 +300,13 @@ class FaissIndex:
             self._put(self._state.without(plain))
 
     def rebuild(self, engine: Engine | None = None) -> None:
-        """Build the engine anew over the live items, with other settings where they are given."""
+        """Build the engine anew over the live items, with other settings where they are given.
+
+        What `choose` measured holds for its own engine alone, so `choice` is then None.
+        """
         with self._lock:
+            if engine is not None and engine != self._state.engine:
+                self.choice = None
             self._state = _rebuilt(self._state, engine or self._state.engine, self._seed)
             self._name = UNSAVED
 
