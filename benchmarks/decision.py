@@ -324,18 +324,25 @@ def judge(grid: Sequence[Judged], *, resamples: int = 2000) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def repeated(grid: Sequence[Judged], rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def repeated(
+    grid: Sequence[Judged], rows: Sequence[Mapping[str, Any]], *, resamples: int = 2000
+) -> dict[str, Any]:
     """Regret of the arm that was best on average on the other draws of the same set and labels.
 
-    Who takes it has run every arm on as many rows of this very set, and knows more than any plan
-    can: what is left is how far the best arm changes with the draw. Cells without other draws are
-    left out, for the plan beside it too.
+    A reference beside the plan, no bound: who takes it has run every arm on as many rows of this
+    very set, scored on the same test rows, and has not looked at this draw. Cells without other
+    draws are left out, for the plan beside it too.
+
+    Args:
+        grid: Cells.
+        rows: Regret of each policy in each cell.
+        resamples: Of the data sets, for the interval of the difference.
     """
-    found: list[dict[str, float]] = []
     planned = {
         (row["set"], row["labels"], row["seed"]): row["regret"]
         for row in rows if row["policy"] == "advisor"
     }  # fmt: skip
+    found: list[dict[str, Any]] = []
     for one in grid:
         name, labels = one.outcome.name, one.outcome.labels
         others = [
@@ -347,21 +354,29 @@ def repeated(grid: Sequence[Judged], rows: Sequence[Mapping[str, Any]]) -> dict[
             continue
         arms = [arm for arm in one.accuracy if all(arm in other for other in others)]
         known = max(arms, key=lambda arm: np.mean([other[arm] for other in others]))
-        best = max(one.accuracy.values())
         found.append(
-            {"labels": labels, "repeated": best - one.accuracy[known],
-             "advisor": planned[name, labels, one.seed]}
+            {"set": name, "labels": labels, "advisor": planned[name, labels, one.seed],
+             "repeated": max(one.accuracy.values()) - one.accuracy[known]}
         )  # fmt: skip
+    if not found:
+        return {}
 
-    def mean(chosen: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    def mean(chosen: Sequence[Mapping[str, Any]]) -> dict[str, float]:
         values = {key: np.mean([one[key] for one in chosen]) for key in ("repeated", "advisor")}
         return {"cells": len(chosen), **{key: float(value) for key, value in values.items()}}
 
-    by_labels = {
-        str(labels): mean([one for one in found if one["labels"] == labels])
-        for labels in sorted({one["labels"] for one in found})
-    }
-    return {**mean(found), "by_labels": by_labels} if found else {}
+    def by(key: str) -> dict[str, dict[str, float]]:
+        values = sorted({one[key] for one in found})
+        return {str(v): mean([one for one in found if one[key] == v]) for v in values}
+
+    sets = list(by("set").values())
+    more_S = np.array([one["repeated"] - one["advisor"] for one in sets])
+    draws = np.random.default_rng(0).integers(0, len(sets), (resamples, len(sets)))
+    low, high = np.percentile(more_S[draws].mean(axis=1), [2.5, 97.5])
+    return {
+        **mean(found), "difference_low": float(low), "difference_high": float(high),
+        "by_labels": by("labels"), "by_set": by("set"),
+    }  # fmt: skip
 
 
 def show(judged: Mapping[str, Any]) -> None:
@@ -380,7 +395,8 @@ def show(judged: Mapping[str, Any]) -> None:
         console.print(
             f"The arm that was best on the other draws of the same set: "
             f"{100 * known['repeated']:.2f} points over {known['cells']} cells; the plan there "
-            f"{100 * known['advisor']:.2f}."
+            f"{100 * known['advisor']:.2f} (difference over sets "
+            f"{100 * known['difference_low']:.1f} to {100 * known['difference_high']:.1f})."
         )
 
 

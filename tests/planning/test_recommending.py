@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -14,7 +15,7 @@ import polars as pl
 import pytest
 import torch
 
-from warmstart.core import NotApplicable, UsageError
+from warmstart.core import NotApplicable, UsageError, read_json, write_json
 from warmstart.data import Interactions, held_out_events, time_split
 from warmstart.evaluation import Queries, measure_ranking
 from warmstart.planning import (
@@ -185,6 +186,28 @@ def test_new_items_are_told_of_with_an_interval(task: Any, tmp_path: Path) -> No
         lifted = replace(found, cold_lifts=[(found.kept.name, "zero-shot", clear)])
         steps = " ".join(judge_contest(lifted, shared).next)
         assert ("Where new items matter more" in steps) is told
+
+
+def test_what_validation_chose_for_new_items_goes_into_the_last_fit(task: Any) -> None:
+    """As it was found; what an older search did not choose leaves new items as they are."""
+    small = f"{SMALL}:epochs=1".replace("epochs=12:", "")
+    shared = task()
+    names = ("content", "new_items", "new_by_history", "new_trust")
+
+    def last() -> list[float]:
+        (entry,) = run_contest(parse_contenders([f"two-tower:{small}"]), shared).entries
+        return [entry.fits[0].recommender.facts["settings"][name] for name in names]
+
+    first = last()
+    (kept,) = shared.folder.rglob("search/found.json")
+    found = read_json(kept)
+    assert first == [found[name] for name in names]
+    chosen = {"content": 0.7, "new_items": 0.02, "new_by_history": 0.3, "new_trust": 0.5}
+    older = {"content": 0.7, "new_items": 0.02}
+    for values, wanted in ((chosen, [0.7, 0.02, 0.3, 0.5]), (older, [0.7, 0.02, 0.0, 1.0])):
+        shutil.rmtree(kept.parent.parent / "final")
+        write_json(kept, {k: v for k, v in found.items() if k not in names} | values)
+        assert last() == wanted
 
 
 def test_a_track_below_ids_alone_is_named_by_its_title(

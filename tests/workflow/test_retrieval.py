@@ -237,14 +237,16 @@ def test_content_and_the_bonus_of_new_items_go_with_the_index(
 ) -> None:
     """After each refresh the index gives the scores that the towers give, new items included."""
     settings = {"width": 16, "layers": 1, "heads": 1, "epochs": 1, "history": 4,
-                "content": 0.8, "new_items": 0.1}  # fmt: skip
+                "content": 0.8, "new_items": 0.1, "new_by_history": 0.6,
+                "new_trust": 0.3}  # fmt: skip
     made = fit(
         folder, strategy="two-tower", settings=settings, backbone=tiny_text, device="cpu",
         out=tmp_path / "fit",
     )  # fmt: skip
     assert isinstance(made, RetrievalRun)
     assert made.towers.content is not None
-    assert (made.towers.content.weight, made.towers.content.bonus) == (0.8, 0.1)
+    part = made.towers.content
+    assert (part.weight, part.bonus, part.by_history, part.trust) == (0.8, 0.1, 0.6, 0.3)
     report = build_run_index(made, device="cpu")
     for place, name in enumerate(("", "a", "b")):
         if name:
