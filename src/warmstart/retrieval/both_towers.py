@@ -47,7 +47,9 @@ class BothTowers(TwoTower):
         tower_rate: Learning rate of everything above the encoder in these stages.
         encode: Texts that are encoded anew in a step; all others are read from a table that is made
             again after each epoch.
-        encode_chunk: How many of them at once, with gradient caching.
+        encode_chunk: How many of them at once, with gradient caching, where memory is short: it
+            costs another pass. None keeps what the gradient needs of all of them.
+        text_patience: Epochs of such a stage without a better value before it stops; None goes on.
         text_stops: Epochs after which to stop each of these stages all the same; 0 leaves one out.
             What `refit` sets.
     """
@@ -63,7 +65,8 @@ class BothTowers(TwoTower):
     text_factor: float = Field(2.6, ge=1, le=100)
     tower_rate: PositiveFloat = 1e-4
     encode: PositiveInt = 64
-    encode_chunk: PositiveInt = 32
+    encode_chunk: PositiveInt | None = None
+    text_patience: PositiveInt | None = 1
     text_stops: tuple[NonNegativeInt, ...] | None = None
 
     @model_validator(mode="after")
@@ -148,7 +151,8 @@ class BothTowers(TwoTower):
             ),
             self._text_rates(fit, texts),
             epochs=epochs, planned=self.text_epochs, callbacks=(RefreshTexts(texts),),
-            before=before, keep_start=self.keep == "best", skip_frozen=True, transformer=True,
+            patience=self.text_patience, before=before, keep_start=self.keep == "best",
+            skip_frozen=True, transformer=True,
         )  # fmt: skip
 
     def _text_rates(self, fit: Fit, texts: TextTower) -> RateTable:

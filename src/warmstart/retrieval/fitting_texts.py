@@ -22,6 +22,10 @@ from .sequences import WindowBatch
 __all__ = ["RefreshTexts", "chosen_items", "text_step"]
 
 
+PIECE = 16
+"""Texts of like length that are encoded side by side, so that few are padded far."""
+
+
 def chosen_items(plan: Plan, told_I: Tensor, most: int, generator: torch.Generator) -> Tensor:
     """Which of a step's items are encoded anew: rows among its K, rising.
 
@@ -49,7 +53,7 @@ def chosen_items(plan: Plan, told_I: Tensor, most: int, generator: torch.Generat
 
 
 def text_step(
-    objective: Objective, catalogue: Catalogue, texts: TextTower, *, most: int, chunk: int
+    objective: Objective, catalogue: Catalogue, texts: TextTower, *, most: int, chunk: int | None
 ) -> StepFunction:
     """The step function of the loop while texts are tuned.
 
@@ -60,7 +64,7 @@ def text_step(
         catalogue: The items; their text vectors are those of the table in `texts`.
         texts: The encoder.
         most: Items that are encoded anew in a step.
-        chunk: How many of them at once; fewer than `most` means gradient caching.
+        chunk: How many of them at once; fewer than `most` means gradient caching, None none.
     """
 
     def step(batch: WindowBatch, state: LoopState) -> StepOutput:
@@ -79,7 +83,7 @@ def text_step(
         chosen_C = chosen_items(plan, texts.told_I, most, generator).to(state.device)
         codes_C = plan.codes_K[chosen_C]
         values: dict[str, Tensor | float] = {"encoded": float(len(chosen_C))}
-        pieces = texts.by_length(codes_C, chunk) if len(codes_C) else []
+        pieces = texts.by_length(codes_C, chunk or PIECE) if len(codes_C) else []
         order_C = torch.cat(pieces).to(state.device) if pieces else chosen_C
 
         def loss(vectors: Sequence[Tensor]) -> Tensor:
@@ -95,8 +99,9 @@ def text_step(
             return found
 
         parts = [codes_C[piece.to(state.device)] for piece in pieces]
-        if len(parts) < 2:
-            total = loss([texts.encode(part) for part in parts])
+        if chunk is None or len(parts) < 2:
+            encoded = [texts.encode(part) for part in parts]
+            total = loss([torch.cat(encoded)] if encoded else [])
             return StepOutput(total, {**values, **learned_values(state)})
         total = cached_gradients([Part(texts.encode, parts)], loss, state.backward)
         return StepOutput(total, {**values, **learned_values(state)}, manual=True)

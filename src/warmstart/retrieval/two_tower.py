@@ -328,7 +328,7 @@ class TwoTower(Config):
             training_step(fit.comparison.objective, fit.work.catalogue, chunk=self.cache_chunk),
             self._rates(fit.towers),
             epochs=self.stop_after or self.epochs, planned=self.epochs,
-            judge_every=self.judge_every, averages=self.average > 0,
+            patience=self.patience, judge_every=self.judge_every, averages=self.average > 0,
         )  # fmt: skip
 
     def _rates(self, towers: Towers) -> RateTable:

@@ -82,6 +82,7 @@ class Stage:
         table: Who learns how fast.
         epochs: Passes at most.
         planned: Passes that the schedule is laid out over.
+        patience: Rankings without a better value before it stops; None goes on to the end.
         judge_every: Epochs between two rankings of the validation task.
         callbacks: Before those of the comparison.
         before: Called before each evaluation.
@@ -96,6 +97,7 @@ class Stage:
     table: RateTable
     epochs: int
     planned: int
+    patience: int | None
     judge_every: int = 1
     callbacks: Sequence[Callback] = ()
     before: Callable[[LoopState], None] | None = None
@@ -145,7 +147,7 @@ def train_stage(settings: TwoTower, fit: Fit, stage: Stage) -> History:
         callbacks.append(
             EarlyStopping(
                 watched, mode="min" if watched == "validation_loss" else "max",
-                patience=settings.patience, skip_frozen=stage.skip_frozen,
+                patience=stage.patience, skip_frozen=stage.skip_frozen,
             )
         )  # fmt: skip
     policy = fit.checkpoints
