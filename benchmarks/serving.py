@@ -361,6 +361,7 @@ def show(console: Console, results: Mapping[str, Any], options: argparse.Namespa
     lines: list[tuple[str, Any]] = [
         ("engine", lambda r: f"{r['engine']} {r['choice']['settings']}"),
         ("recall@100, users held out", lambda r: f"{r['recall']:.3f}"),
+        ("items asked as queries", lambda r: str(r["choice"].get("similar"))),
         ("FAISS alone, p50 / p99 ms", lambda r: _pair(r["bare"], "faiss_")),
         ("index.search, p50 / p99 ms", lambda r: _pair(r["bare"], "index_")),
         ("goals", lambda r: str(verdicts(r))),
