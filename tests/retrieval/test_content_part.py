@@ -125,7 +125,7 @@ def test_new_items_are_raised_by_the_share_of_new_ones_among_the_last(
     histories: list[list[int]] = [[], [1, 2], [4], [1, 4], [4, 9, 4, 9, 9], [4, 9, 1, 2, 3, 5, 6]]
     queries = Queries.of(histories)
     learned_QI = replace(mixed, content=None).scores(queries).numpy()
-    for bonus, trust in ((0.1, 1.0), (0.0, 0.4)):
+    for bonus, trust in ((0.2, 1.0), (0.01, 1.0), (0.0, 0.4)):
         part = replace(mixed.content, bonus=bonus, by_history=0.3, trust=trust)
         raised = replace(mixed, content=part)
         gained_QI = (raised.scores(queries) - plain.scores(queries)).numpy()
@@ -138,7 +138,7 @@ def test_new_items_are_raised_by_the_share_of_new_ones_among_the_last(
         product = raised.user_vectors(queries) @ raised.item_vectors().T
         np.testing.assert_allclose(product, raised.scores(queries).numpy(), atol=1e-5)
         assert raised.fingerprint not in (mixed.fingerprint, plain.fingerprint)
-        assert raised.item_vectors()[4, -1] == pytest.approx(bonus or FLAG)
+        assert raised.item_vectors()[4, -1] == pytest.approx(max(bonus, FLAG))
 
 
 def test_an_index_answers_as_the_scores_do(mixed: TwoTowerModel) -> None:

@@ -47,8 +47,8 @@ LAST = 10
 RECENT = 5
 """Items of a history by whose share of new ones new items are raised."""
 FLAG = 0.1
-"""Component of new items that are raised by history alone: small, so that it hardly counts where
-new items are compared with one another."""
+"""Least component of new items that are raised by history: small, since it adds its square where
+new items are compared with one another, and as large as others, so that codes of vectors keep it."""
 
 
 @dataclass(frozen=True)
@@ -146,7 +146,7 @@ class ContentPart:
 
     @property
     def _flag(self) -> float:
-        return self.bonus or (FLAG if self.by_history else 0.0)
+        return max(self.bonus, FLAG) if self.by_history else self.bonus
 
     def extended(self, rows_NP: Tensor) -> ContentPart:
         """With the content of items after those it has."""
