@@ -48,7 +48,7 @@ RECENT = 5
 """Items of a history by whose share of new ones new items are raised."""
 FLAG = 0.1
 """Least component of new items that are raised by history: small, since it adds its square where
-new items are compared with one another, and as large as others, so that codes of vectors keep it."""
+new items are compared, and as large as others, so that codes of vectors keep it."""
 
 
 @dataclass(frozen=True)
