@@ -313,7 +313,10 @@ def _tower(fit: SeedFit, entry: Entry, task: ContestTask, seconds: float | None)
     fit.history = [dict(one) for one in history.epochs]
     fit.validation, fit.seconds = found["validation"], history.seconds
     chosen = history.best_epoch or len(history.epochs)
-    fit.settings = settings.model_dump(mode="json") | {"epochs_chosen": chosen}
+    fit.settings = settings.model_dump(mode="json") | {
+        "epochs_chosen": chosen,
+        **{f"{name}_chosen": found.get(name, value) for name, value in _CONTENT.items()},
+    }
     if history.cut and not chosen:
         fit.status, fit.reason = "cut", "the budget ended within its first epoch"
         return

@@ -9,9 +9,9 @@ further components of both vectors, so that one inner product holds both:
 
 with w² the weight of a cosine of contents, so that items can be compared with one another too. What
 is learned says less of a new item, so it may count less. What new items are raised by instead,
-flag * r, depends on the user: `bonus` for everybody, and `by_history` times the share of new ones
-among the user's last five items, as if there were a sixth that is new: on MovieLens latest-small
-that share and whether the next item is new correlate by .53.
+flag * r, depends on the user: `bonus` for everybody, and `by_history` times (n + 1) / 6 where n of
+the user's last five items are new: on MovieLens latest-small n and whether the next item is new
+correlate by .53.
 
 The content of an item is its pretrained vector, centred, scaled in the directions of the principal
 components by variance ** -0.25 (half of a whitening) and brought to unit length. Pretrained text
@@ -128,10 +128,11 @@ class ContentPart:
         return int(self.rows_IP.shape[1]) + 1
 
     def items(self, learned_ND: Tensor, rows_NP: Tensor, known_N: Tensor) -> Tensor:
-        """Item vectors (N, D + P + 1); new items without content stay as they are."""
-        new_N1 = (~known_N & _told(rows_NP)).to(learned_ND.dtype)[:, None]
-        learned_ND = learned_ND * (1 - (1 - self.trust) * new_N1)
-        return torch.cat([learned_ND, self.weight**0.5 * rows_NP, self._flag * new_N1], dim=1)
+        """Item vectors (N, D + P + 1); new items without content are not raised."""
+        trust_N1 = torch.where(known_N, 1.0, self.trust)[:, None]
+        raised_N1 = (~known_N & (rows_NP != 0).any(dim=1)).to(learned_ND.dtype)[:, None]
+        content_NP = self.weight**0.5 * rows_NP
+        return torch.cat([trust_N1 * learned_ND, content_NP, self._flag * raised_N1], dim=1)
 
     def users(self, learned_QD: Tensor, queries: QueryRows, known_I: Tensor) -> Tensor:
         """User vectors (Q, D + P + 1); without a history the content is zero."""
@@ -155,9 +156,7 @@ class ContentPart:
     def parts_of(self, vectors_ND: Tensor) -> tuple[Tensor, Tensor]:
         """The learned part and the content of vectors that `items` made of new items."""
         width = vectors_ND.shape[1] - self.dimension
-        rows_NP = vectors_ND[:, width:-1] / self.weight**0.5
-        trust_N1 = torch.where(_told(rows_NP), self.trust, 1.0)[:, None]
-        return vectors_ND[:, :width] / trust_N1, rows_NP
+        return vectors_ND[:, :width] / self.trust, vectors_ND[:, width:-1] / self.weight**0.5
 
     def tensors(self) -> dict[str, Tensor]:
         """What a folder keeps; `of_tensors` reads it."""
@@ -190,11 +189,6 @@ def _unit_kinds(features_NE: Tensor, sizes: tuple[int, ...]) -> Tensor:
     bounds = pairwise(np.cumsum([0, *sizes]).tolist())
     kinds = [functional.normalize(features_NE[:, at:stop], dim=-1) for at, stop in bounds]
     return torch.cat(kinds, dim=1)
-
-
-def _told(rows_NP: Tensor) -> Tensor:
-    """Which items have content."""
-    return (rows_NP != 0).any(dim=1)
 
 
 def _sums_of_last(queries: QueryRows, last: int, rows_IK: Tensor) -> tuple[Tensor, Tensor]:

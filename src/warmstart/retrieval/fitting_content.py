@@ -3,75 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Literal, NamedTuple
 
-from warmstart.core import NotApplicable, UsageError, progress
+from warmstart.core import progress
 
 from .content_part import ContentCode, ContentPart
+from .content_settings import ContentSettings
 from .fitting_new_items import choose_new_items
 from .fitting_validation import Judge
 from .two_tower_model import TwoTowerModel
 from .two_tower_work import Work
 
-__all__ = ["ContentSettings", "Counts", "choose_content", "content_part", "with_content"]
+__all__ = ["choose_content", "content_part", "with_content"]
 
-Counts = float | Literal["auto"]
 _WEIGHTS = (5.0, 10.0, 20.0, 30.0)
 """What content may count, in temperatures: as much as it adds to a logit."""
-
-
-class ContentSettings(NamedTuple):
-    """What a track was told of content; each a number, or `auto`.
-
-    Attributes:
-        content: What a cosine of contents counts.
-        new_items: What scores of new items are raised by.
-        new_by_history: What they are raised by for users whose last items were all new.
-        new_trust: What their learned vectors count; 1 as those of all others.
-    """
-
-    content: Counts
-    new_items: Counts = 0.0
-    new_by_history: Counts = 0.0
-    new_trust: Counts = 1.0
-
-    @property
-    def asked(self) -> list[str]:
-        """What is set for new items beyond what happens without it."""
-        given = {
-            "new_items": self.new_items != 0.0,
-            "new_by_history": self.new_by_history not in (0.0, "auto"),
-            "new_trust": self.new_trust not in (1.0, "auto"),
-        }
-        return [name for name, set_ in given.items() if set_]
-
-    def check(self, title: str, *, vectors: bool, validation: bool) -> None:
-        """Refuse, before anything is trained, what could not be done afterwards.
-
-        Args:
-            title: Of the track.
-            vectors: Whether the item tower reads vectors.
-            validation: Whether there is a validation task.
-
-        Raises:
-            NotApplicable: Without vectors that content could come from.
-            UsageError: Where something is to be chosen and there is nothing to choose it by.
-        """
-        asked = self.asked
-        if self.content not in (0.0, "auto"):
-            asked.insert(0, "content")
-        if asked and not vectors:
-            raise NotApplicable(
-                f"{title}: {' and '.join(asked)} need pretrained vectors of the items, and the "
-                "towers read none"
-            )
-        chosen = "auto" in (self.content, self.new_items)
-        if vectors and self.asked and chosen and not validation:
-            raise UsageError(
-                f"{title}: {' and '.join(self.asked)} go with what content counts, which is chosen "
-                "on a validation task, and none was given. Give one, or numbers, such as "
-                "content=1.4 and new_items=0.03."
-            )
 
 
 def content_part(work: Work) -> ContentPart | None:
@@ -129,4 +74,4 @@ def choose_content(
             progress.note(f"Content wins nothing on validation and is left out, {left} with it.")
         return model
     made = with_content(model, part, weight)
-    return choose_new_items(made, settings[1:], judge, floor=plain)
+    return choose_new_items(made, settings, judge, floor=plain)

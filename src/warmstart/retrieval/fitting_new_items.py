@@ -9,10 +9,10 @@ from __future__ import annotations
 
 from dataclasses import replace
 from itertools import product
-from typing import Literal
 
 from warmstart.core import progress
 
+from .content_settings import ContentSettings
 from .fitting_validation import Judge
 from .two_tower_model import TwoTowerModel
 
@@ -30,25 +30,26 @@ _BONUSES = (0.25, 0.5, 0.75, 1.0, 1.5, 2.0)
 
 def choose_new_items(
     model: TwoTowerModel,
-    settings: tuple[float | Literal["auto"], ...],
+    settings: ContentSettings,
     judge: Judge | None,
     *,
     floor: float,
 ) -> TwoTowerModel:
     """The model with new items placed as set, or as validation has it.
 
-    Of the trusts and raises by history that are within a hundredth of the best metric, those are
-    taken that find most new items. The bonus for everybody then goes up step by step as long as
-    the metric is no worse than `floor`.
+    Of the trusts and raises by history that find no fewer new items than none of both, and are
+    within a hundredth of the best metric of these, those are taken that find most new items. The
+    bonus for everybody then goes up step by step as long as the metric is no worse than `floor`.
 
     Args:
         model: With content.
-        settings: `new_items`, `new_by_history` and `new_trust`.
+        settings: What is set and what is to be chosen.
         judge: What decides; without one, and where hardly a question asks for a new item, nothing
             is chosen.
-        floor: The metric without content: new items get what content has won and no more.
+        floor: The metric without content, 0 where it is not known: new items get what content has
+            won and no more.
     """
-    new_items, by_history, trust = settings
+    _, new_items, by_history, trust = settings
     part = model.content
     assert part is not None
     part = replace(
@@ -58,7 +59,7 @@ def choose_new_items(
         trust=1.0 if trust == "auto" else float(trust),
     )
     made = replace(model, content=part)
-    if judge is None or "auto" not in settings:
+    if judge is None or "auto" not in (new_items, by_history, trust):
         return made
     if judge.new < LEAST_NEW:
         if new_items == "auto":
@@ -69,7 +70,7 @@ def choose_new_items(
     raises = [unit * one for one in _BY_HISTORY] if by_history == "auto" else [part.by_history]
     pairs = list(product(_TRUSTS if trust == "auto" else [part.trust], raises))
     if len(pairs) > 1:
-        trust_, raise_ = _best(made, pairs, judge)
+        trust_, raise_ = _best(made, pairs, judge, floor)
         part = replace(part, trust=trust_, by_history=raise_)
         made = replace(model, content=part)
     if new_items == "auto":
@@ -82,14 +83,19 @@ def choose_new_items(
 
 
 def _best(
-    model: TwoTowerModel, pairs: list[tuple[float, float]], judge: Judge
+    model: TwoTowerModel, pairs: list[tuple[float, float]], judge: Judge, floor: float
 ) -> tuple[float, float]:
-    """The trust and the raise that find most new items among those as good as the best in all."""
+    """The trust and the raise that find most new items among those as good as the best in all.
+
+    The first pair is the one that changes least: none is taken that finds fewer new items.
+    """
     assert model.content is not None
     found: dict[tuple[float, float], tuple[float, float]] = {}
     for trust, raise_ in progress.track(pairs, "New items", unit="settings"):
         tried = replace(model, content=replace(model.content, trust=trust, by_history=raise_))
         found[trust, raise_] = judge.of_new(tried)
-    best = max(every for every, _ in found.values())
-    near = [pair for pair, (every, _) in found.items() if every >= NEAR * best]
+    least = found[pairs[0]][1]
+    fair = {pair: every for pair, (every, new) in found.items() if new >= least}
+    enough = max(NEAR * max(fair.values()), min(floor, max(fair.values())))
+    near = [pair for pair, every in fair.items() if every >= enough]
     return max(near, key=lambda pair: found[pair][1])

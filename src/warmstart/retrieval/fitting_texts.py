@@ -1,7 +1,8 @@
 """A training step that encodes some of its items anew, so that the text encoder learns.
 
 Encoded are items that the batch's users took and items that they are compared with, at most so
-many a step, in pieces with gradient caching: neither time nor memory grows with the catalogue.
+many a step, in pieces and where memory is short with gradient caching: neither time nor memory
+grows with the catalogue.
 """
 
 from __future__ import annotations

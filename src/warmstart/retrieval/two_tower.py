@@ -25,9 +25,10 @@ from warmstart.evaluation import Events, RankingTask
 from warmstart.training import Checkpoints, History, RateTable, discriminative_rates, rate_table
 
 from .content_part import ContentPart
+from .content_settings import ContentSettings
 from .fitting import item_table, training_step
 from .fitting_average import averaged
-from .fitting_content import ContentSettings, choose_content, content_part
+from .fitting_content import choose_content, content_part
 from .fitting_validation import Judge, best_popularity
 from .item_texts import ItemTexts
 from .negatives_plan import MIXABLE, compare
@@ -130,10 +131,10 @@ class TwoTower(Config):
             or `auto`: step by step, as long as validation does as well as without content. More new
             items are shown, at the cost of others.
         new_by_history: What they are raised by beside it for a user whose last 5 items were all
-            new, in cosines, in proportion for others, or `auto`: see `new_trust`.
+            new, in cosines; for others by (new ones + 1) / 6 of it. Or `auto`: see `new_trust`.
         new_trust: What learned vectors of new items count, 1 as those of all others, or `auto`: of
-            what is within a hundredth of the best on validation, it takes with `new_by_history`
-            what finds most new items.
+            what is within a hundredth of the best on validation and finds no fewer new items, it
+            takes with `new_by_history` what finds most.
     """
 
     model_config = ConfigDict(allow_inf_nan=False)

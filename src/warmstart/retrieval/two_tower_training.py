@@ -25,8 +25,8 @@ from warmstart.training import (
     make_schedule,
 )
 
+from .content_settings import ContentSettings
 from .fitting_average import Averaging
-from .fitting_content import ContentSettings
 from .fitting_validation import held_out_loss, task_metrics
 from .negatives_plan import Comparison
 from .sequences import WindowRows

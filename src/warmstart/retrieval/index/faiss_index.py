@@ -305,9 +305,10 @@ class FaissIndex:
         What `choose` measured holds for its own engine alone, so `choice` is then None.
         """
         with self._lock:
-            if engine is not None and engine != self._state.engine:
+            rebuilt = _rebuilt(self._state, engine or self._state.engine, self._seed)
+            if rebuilt.engine != self._state.engine:
                 self.choice = None
-            self._state = _rebuilt(self._state, engine or self._state.engine, self._seed)
+            self._state = rebuilt
             self._name = UNSAVED
 
     def save(self, folder: Path | str, *, replace: bool = False) -> None:
