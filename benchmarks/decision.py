@@ -303,7 +303,6 @@ def judge(grid: Sequence[Judged], *, resamples: int = 2000) -> dict[str, Any]:
                     "looking": looking / whole, "cost": (looking + spent) / whole,
                 }
             )  # fmt: skip
-    draws = np.random.default_rng(0).integers(0, len(names), (resamples, len(names)))
     table: dict[str, Any] = {}
     for policy in POLICIES:
         own = [row for row in rows if row["policy"] == policy]
@@ -312,8 +311,8 @@ def judge(grid: Sequence[Judged], *, resamples: int = 2000) -> dict[str, Any]:
             for key in ("regret", "share", "looking", "cost")
         }
         by_set = np.array([np.mean([r["regret"] for r in own if r["set"] == n]) for n in names])
-        low, high = np.percentile(by_set[draws].mean(axis=1), [2.5, 97.5])
-        table[policy] |= {"regret_low": float(low), "regret_high": float(high)}
+        low, high = over_sets(by_set, resamples)
+        table[policy] |= {"regret_low": low, "regret_high": high}
         table[policy]["by_labels"] = {
             str(labels): float(np.mean([r["regret"] for r in own if r["labels"] == labels]))
             for labels in sorted({r["labels"] for r in own})
@@ -322,6 +321,13 @@ def judge(grid: Sequence[Judged], *, resamples: int = 2000) -> dict[str, Any]:
         "cells": len(grid), "sets": names, "policies": table, "repeated": repeated(grid, rows),
         "rows": rows,
     }  # fmt: skip
+
+
+def over_sets(values_S: np.ndarray, resamples: int) -> tuple[float, float]:
+    """Ends of the 95 % interval of the mean over data sets, which are drawn anew."""
+    draws = np.random.default_rng(0).integers(0, len(values_S), (resamples, len(values_S)))
+    low, high = np.percentile(values_S[draws].mean(axis=1), [2.5, 97.5])
+    return float(low), float(high)
 
 
 def repeated(
@@ -371,10 +377,9 @@ def repeated(
 
     sets = list(by("set").values())
     more_S = np.array([one["repeated"] - one["advisor"] for one in sets])
-    draws = np.random.default_rng(0).integers(0, len(sets), (resamples, len(sets)))
-    low, high = np.percentile(more_S[draws].mean(axis=1), [2.5, 97.5])
+    low, high = over_sets(more_S, resamples)
     return {
-        **mean(found), "difference_low": float(low), "difference_high": float(high),
+        **mean(found), "difference_low": low, "difference_high": high,
         "by_labels": by("labels"), "by_set": by("set"),
     }  # fmt: skip
 

@@ -190,7 +190,7 @@ def test_new_items_are_told_of_with_an_interval(task: Any, tmp_path: Path) -> No
 
 def test_what_validation_chose_for_new_items_goes_into_the_last_fit(task: Any) -> None:
     """As it was found; what an older search did not choose leaves new items as they are."""
-    small = f"{SMALL}:epochs=1".replace("epochs=12:", "")
+    small = SMALL.replace("epochs=12", "epochs=1")
     shared = task()
     names = ("content", "new_items", "new_by_history", "new_trust")
 

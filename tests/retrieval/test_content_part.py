@@ -289,9 +289,7 @@ def test_new_items_never_cost_more_than_content_has_won(mixed: TwoTowerModel) ->
         assert made.content.by_history == pytest.approx(wanted * 0.07)
 
 
-def test_questions_are_ranked_as_ever_by_a_judge(
-    mixed: TwoTowerModel, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_questions_are_ranked_as_ever_by_a_judge(mixed: TwoTowerModel) -> None:
     """A twin that asks each model anew, over the new items alone too; towers are run once."""
     asked: list[int] = []
     plain = TwoTowerModel.learned_vectors
@@ -300,7 +298,6 @@ def test_questions_are_ranked_as_ever_by_a_judge(
         asked.append(len(queries))
         return plain(self, queries)
 
-    monkeypatch.setattr(TwoTowerModel, "learned_vectors", counted)
     past, future = halves(chains())
     task = next_item_task(past, future)
     assert mixed.content is not None
@@ -312,8 +309,10 @@ def test_questions_are_ranked_as_ever_by_a_judge(
                 mixed, content=replace(mixed.content, trust=trust), popularity=popularity
             )
             ranks = rank_targets(made, task, task.n_items)
-            every, new = judge.of_new(made)
-            assert judge(made) == every == measure_ranking(ranks, task, [metric])[metric]
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr(TwoTowerModel, "learned_vectors", counted)
+                every, new = judge.of_new(made)
+                assert judge(made) == every == measure_ranking(ranks, task, [metric])[metric]
             rank_C = [
                 rank for rank, item in zip(ranks.rank_P, task.targets.items, strict=True)
                 if item in (4, 9)

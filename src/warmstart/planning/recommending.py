@@ -37,6 +37,7 @@ from warmstart.evaluation import (
 from warmstart.retrieval import (
     Baseline,
     Content,
+    ContentSettings,
     HistoryMean,
     Popularity,
     RecentPopularity,
@@ -58,7 +59,7 @@ _WATCHED = ("HR@10", "HR@100", "MRR")  # what towers can be watched by
 _TUNING = 0.1  # of the time left, for the settings of one baseline
 _SEARCH = 0.45  # of a tower's time, to find its number of epochs
 # Chosen on validation and kept for the fit on all events; what a search of before did not choose.
-_CONTENT = {"content": 0.0, "new_items": 0.0, "new_by_history": 0.0, "new_trust": 1.0}
+_CONTENT = ContentSettings(0.0)._asdict()
 _LEAVES_OUT = (NotApplicable, Diverged, OutOfMemory)
 
 
@@ -313,9 +314,10 @@ def _tower(fit: SeedFit, entry: Entry, task: ContestTask, seconds: float | None)
     fit.history = [dict(one) for one in history.epochs]
     fit.validation, fit.seconds = found["validation"], history.seconds
     chosen = history.best_epoch or len(history.epochs)
+    counts = {name: found.get(name, value) for name, value in _CONTENT.items()}
     fit.settings = settings.model_dump(mode="json") | {
         "epochs_chosen": chosen,
-        **{f"{name}_chosen": found.get(name, value) for name, value in _CONTENT.items()},
+        **{f"{name}_chosen": value for name, value in counts.items()},
     }
     if history.cut and not chosen:
         fit.status, fit.reason = "cut", "the budget ended within its first epoch"
@@ -326,8 +328,7 @@ def _tower(fit: SeedFit, entry: Entry, task: ContestTask, seconds: float | None)
     left = None if end is None else max(1.0, end - time.monotonic())
     stages = found.get("stages") or []
     fit.notes = [_stage_note(stage) for stage in stages]
-    chose = {name: found.get(name, value) for name, value in _CONTENT.items()}
-    chose["popularity"] = found["popularity"]
+    chose = counts | {"popularity": found["popularity"]}
     last = settings.refit(history, stages).model_copy(update=chose)
     run = _run(entry, task, "final", left, fit.seed)
     final = last.fit(task.split.fitted, run, **_given(task))

@@ -3,6 +3,7 @@
 from .als import Als
 from .baselines import BASELINES, Baseline, make_baseline
 from .both_towers import BothTowers
+from .content_settings import ContentSettings
 from .ease import Ease
 from .frequency import StreamingFrequency
 from .index import FaissIndex, ItemIndex, build_index
@@ -24,6 +25,7 @@ __all__ = [
     "Baseline",
     "BothTowers",
     "Content",
+    "ContentSettings",
     "Ease",
     "FaissIndex",
     "HistoryMean",

@@ -49,17 +49,16 @@ class ContentSettings(NamedTuple):
             UsageError: Where something is to be chosen and there is nothing to choose it by.
         """
         asked = self.asked
-        if self.content not in (0.0, "auto"):
-            asked.insert(0, "content")
-        if asked and not vectors:
+        needs = asked if self.content in (0.0, "auto") else ["content", *asked]
+        if needs and not vectors:
             raise NotApplicable(
-                f"{title}: {' and '.join(asked)} need pretrained vectors of the items, and the "
+                f"{title}: {' and '.join(needs)} need pretrained vectors of the items, and the "
                 "towers read none"
             )
         chosen = "auto" in (self.content, self.new_items)
-        if vectors and self.asked and chosen and not validation:
+        if vectors and asked and chosen and not validation:
             raise UsageError(
-                f"{title}: {' and '.join(self.asked)} go with what content counts, which is chosen "
+                f"{title}: {' and '.join(asked)} go with what content counts, which is chosen "
                 "on a validation task, and none was given. Give one, or numbers, such as "
                 "content=1.4 and new_items=0.03."
             )

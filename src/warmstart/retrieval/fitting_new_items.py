@@ -96,6 +96,7 @@ def _best(
         found[trust, raise_] = judge.of_new(tried)
     least = found[pairs[0]][1]
     fair = {pair: every for pair, (every, new) in found.items() if new >= least}
-    enough = max(NEAR * max(fair.values()), min(floor, max(fair.values())))
+    best = max(fair.values())
+    enough = max(NEAR * best, min(floor, best))
     near = [pair for pair, every in fair.items() if every >= enough]
     return max(near, key=lambda pair: found[pair][1])

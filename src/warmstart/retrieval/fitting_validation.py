@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from warmstart.evaluation import measure_ranking, rank_targets
 from warmstart.objectives import full_softmax, info_nce, mutual_information_bound
@@ -18,8 +19,6 @@ from .sequences import WindowRows
 from .towers import Towers
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from warmstart.evaluation import Queries, RankingTask, Ranks
 
     from .two_tower_model import TwoTowerModel

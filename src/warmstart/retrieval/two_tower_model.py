@@ -142,9 +142,30 @@ class TwoTowerModel:
         """
         return self._scores(self._users(queries, attributes))
 
-    def learned_vectors(self, queries: QueryRows) -> Tensor:
-        """What the user tower says (Q, D) without content, on the model's device."""
-        return self._learned(queries, None)
+    @torch.inference_mode()
+    def learned_vectors(
+        self, queries: QueryRows, attributes: Mapping[str, Any] | None = None, block: int = 1024
+    ) -> Tensor:
+        """What the user tower says (Q, D) without content, on the model's device.
+
+        Args:
+            queries: As for `user_vectors`.
+            attributes: As for `user_vectors`.
+            block: Queries whose histories are read at once.
+        """
+        asked = Asked(queries, self.profile_UP)
+        if attributes is not None:
+            asked = told_about(queries, attributes, self.profiles, self.teller)
+        profile_UP = None if asked.profile_UP is None else asked.profile_UP.to(self.device)
+        found = [torch.zeros(0, self.items_ID.shape[1], device=self.device)]
+        for start in range(0, len(queries), block):
+            windows = asked_windows(
+                asked.queries, start, min(start + block, len(queries)),
+                self.towers.shape.history, self.teller, asked.about,
+            )  # fmt: skip
+            here = windows.to(self.device)
+            found.append(self.towers.user_vectors(here, self.items_ID, profile_UP))
+        return torch.cat(found)
 
     def scores_of(self, learned_QD: Tensor, queries: QueryRows) -> Tensor:
         """What `scores` gives where `learned_vectors` of the queries are known already.
@@ -336,7 +357,7 @@ class TwoTowerModel:
 
     def _users(self, queries: QueryRows, attributes: Mapping[str, Any] | None = None) -> Tensor:
         """User vectors (Q, D) on the model's device."""
-        return self._with_content(self._learned(queries, attributes), queries)
+        return self._with_content(self.learned_vectors(queries, attributes), queries)
 
     def _with_content(self, learned_QD: Tensor, queries: QueryRows) -> Tensor:
         if self.content is None:
@@ -350,24 +371,6 @@ class TwoTowerModel:
         return calibrate_popularity(
             scores_QI / self._temperature(), self._log_share(), self.popularity
         )
-
-    @torch.inference_mode()
-    def _learned(
-        self, queries: QueryRows, attributes: Mapping[str, Any] | None, block: int = 1024
-    ) -> Tensor:
-        asked = Asked(queries, self.profile_UP)
-        if attributes is not None:
-            asked = told_about(queries, attributes, self.profiles, self.teller)
-        profile_UP = None if asked.profile_UP is None else asked.profile_UP.to(self.device)
-        found = [torch.zeros(0, self.items_ID.shape[1], device=self.device)]
-        for start in range(0, len(queries), block):
-            windows = asked_windows(
-                asked.queries, start, min(start + block, len(queries)),
-                self.towers.shape.history, self.teller, asked.about,
-            )  # fmt: skip
-            here = windows.to(self.device)
-            found.append(self.towers.user_vectors(here, self.items_ID, profile_UP))
-        return torch.cat(found)
 
     @cached_property
     def _joined_ID(self) -> Tensor:

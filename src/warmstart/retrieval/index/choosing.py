@@ -281,20 +281,18 @@ def _similar(best: _Candidate, work: _Task) -> Similar:
     for effort in _EFFORTS:
         _, found_QK = engine.search(best.searcher, vectors, items_QD, k, effort=effort)
         recall, error = recall_of(_without(rows_Q, found_QK), wanted_QK)
-        tried.append((effort, recall, error))
-        if recall - 2 * error >= target.recall:
+        tried.append((effort, recall, recall - 2 * error))
+        if tried[-1][2] >= target.recall:
             break
     else:  # none reaches it: what finds hardly more is not worth its time
         most = max(recall for _, recall, _ in tried)
         tried = [one for one in tried if one[1] >= most - HARDLY][:1]
-    chosen, recall, error = tried[-1]
+    chosen, recall, low = tried[-1]
     with threadpool_limits(1, "blas"):
         times = _times(engine, best.searcher, vectors, items_QD, k, chosen)
     p99_ms = float(np.percentile(times, 99))
-    meets = recall - 2 * error >= target.recall and p99_ms <= target.p99_ms
-    return Similar(
-        effort=chosen, recall=recall, recall_low=recall - 2 * error, p99_ms=p99_ms, meets=meets
-    )
+    meets = low >= target.recall and p99_ms <= target.p99_ms
+    return Similar(effort=chosen, recall=recall, recall_low=low, p99_ms=p99_ms, meets=meets)
 
 
 def _without(rows_Q: np.ndarray, found_QK: np.ndarray) -> np.ndarray:
