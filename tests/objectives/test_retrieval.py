@@ -14,7 +14,6 @@ from warmstart.core import UsageError
 from warmstart.objectives import (
     accidental_hits,
     bounded_temperature,
-    calibrate_popularity,
     frequency_temperature,
     info_nce,
     log_expected_draws,
@@ -234,16 +233,6 @@ def test_temperature_by_frequency() -> None:
     assert frequency_temperature(counts, typical, 0.5, 2.0).tolist() == pytest.approx(
         [0.01, 0.5, 1.0]
     )
-
-
-def test_popularity_calibration_undoes_in_batch_sampling() -> None:
-    """A model that learned log p(j|u) - log p(j) ranks by log p(j|u) after calibration."""
-    joint = torch.softmax(drawn(3, 4), dim=1)
-    share = torch.tensor([0.6, 0.2, 0.15, 0.05], dtype=torch.float64)
-    learned = torch.log(joint) - torch.log(share)
-    found = calibrate_popularity(learned, torch.log(share), 1.0)
-    torch.testing.assert_close(found, torch.log(joint))
-    assert torch.equal(calibrate_popularity(learned, torch.log(share), 0.0), learned)
 
 
 @pytest.mark.parametrize("temperature", [0.0, -1.0])

@@ -138,12 +138,41 @@ def test_new_items_are_raised_by_the_share_of_new_ones_among_the_last(
         assert raised.item_vectors()[4, -1] == pytest.approx(max(bonus, FLAG))
 
 
-def test_an_index_answers_as_the_scores_do(mixed: TwoTowerModel) -> None:
-    index = FaissIndex.build(range(30), mixed.item_vectors(), tower=mixed.fingerprint)
+@pytest.mark.parametrize("popularity", [0.0, 0.7, -0.4])
+def test_an_index_answers_as_the_scores_do(mixed: TwoTowerModel, popularity: float) -> None:
+    model = replace(mixed, popularity=popularity)
+    index = FaissIndex.build(range(30), model.item_vectors(), tower=model.fingerprint)
     queries = Queries.of([[3, 4], [20]])
-    _, found = index.search(mixed.user_vectors(queries), 5, tower=mixed.fingerprint)
-    best = torch.topk(mixed.scores(queries), 5, dim=1).indices.tolist()
+    _, found = index.search(model.user_vectors(queries), 5, tower=model.fingerprint)
+    best = torch.topk(model.scores(queries), 5, dim=1).indices.tolist()
     assert [list(map(int, row)) for row in found] == best
+    assert model.item_vectors().shape == (30, model.dimension)
+
+
+def test_popularity_stands_beside_contents_and_grows(mixed: TwoTowerModel) -> None:
+    """Cosine / temperature + s log p, from one inner product; new items count as the rarest."""
+    lifted = replace(mixed, popularity=0.7)
+    queries = Queries.of([[3, 4], [20], []])
+    share_I = mixed.share_I.double().numpy().copy()
+    share_I[share_I == 0] = share_I[share_I > 0].min() / 2
+    temperature = mixed.towers.temperature().item()
+    wanted_QI = mixed.scores(queries).numpy() / temperature + 0.7 * np.log(share_I)
+    np.testing.assert_allclose(lifted.scores(queries).numpy(), wanted_QI, rtol=1e-4)
+    product_QI = lifted.user_vectors(queries) @ lifted.item_vectors().T / temperature
+    np.testing.assert_allclose(product_QI, wanted_QI, rtol=1e-4)
+    pairs_II = mixed.item_vectors() @ mixed.item_vectors().T
+    np.testing.assert_allclose(
+        lifted.item_vectors() @ lifted.item_vectors().T, pairs_II, atol=FLAG**2 + 1e-6
+    )
+    new, names = texts()[:2], [*mixed.item_ids, "a", "b"]
+    grown = lifted.with_items(["a", "b"], new)
+    other = lifted.with_vectors(names, grown.item_vectors()[30:])
+    rarest = np.log(mixed.share_I[mixed.share_I > 0].min().item() / 2)
+    plain_QN = mixed.with_items(["a", "b"], new).scores(queries).numpy()[:, 30:] / temperature
+    for one in (grown, other):
+        found_QN = one.scores(queries).numpy()[:, 30:]
+        np.testing.assert_allclose(found_QN, plain_QN + 0.7 * rarest, rtol=1e-4)
+        assert one.fingerprint == lifted.fingerprint != mixed.fingerprint
 
 
 def test_it_is_saved_and_grows(mixed: TwoTowerModel, tmp_path: Path) -> None:

@@ -26,7 +26,6 @@ __all__ = [
     "TEMPERATURES",
     "accidental_hits",
     "bounded_temperature",
-    "calibrate_popularity",
     "frequency_temperature",
     "info_nce",
     "log_expected_draws",
@@ -228,22 +227,6 @@ def frequency_temperature(
     """
     factor_B = torch.exp(power * (torch.log1p(counts_B.float()) - mean_log_count))
     return (temperature * factor_B).clamp(low, high)
-
-
-def calibrate_popularity(scores_QI: Tensor, log_probability_I: Tensor, strength: float) -> Tensor:
-    """`s + strength · log p`: popularity put back, or taken away, after training.
-
-    Negatives drawn as items occur, uncorrected, teach `log p(item | user) - log p(item)`; a
-    strength of 1 makes `log p(item | user)` of that. Below 0 it favours rare items.
-
-    Args:
-        scores_QI: Scores divided by the temperature.
-        log_probability_I: Logarithm of each item's share of the training events; finite.
-        strength: Any number; chosen on validation.
-
-    Source: Menon et al. 2021, Long-tail learning via logit adjustment, section 4.
-    """
-    return scores_QI + strength * log_probability_I
 
 
 def _check_temperature(temperature: float | Tensor) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -12,6 +13,7 @@ import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
+from torch.nn import functional
 
 from warmstart.backbones import Backbone, embed_inputs
 from warmstart.core import (
@@ -26,9 +28,8 @@ from warmstart.core import (
     write_json,
 )
 from warmstart.data import from_inputs
-from warmstart.objectives import calibrate_popularity
 
-from .content_part import ContentPart
+from .content_part import FLAG, MULTIPLE, ContentPart
 from .item_texts import apply_text_weights, load_text_encoder
 from .profiles import ProfileCode
 from .sequences import QueryRows
@@ -90,9 +91,9 @@ class TwoTowerModel:
 
     @property
     def dimension(self) -> int:
-        """D, with the components of the content."""
+        """D, with the components of the content and of the popularity calibration."""
         beside = 0 if self.content is None else self.content.dimension
-        return int(self.items_ID.shape[1]) + beside
+        return int(self.items_ID.shape[1]) + beside + (MULTIPLE if self.popularity else 0)
 
     @property
     def fingerprint(self) -> str:
@@ -106,19 +107,24 @@ class TwoTowerModel:
         if self.content is not None:
             code = self.content.code
             beside = [self.content.facts(), code.mean_E.numpy(), code.basis_EP.numpy()]
+        if self.popularity:
+            beside.append({"rarest": self._rarest()})
         return fingerprint(
             "item tower", self.text, self.image, weights, *([tuned] if tuned else ()), *beside
         )
 
     def item_vectors(self) -> np.ndarray:
-        """Vectors (I, D) of all items, float32; of unit length without content."""
+        """Vectors (I, D) of all items, float32; of unit length without content and calibration."""
         found: np.ndarray = self._joined_ID.cpu().numpy()
         return found
 
     def user_vectors(
         self, queries: QueryRows, attributes: Mapping[str, Any] | None = None
     ) -> np.ndarray:
-        """Vectors (Q, D), float32, of unit length without content; the newest events count.
+        """Vectors (Q, D), float32; the newest events count.
+
+        Of unit length without content and popularity calibration. What ranks items is the inner
+        product with theirs.
 
         Args:
             queries: Users and their histories; a history may be empty, a user unknown.
@@ -205,6 +211,8 @@ class TwoTowerModel:
                 if self.content is not None:
                     rows = self.content.code(part).to(self.device)
                     made = self.content.items(made, rows, unknown)
+                if self.popularity:
+                    made = self._with_shares(made, torch.zeros(len(part), device=self.device))
                 found.append(made.cpu().numpy())
         return np.concatenate(found)
 
@@ -360,29 +368,43 @@ class TwoTowerModel:
         return self._with_content(self.learned_vectors(queries, attributes), queries)
 
     def _with_content(self, learned_QD: Tensor, queries: QueryRows) -> Tensor:
-        if self.content is None:
-            return learned_QD
-        return self.content.users(learned_QD, queries, self.known_I)
+        """The learned vectors with what content and calibration say beside them."""
+        found_QD = learned_QD
+        if self.content is not None:
+            found_QD = self.content.users(learned_QD, queries, self.known_I)
+        if not self.popularity:
+            return found_QD
+        strength = self.popularity * self._temperature() * -self._rarest() / FLAG
+        lift_Q1 = strength.expand(len(found_QD), 1).to(found_QD)
+        return functional.pad(torch.cat([found_QD, lift_Q1], dim=1), (0, MULTIPLE - 1))
+
+    def _with_shares(self, vectors_ND: Tensor, share_N: Tensor) -> Tensor:
+        """Item vectors (N, D) with the logarithm of the items' shares of the events.
+
+        By it an inner product holds the popularity calibration; it is at most `FLAG`, so that
+        items compared with one another hardly feel it.
+        """
+        lift_N1 = -FLAG / self._rarest() * self._log_share(share_N)[:, None]
+        return functional.pad(torch.cat([vectors_ND, lift_N1], dim=1), (0, MULTIPLE - 1))
 
     def _scores(self, users_QD: Tensor) -> Tensor:
         scores_QI = users_QD @ self._joined_ID.T
-        if not self.popularity:
-            return scores_QI
-        return calibrate_popularity(
-            scores_QI / self._temperature(), self._log_share(), self.popularity
-        )
+        return scores_QI / self._temperature() if self.popularity else scores_QI
 
     @cached_property
     def _joined_ID(self) -> Tensor:
         """Item vectors (I, D) on the model's device."""
-        if self.content is None:
-            return self.items_ID
-        return self.content.items(self.items_ID, self.content.rows_IP, self.known_I)
+        found_ID = self.items_ID
+        if self.content is not None:
+            found_ID = self.content.items(found_ID, self.content.rows_IP, self.known_I)
+        return self._with_shares(found_ID, self.share_I) if self.popularity else found_ID
 
     def _extended(self, item_ids: tuple[str, ...], added_ND: np.ndarray) -> TwoTowerModel:
         """This model with the vectors of new items after its own."""
         added = torch.from_numpy(np.ascontiguousarray(added_ND, dtype=np.float32)).to(self.device)
         none, content = torch.zeros(len(added), device=self.device), self.content
+        if self.popularity:
+            added = added[:, :-MULTIPLE]
         if content is not None:
             added, rows = content.parts_of(added)
             content = content.extended(rows)
@@ -399,10 +421,14 @@ class TwoTowerModel:
         found: Tensor = self.towers.temperature().detach()
         return found
 
-    def _log_share(self) -> Tensor:
-        """Logarithm of the items' shares; items without events get half of the least one."""
-        least = self.share_I[self.share_I > 0].min()
-        return torch.log(torch.where(self.share_I > 0, self.share_I, least / 2))
+    def _rarest(self) -> float:
+        """Logarithm of half of the least share: what items without events get."""
+        return math.log(float(self.share_I[self.share_I > 0].min()) / 2)
+
+    def _log_share(self, share_N: Tensor) -> Tensor:
+        """Logarithm of items' shares."""
+        rarest_N = torch.full_like(share_N, self._rarest())
+        return torch.where(share_N > 0, torch.log(share_N), rarest_N)
 
     def _check_given(self, text: np.ndarray | None, image: np.ndarray | None) -> None:
         for name, wanted, given in (("text", self.text, text), ("image", self.image, image)):

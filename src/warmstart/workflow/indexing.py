@@ -320,11 +320,6 @@ def _publish(
     engine: str, *, thorough: bool = False,
 ) -> IndexReport:  # fmt: skip
     """A numbered folder with the index and its items; the pointer names it at the end."""
-    if towers.popularity:
-        raise UsageError(
-            f"{run.folder} adds popularity to its cosines, which an index cannot do: what it would "
-            "answer is not what was evaluated. Fit with popularity=0."
-        )
     home = index_home(run)
     home.mkdir(parents=True, exist_ok=True)
     numbers = [int(path.name) for path in home.iterdir() if re.fullmatch(r"\d{4,}", path.name)]
