@@ -130,7 +130,7 @@ class Cards(Mapping[ItemId, ItemCard]):
 class Service:
     """What the benchmark serves: a version names model and cards, its folder the index."""
 
-    images = None
+    images = ()
     profiles = None
 
     def __init__(self, folder: Path) -> None:

@@ -51,7 +51,7 @@ class Fake:
 
     version: str = "a"
     items: int = ITEMS
-    images: Path | None = None
+    images: tuple[Path, ...] = ()
     before: Callable[[], object] = field(default=lambda: None)
     empty_allowed: bool = True
     profiles: ProfileCode | None = field(default_factory=lambda: PROFILES)

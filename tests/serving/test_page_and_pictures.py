@@ -103,7 +103,7 @@ def test_the_page_asks_for_what_the_model_reads_of_users() -> None:
 
 
 def with_pictures(folder: Path, images: list[str | None]) -> Fake:
-    fake = Fake(items=len(images) + 1, images=folder)
+    fake = Fake(items=len(images) + 1, images=(folder,))
     fake.cards = {
         item: ItemCard(card.title, card.tags, card.description, image)
         for (item, card), image in zip(fake.cards.items(), [None, *images], strict=True)
@@ -208,7 +208,7 @@ def test_what_is_no_picture_of_the_catalogue(tmp_path: Path, bad: Any) -> None:
 def test_without_a_folder_there_are_no_pictures(tmp_path: Path) -> None:
     save(tmp_path / "x.png")
     fake = with_pictures(tmp_path, ["x.png"])
-    fake.images = None
+    fake.images = ()
     items = post("/v1/similar", {"item": "a-0"}, fake).json()["items"]
     assert items[0]["thumbnail"] is None
 

@@ -223,6 +223,13 @@ IndexTime = Annotated[
 IndexEngine = Annotated[str, typer.Option("--engine", help="auto, flat, hnsw, ivf-flat or ivf-pq.")]
 
 
+def ids(text: str | None) -> list[str] | None:
+    """Ids by comma; an empty text is an empty list."""
+    if text is None:
+        return None
+    return [part.strip() for part in text.split(",") if part.strip()]
+
+
 def milliseconds(text: str) -> float:
     """Milliseconds in `5ms`, `0.2s` or `5`.
 

@@ -48,7 +48,7 @@ def recommend(
     from warmstart.workflow import recommend as verb
 
     found = verb(
-        run, user=user, history=_ids(history), k=k, exclude=_ids(exclude) or (), tag=tag,
+        run, user=user, history=o.ids(history), k=k, exclude=o.ids(exclude) or (), tag=tag,
         attributes=o.parse_settings(about, "--about") or None, device=device,
         backbone=backbone, allow_bin=allow_bin,
     )  # fmt: skip
@@ -62,10 +62,3 @@ def recommend(
             f"{one.score:.3f}",
         )  # fmt: skip
     answer(table)
-
-
-def _ids(text: str | None) -> list[str] | None:
-    """Ids by comma; an empty text is an empty list."""
-    if text is None:
-        return None
-    return [part.strip() for part in text.split(",") if part.strip()]

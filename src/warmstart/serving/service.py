@@ -23,7 +23,8 @@ class ItemCard:
         title: Its name.
         tags: Its categories.
         description: A few sentences, or nothing.
-        image: Path of a picture, absolute or below the service's `images` folder; None: no picture.
+        image: Path of a picture inside one of the service's `images` folders, absolute or below
+            the first of them; None: no picture.
     """
 
     title: str
@@ -59,8 +60,8 @@ class RecommendService(Protocol):
         """Items of each known user by id, oldest first."""
 
     @property
-    def images(self) -> Path | None:
-        """The folder that pictures must lie in; None: no pictures are served."""
+    def images(self) -> tuple[Path, ...]:
+        """The folders that pictures must lie in; without any no pictures are served."""
 
     @property
     def profiles(self) -> ProfileCode | None:

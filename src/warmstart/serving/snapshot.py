@@ -71,7 +71,7 @@ class Snapshot:
     @cached_property
     def pictures(self) -> dict[str, str]:
         """Path of each picture by its code, which depends on the path alone: it outlives a swap."""
-        if self.service.images is None:
+        if not self.service.images:
             return {}
         paths = {card.image for card in self.service.cards.values() if card.image}
         return {picture_code(path): path for path in paths}
@@ -105,7 +105,7 @@ class Snapshot:
 
     def picture(self, card: ItemCard) -> str | None:
         """The code of a card's picture, or None."""
-        if self.service.images is None or not card.image:
+        if not self.service.images or not card.image:
             return None
         return picture_code(card.image)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import threading
 from collections import OrderedDict
+from collections.abc import Sequence
 from pathlib import Path
 
 from warmstart.data.images import UnreadableImageError, open_rgb
@@ -42,7 +43,7 @@ class Thumbnails:
                 pictures' folder, or cannot be decoded.
         """
         path = snapshot.pictures.get(code)
-        if path is None or snapshot.service.images is None:
+        if path is None:
             raise _missing()
         with self._lock:
             if code in self._made:
@@ -73,14 +74,14 @@ class Thumbnails:
                 self._bytes -= len(old)
 
 
-def _inside(folder: Path, path: str) -> Path:
-    """The file, when it lies inside the folder after all links are followed."""
+def _inside(folders: Sequence[Path], path: str) -> Path:
+    """The file, when it lies inside one of the folders after all links are followed."""
     try:
-        root = folder.resolve(strict=True)
-        found = (root / path).resolve(strict=True)
+        found = (folders[0] / path).resolve(strict=True)
+        inside = any(found.is_relative_to(folder.resolve()) for folder in folders)
     except (OSError, ValueError, RuntimeError):
         raise _missing() from None
-    if not found.is_relative_to(root) or not found.is_file():
+    if not inside or not found.is_file():
         raise _missing()
     return found
 

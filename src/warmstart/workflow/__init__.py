@@ -4,6 +4,7 @@ from warmstart.backbones import backbone
 from warmstart.data import read, sample
 
 from .adapt import adapt
+from .answering import recommend
 from .apply import (
     Evaluation,
     Predictions,
@@ -19,14 +20,15 @@ from .episodes import episodes, parse_episodes
 from .familiar import Unfamiliar
 from .fit import fit
 from .folders import refuse_own_input
-from .indexing import IndexReport, RunService, build_run_index, refresh, run_service
+from .indexing import IndexReport, build_run_index, refresh
 from .info import info
 from .later import RankedArm, RetrievalEvaluation
 from .plan import check_plan_path, plan, write_plan
 from .rank import RankedBackbones, check_rank_path, rank, write_rank
 from .rates import check_plot_path, rates, write_rates
-from .recommending import Recommendation, RetrievalRun, open_retrieval, open_run, recommend
+from .recommending import Recommendation, RetrievalRun, open_retrieval, open_run
 from .retrieval import RETRIEVAL_ARMS, compare_interactions, fit_interactions
+from .run_index import RunService, run_service
 from .runs import FinishedRun
 from .seen import write_seen
 from .serving import serve_run

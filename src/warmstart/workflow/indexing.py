@@ -8,51 +8,55 @@ runs takes it up whole.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from functools import cached_property
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import polars as pl
+from filelock import FileLock, Timeout
 
 from warmstart.backbones import Backbone
 from warmstart.core import (
     DataError,
     RunError,
+    Streams,
     UsageError,
+    fingerprint,
+    nearest,
     progress,
     publishing,
-    verify_manifest,
     write_json,
 )
 from warmstart.data import read_items
 from warmstart.evaluation import Queries
 from warmstart.reporting import write_index_report
-from warmstart.retrieval import ProfileCode, TwoTowerModel, item_titles
-from warmstart.retrieval.index import FaissIndex, ItemId, Target, build_index
-from warmstart.serving import ItemCard, point, pointed
+from warmstart.retrieval import TwoTowerModel
+from warmstart.retrieval.index import ItemId, Target, build_index
+from warmstart.serving import point
 
 from .content import image_vectors
 from .recommending import RetrievalRun, open_retrieval
 from .run_encoders import run_encoder
+from .run_index import (
+    FACTS,
+    ITEMS,
+    POINTER,
+    VECTORS,
+    current_index,
+    index_home,
+    own_images,
+    run_service,
+)
 from .runs import FinishedRun
 
-__all__ = [
-    "POINTER",
-    "IndexReport",
-    "RunService",
-    "build_run_index",
-    "current_index",
-    "index_home",
-    "refresh",
-    "run_service",
-]
+__all__ = ["IndexReport", "build_run_index", "refresh"]
 
-POINTER = "current"
-_VECTORS, _ITEMS, _FACTS, _REPORT = "vectors", "items.parquet", "index.json", "report.html"
+_REPORT, _BUILDING = "report.html", "building"
+_ROWS = 65_536
 _QUERIES = 1000
+_SHOWN = ("title", "tags", "description", "image")
 
 
 @dataclass(frozen=True)
@@ -116,18 +120,15 @@ def build_run_index(
         RunError: When the run kept no towers.
     """
     opened = open_retrieval(run, device=device, backbone=backbone, allow_bin=allow_bin)
-    towers, items = opened.towers, opened.items
-    current = current_index(opened)
-    if current is not None:  # with the items that were added since
-        service = run_service(opened, current)
-        towers, items = service.towers, service.items
-    return _publish(opened, towers, items, recall, p99_ms, engine, thorough=thorough)
+    return _publish(opened, _served(opened), recall, p99_ms, engine, thorough=thorough)
 
 
 def refresh(
     run: FinishedRun | str | Path,
-    items: str | Path,
+    items: str | Path | None = None,
     *,
+    remove: Sequence[str] = (),
+    item: str | None = None,
     recall: float = 0.95,
     p99_ms: float = 5.0,
     engine: str = "auto",
@@ -137,14 +138,18 @@ def refresh(
     skip_bad: bool = False,
     allow_bin: bool = False,
 ) -> IndexReport:
-    """Add items that the run has not seen, by texts and pictures; a running server takes them up.
+    """Change the catalogue of a run's index without training; a running server takes it up whole.
 
-    Texts are read by the encoder as it was tuned, where it was.
+    New items get a vector from their texts and pictures, read by the encoder as it was tuned,
+    where it was. Items that are there already keep their vectors and are shown as the table now
+    has them. Items that are removed are never answered; one of the run's own comes back with its
+    vector when a later table has it.
 
     Args:
         run: A retrieval run or its folder.
-        items: A table of items, as `read_interactions` reads one. Items that are there already
-            keep their vectors; they are counted.
+        items: A table of items, as `read_interactions` reads one.
+        remove: Ids of items to take out.
+        item: The table's column of ids; by default found by its name.
         recall: See `build_run_index`.
         p99_ms: See `build_run_index`.
         engine: See `build_run_index`.
@@ -155,205 +160,191 @@ def refresh(
         allow_bin: Whether the encoder may have pickled weights.
 
     Raises:
-        RunError: When the encoder is not the one that the run was made with.
-        DataError: When the table cannot be read or holds nothing new.
+        RunError: When the encoder is not the one that the run was made with, or another process
+            builds an index of the run.
+        DataError: When the table cannot be read or changes nothing, or an item to remove is not
+            there.
+        UsageError: For neither a table nor items to remove, or a run that cannot know new items.
     """
+    if items is None and not remove:
+        raise UsageError("refresh wants a table of items (--items), ids to remove (--remove).")
     opened = open_retrieval(run, device=device, backbone=backbone, allow_bin=allow_bin)
-    allow_bin = opened.allow_bin
-    known, towers = opened.items, opened.towers
-    current = current_index(opened)
-    if current is not None:
-        service = run_service(opened, current)
-        known, towers = service.items, service.towers
-    found = read_items(items, skip_bad=skip_bad)
-    fresh = found.filter(~pl.col("item_id").is_in(known["item_id"].to_list()))
-    if found.height > fresh.height:
-        same = found.height - fresh.height
-        many = "items are known and keep their vectors"
-        words = "item is known and keeps its vector" if same == 1 else many
-        progress.note(f"{same:,} {words}.")
-    if not fresh.height:
-        raise DataError(f"{items} holds no item that {opened.folder} does not know.")
-    if not towers.text and not towers.image:
-        raise UsageError(
-            f"{opened.folder} knows items by their ids alone, so a new item has no vector. Fit a "
-            "track that reads texts: two-tower or user-tower."
-        )
-    every = pl.concat([known, fresh.select(_shared(known, fresh))], how="diagonal_relaxed")
-    added = every.slice(known.height)
-    vectors_NT = vectors_NG = None
-    if towers.text:
-        encoder = run_encoder(
-            opened.results, opened.folder, "backbone", backbone, device, allow_bin
-        )
-        vectors_NT = towers.encode_texts(encoder, added["text"].fill_null("").to_list())
-    if towers.image:
-        vectors_NG = np.zeros((added.height, towers.image), dtype=np.float32)
-        paths = added["image"].to_list()
-        if any(paths):
-            encoder = run_encoder(
-                opened.results, opened.folder, "image_backbone", image_backbone, device, allow_bin
-            )
-            found_NG = image_vectors(paths, Path(items).expanduser().parent, encoder)
-            vectors_NG = vectors_NG if found_NG is None else found_NG
-    grown = towers.with_items(added["item_id"].to_list(), vectors_NT, vectors_NG)
-    return _publish(opened, grown, every, recall, p99_ms, engine)
+    catalogue = _without(_served(opened), remove, opened)
+    if items is not None:
+        found = read_items(items, item=item, skip_bad=skip_bad)
+        folder = Path(items).expanduser().parent.resolve()
+        pictures = pl.lit(f"{folder}/") + pl.col("image")  # null stays null
+        grown = _with_items(opened, catalogue, found.with_columns(image=pictures), image_backbone)
+        if grown is catalogue and not remove:
+            raise DataError(f"{items} holds no item that {opened.folder} does not know as it is.")
+        catalogue = replace(grown, images=tuple(dict.fromkeys((*catalogue.images, folder))))
+    return _publish(opened, catalogue, recall, p99_ms, engine)
 
 
 @dataclass(frozen=True)
-class RunService:
-    """A retrieval run as `serving.RecommendService` wants one.
+class _Catalogue:
+    """What is indexed.
 
     Attributes:
-        run: The run.
-        towers: Its towers, with the items that were added since.
-        index: What is searched.
-        items: The catalogue of the index.
+        towers: They know each item, and perhaps others.
+        items: One row an item, in the order of the index.
+        images: Folders that pictures lie in.
     """
 
-    run: RetrievalRun
     towers: TwoTowerModel
-    index: FaissIndex
     items: pl.DataFrame
+    images: tuple[Path, ...]
 
-    @property
-    def model(self) -> str:
-        """The run's name."""
-        return self.run.folder.name
 
-    @cached_property
-    def tower(self) -> str:
-        """Fingerprint of the item tower."""
-        return self.towers.fingerprint
+def _served(run: RetrievalRun) -> _Catalogue:
+    """The catalogue of the run's index, the run's own where there is none."""
+    current = current_index(run)
+    if current is None:
+        return _Catalogue(run.towers, run.items, own_images(run))
+    service = run_service(run, current)
+    return _Catalogue(service.towers, service.items, service.images)
 
-    @cached_property
-    def cards(self) -> Mapping[Any, ItemCard]:
-        """What people see of the items."""
-        columns = ("item_id", "title", "tags", "description", "image")
-        rows = self.items.select(columns).iter_rows()
-        return {
-            name: ItemCard(title or name, tuple(tags or ()), description or "", image)
-            for name, title, tags, description, image in rows
-        }
 
-    @cached_property
-    def histories(self) -> Mapping[Any, Sequence[ItemId]]:
-        """Items of each user, oldest first."""
-        names = self.run.items["item_id"].to_list()
-        grouped = self.run.events.group_by("user", maintain_order=True).agg(pl.col("item"))
-        users = {code: name for name, code in self.run.user_codes.items()}
-        return {users[user]: [names[code] for code in codes] for user, codes in grouped.iter_rows()}
-
-    @property
-    def images(self) -> Path | None:
-        """Where pictures lie; None where the run names no folder."""
-        named = (self.run.results.get("data") or {}).get("images")
-        return None if named is None else Path(named)
-
-    @cached_property
-    def _codes(self) -> dict[str, int]:
-        return {name: code for code, name in enumerate(self.towers.item_ids)}
-
-    @property
-    def profiles(self) -> ProfileCode | None:
-        """The attributes of users that the towers read."""
-        return self.towers.profiles
-
-    def user_vector(
-        self,
-        history: Sequence[ItemId],
-        user: ItemId | None,
-        attributes: Mapping[str, Any] | None = None,
-    ) -> np.ndarray:
-        """The query (D,) of a user; see `serving.RecommendService`."""
-        codes = [self._codes[str(item)] for item in history if str(item) in self._codes]
-        known = -1 if user is None else self.run.user_codes.get(str(user), -1)
-        found: np.ndarray = self.towers.user_vectors(
-            Queries.of([codes], users=[known]), attributes
-        )[0]
+def _without(found: _Catalogue, remove: Sequence[str], run: RetrievalRun) -> _Catalogue:
+    if not remove:
         return found
+    known = set(found.items["item_id"])
+    missing = [name for name in remove if name not in known]
+    if missing:
+        raise DataError(
+            f"The index of {run.folder} has no item {missing[0]!r} that could be removed."
+            f"{nearest(missing[0], found.items['item_id'].head(1000).to_list())}"
+        )
+    left = found.items.filter(~_among(remove))
+    if not left.height:
+        raise DataError(f"All {found.items.height:,} items would be removed. Leave one at least.")
+    progress.note(f"{found.items.height - left.height:,} of {found.items.height:,} items removed.")
+    return replace(found, items=left)
 
 
-def run_service(run: RetrievalRun, folder: Path) -> RunService:
-    """What the index in `folder` needs to be served.
-
-    Raises:
-        RunError: When it belongs to another item tower, or is damaged.
-    """
-    towers = run.towers
-    verify_manifest(folder)
-    items = pl.read_parquet(folder / _ITEMS)
-    index = FaissIndex.load(folder / _VECTORS, tower=towers.fingerprint)
-    names = items["item_id"].to_list()
-    if list(index.ids) != names:
-        raise RunError(f"{folder} is damaged: its index and its items differ. Build it again.")
-    added = names[len(towers.item_ids) :]
-    if added:
-        towers = towers.with_vectors(names, index.vectors(added)).with_titles(item_titles(items))
-    return RunService(run, towers, index, items)
-
-
-def index_home(run: RetrievalRun) -> Path:
-    """Where the indexes of a run lie."""
-    named = run.folder.resolve()
-    return named.parent / f"{named.name}.index"
+def _with_items(
+    run: RetrievalRun,
+    old: _Catalogue,
+    table: pl.DataFrame,
+    image_backbone: Backbone | str | Path | None,
+) -> _Catalogue:
+    """The catalogue with the rows of a table; the same one where they change nothing."""
+    known = _among(old.items["item_id"])
+    again, absent = table.filter(known), table.filter(~known)
+    shown, changed = _shown_as(old.items, again)
+    if again.height:
+        many = "items are known and keep their vectors"
+        words = "item is known and keeps its vector" if again.height == 1 else many
+        progress.note(f"{again.height:,} {words}; {changed:,} shown otherwise than before.")
+    if not absent.height:
+        return replace(old, items=shown) if changed else old
+    fresh = absent.filter(~_among(old.towers.item_ids))
+    towers = _grown(run, old.towers, fresh, image_backbone) if fresh.height else old.towers
+    columns = [name for name in shown.columns if name in absent.columns]
+    every = pl.concat([shown, absent.select(columns)], how="diagonal_relaxed")
+    return replace(old, towers=towers, items=every)
 
 
-def current_index(run: RetrievalRun) -> Path | None:
-    """The index that is served; None before there is one, or when it is of another item tower."""
-    pointer = index_home(run) / POINTER
-    if not pointer.exists():
-        return None
-    folder = pointed(pointer)
-    if verify_manifest(folder).get("tower") != run.towers.fingerprint:
-        progress.note(f"{folder} is of another model than {run.folder}: it is left aside.")
-        return None
-    return folder
+def _among(names: Iterable[str]) -> pl.Expr:
+    return pl.col("item_id").is_in(list(names))
 
 
-def _shared(known: pl.DataFrame, fresh: pl.DataFrame) -> list[str]:
-    return [name for name in known.columns if name in fresh.columns]
+def _shown_as(items: pl.DataFrame, table: pl.DataFrame) -> tuple[pl.DataFrame, int]:
+    """Items with what the table says people should see of them, and how many that changes."""
+    told = {name: values for name, *values in table.select("item_id", *_SHOWN).iter_rows()}
+    rows, changed = [], 0
+    for name, *before in items.select("item_id", *_SHOWN).iter_rows():
+        after = [new or old for new, old in zip(told.get(name, before), before, strict=True)]
+        changed += after != before
+        rows.append(after)
+    types = {name: pl.List(pl.String) if name == "tags" else pl.String for name in _SHOWN}
+    return items.with_columns(pl.DataFrame(rows, schema=types, orient="row")), changed
+
+
+def _grown(
+    run: RetrievalRun,
+    towers: TwoTowerModel,
+    fresh: pl.DataFrame,
+    image_backbone: Backbone | str | Path | None,
+) -> TwoTowerModel:
+    """The towers with the vectors of items that they do not know."""
+    if not towers.text and not towers.image:
+        raise UsageError(
+            f"{run.folder} knows items by their ids alone, so a new item has no vector. Fit a "
+            "track that reads texts: two-tower or user-tower."
+        )
+    vectors_NT = vectors_NG = None
+
+    def encoder(
+        kind: Literal["backbone", "image_backbone"], named: Backbone | str | Path | None
+    ) -> Backbone:
+        return run_encoder(run.results, run.folder, kind, named, run.device, run.allow_bin)
+
+    if towers.text:
+        texts = fresh["text"].fill_null("").to_list()
+        vectors_NT = towers.encode_texts(encoder("backbone", run.encoder), texts)
+    if towers.image:
+        vectors_NG = np.zeros((fresh.height, towers.image), dtype=np.float32)
+        if any(paths := fresh["image"].to_list()):
+            found_NG = image_vectors(paths, Path(), encoder("image_backbone", image_backbone))
+            vectors_NG = vectors_NG if found_NG is None else found_NG
+    return towers.with_items(fresh["item_id"].to_list(), vectors_NT, vectors_NG)
 
 
 def _publish(
-    run: RetrievalRun, towers: TwoTowerModel, items: pl.DataFrame, recall: float, p99_ms: float,
-    engine: str, *, thorough: bool = False,
+    run: RetrievalRun, catalogue: _Catalogue, recall: float, p99_ms: float, engine: str,
+    *, thorough: bool = False,
 ) -> IndexReport:  # fmt: skip
-    """A numbered folder with the index and its items; the pointer names it at the end."""
+    """A numbered folder with the index and its items; the pointer names it at the end.
+
+    Vectors that a stopped build has written are taken up where they are those of this one.
+    """
     home = index_home(run)
     home.mkdir(parents=True, exist_ok=True)
-    numbers = [int(path.name) for path in home.iterdir() if re.fullmatch(r"\d{4,}", path.name)]
-    folder = home / f"{max(numbers, default=0) + 1:04d}"
-    vectors_ID = towers.item_vectors()
-    names = list(towers.item_ids)
+    try:
+        lock = FileLock(home / ".lock").acquire(timeout=0)
+    except Timeout:
+        raise RunError(
+            f"Another process is building an index of {run.folder}. Wait for it, or stop it."
+        ) from None
+    with lock:
+        numbers = [int(path.name) for path in home.iterdir() if re.fullmatch(r"\d{4,}", path.name)]
+        folder = home / f"{max(numbers, default=0) + 1:04d}"
+        towers, names = catalogue.towers, catalogue.items["item_id"].to_list()
+        code_of = {name: code for code, name in enumerate(towers.item_ids)}
+        code_N = np.array([code_of[name] for name in names])
+        vectors_ID = towers.item_vectors()
 
-    def blocks(start: int) -> Iterator[tuple[Sequence[ItemId], np.ndarray]]:
-        for first in range(start, len(names), 65_536):
-            yield names[first : first + 65_536], vectors_ID[first : first + 65_536]
+        def blocks(start: int) -> Iterator[tuple[Sequence[ItemId], np.ndarray]]:
+            for first in range(start, len(names), _ROWS):
+                stop = first + _ROWS
+                yield names[first:stop], vectors_ID[code_N[first:stop]]
 
-    queries_QD = _real_queries(run, towers)
-    target = Target.parse({"recall": recall, "p99_ms": p99_ms}, "index")
-    tower = towers.fingerprint
-    with publishing(folder, task_type="retrieve", run=run.folder.name, tower=tower) as part:
-        index = build_index(
-            part / _VECTORS, blocks, tower=tower, engine=engine, target=target,
-            queries_QD=queries_QD, total=len(names), thorough=thorough,
-        )  # fmt: skip
-        items.write_parquet(part / _ITEMS)
-        report = IndexReport(
-            folder, len(names), index.engine.kind, index.engine.model_dump(), index.choice
-        )
-        write_json(part / _FACTS, report.to_json())
-        write_index_report(report.to_json(), part / _REPORT)
-    point(home / POINTER, folder)
+        queries_QD = _real_queries(run, towers)
+        target = Target.parse({"recall": recall, "p99_ms": p99_ms}, "index")
+        tower = towers.fingerprint
+        with publishing(folder, task_type="retrieve", run=run.folder.name, tower=tower) as part:
+            index = build_index(
+                part / VECTORS, blocks, tower=tower, engine=engine, target=target,
+                queries_QD=queries_QD, total=len(names), thorough=thorough,
+                partial=home / _BUILDING, contents=fingerprint(names, vectors_ID),
+            )  # fmt: skip
+            catalogue.items.write_parquet(part / ITEMS)
+            report = IndexReport(
+                folder, len(names), index.engine.kind, index.engine.model_dump(), index.choice
+            )
+            write_json(part / FACTS, {**report.to_json(), "images": catalogue.images})
+            write_index_report(report.to_json(), part / _REPORT)
+        point(home / POINTER, folder)
     return report
 
 
 def _real_queries(run: RetrievalRun, towers: TwoTowerModel) -> np.ndarray | None:
-    """Vectors of users as they are now: what searches will be asked with."""
+    """Vectors of some users as they are now: what searches will be asked with."""
     grouped = run.events.group_by("user", maintain_order=True).agg(pl.col("item"))
-    rows = list(grouped.head(_QUERIES).iter_rows())
-    if not rows:
+    if not grouped.height:
         return None
+    drawn = Streams(0).numpy("users who ask an index").permutation(grouped.height)[:_QUERIES]
+    rows = list(grouped[drawn].iter_rows())
     queries = Queries.of([codes for _, codes in rows], users=[user for user, _ in rows])
     return towers.user_vectors(queries)

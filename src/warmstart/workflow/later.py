@@ -40,6 +40,7 @@ from warmstart.retrieval import Popularity, RecentPopularity
 from .recommending import RetrievalRun
 from .retrieval_groups import group_gaps
 from .retrieval_results import pair_json
+from .run_index import as_served
 
 __all__ = ["RankedArm", "RetrievalEvaluation", "evaluate_later"]
 
@@ -178,6 +179,7 @@ def evaluate_later(
         UsageError: For a metric that cannot decide.
     """
     since = _since(run)
+    run = as_served(run)
     towers = run.towers
     primary = metric or str(run.results["settings"]["primary"])
     check_deciding(primary, run.items.height)

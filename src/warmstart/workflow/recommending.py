@@ -20,7 +20,7 @@ from warmstart.retrieval import TwoTowerModel
 from .run_encoders import run_encoder
 from .runs import FinishedRun, check_run
 
-__all__ = ["Recommendation", "RetrievalRun", "open_retrieval", "open_run", "recommend"]
+__all__ = ["Recommendation", "RetrievalRun", "Served", "open_retrieval", "open_run"]
 
 _MOST = 1000
 
@@ -42,16 +42,33 @@ class Recommendation(Config):
 
 
 @dataclass(frozen=True, eq=False)
+class Served:
+    """The catalogue of a run's index, where it is another than the run's own.
+
+    Attributes:
+        towers: With the items that were added.
+        items: The run's and those that were added, in the order of item codes.
+        gone: Ids of the run's items that were removed.
+    """
+
+    towers: TwoTowerModel
+    items: pl.DataFrame
+    gone: tuple[str, ...]
+
+
+@dataclass(frozen=True, eq=False)
 class RetrievalRun(FinishedRun):
     """A retrieval run folder that was read back: it recommends instead of predicting.
 
     Attributes:
         encoder: The text encoder of the run, where its own name no longer finds it.
         allow_bin: Whether that encoder may have pickled weights.
+        served: The catalogue to answer from in place of the run's own.
     """
 
     encoder: Backbone | str | Path | None = None
     allow_bin: bool = False
+    served: Served | None = None
 
     @cached_property
     def model(self) -> Model:
@@ -72,6 +89,8 @@ class RetrievalRun(FinishedRun):
         Raises:
             RunError: When no track with towers ended, or the encoder is not the run's.
         """
+        if self.served is not None:
+            return self.served.towers
         if not (self.folder / "model").is_dir():
             raise RunError(
                 f"{self.folder} kept no model: no arm with towers ended. Fit one: warmstart fit "
@@ -89,6 +108,8 @@ class RetrievalRun(FinishedRun):
     @cached_property
     def items(self) -> pl.DataFrame:
         """The catalogue, in the order of item codes."""
+        if self.served is not None:
+            return self.served.items
         return pl.read_parquet(self.folder / "items.parquet")
 
     @cached_property
@@ -162,7 +183,8 @@ class RetrievalRun(FinishedRun):
         scores_I = np.asarray(self.towers.scores(queries, attributes).cpu(), dtype=np.float64)[
             0
         ].copy()
-        scores_I[[*codes, *(self._code(name) for name in exclude)]] = -np.inf
+        gone = () if self.served is None else self.served.gone
+        scores_I[[*codes, *(self._code(name) for name in (*exclude, *gone))]] = -np.inf
         if tag is not None:
             scores_I[~self._tagged(tag)] = -np.inf
         order = np.argsort(-scores_I, kind="stable")[:k]
@@ -245,36 +267,3 @@ def open_run(
     if check_run(path).get("task_type") == "retrieve":
         return RetrievalRun(path, device)
     return FinishedRun(path, device, dict(code or {}))
-
-
-def recommend(
-    run: FinishedRun | str | Path,
-    *,
-    user: str | None = None,
-    history: Sequence[str] | None = None,
-    k: int = 10,
-    exclude: Sequence[str] = (),
-    tag: str | None = None,
-    attributes: Mapping[str, Any] | None = None,
-    device: str = "auto",
-    backbone: Backbone | str | Path | None = None,
-    allow_bin: bool = False,
-) -> list[Recommendation]:
-    """What a known user, or anybody with this history, should see next.
-
-    Args:
-        run: A retrieval run or its folder.
-        user: See `RetrievalRun.recommend`.
-        history: See `RetrievalRun.recommend`.
-        k: See `RetrievalRun.recommend`.
-        exclude: See `RetrievalRun.recommend`.
-        tag: See `RetrievalRun.recommend`.
-        attributes: See `RetrievalRun.recommend`.
-        device: Where the model is put.
-        backbone: See `open_retrieval`.
-        allow_bin: See `open_retrieval`.
-    """
-    opened = open_retrieval(run, device=device, backbone=backbone, allow_bin=allow_bin)
-    return opened.recommend(
-        user=user, history=history, k=k, exclude=exclude, tag=tag, attributes=attributes
-    )

@@ -14,8 +14,9 @@ from warmstart.core import UsageError, progress
 from warmstart.serving import Settings, adopt, check_address, run_workers
 from warmstart.serving import serve as serve_http
 
-from .indexing import POINTER, build_run_index, current_index, index_home, run_service
+from .indexing import build_run_index
 from .recommending import RetrievalRun, open_retrieval
+from .run_index import POINTER, current_index, index_home, run_service
 from .runs import FinishedRun
 
 __all__ = ["serve_run", "serve_worker"]

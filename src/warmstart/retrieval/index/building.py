@@ -52,11 +52,13 @@ def build_index(
     threads: int = 1,
     thorough: bool = False,
     replace: bool = False,
+    partial: Path | None = None,
+    contents: str = "",
 ) -> FaissIndex:
     """Build and publish an index over blocks of item vectors.
 
-    Shards lie in `NAME.partial` beside the folder until the index is published. The same call after
-    a stop takes up what is soundly there, when the tower is the same.
+    Shards lie in `partial` until the index is published. The same call after a stop takes up what
+    is soundly there, when tower and contents are the same.
 
     Args:
         folder: Where the index is published.
@@ -72,6 +74,8 @@ def build_index(
         threads: OpenMP threads of a search.
         thorough: Whether `auto` tries every engine at every effort, for a plot of the trade-off.
         replace: Whether an existing index may be replaced.
+        partial: Where shards lie meanwhile; by default `NAME.partial` beside the folder.
+        contents: Fingerprint of what the blocks hold, where one tower can give others.
 
     Returns:
         The index, published.
@@ -86,7 +90,8 @@ def build_index(
         raise UsageError(f"shard_rows must be at least 1, got {shard_rows}. Usual: {SHARD_ROWS}.")
     if folder.exists() and not replace:
         raise RunError(f"{folder} exists already. Name another folder or ask for its replacement.")
-    shards = _Shards(folder.with_name(f"{folder.name}.partial"), tower)
+    partial = partial or folder.with_name(f"{folder.name}.partial")
+    shards = _Shards(partial, {"tower": tower, "contents": contents})
     _fill(shards, blocks, total, shard_rows)
     index = FaissIndex.over(
         shards.ids,
@@ -120,12 +125,11 @@ def _fill(shards: _Shards, blocks: Blocks, total: int | None, shard_rows: int) -
 class _Shards:
     """Checked shards in a folder: `00000.npy`, and then `00000.json` with its ids and SHA-256."""
 
-    def __init__(self, folder: Path, tower: str) -> None:
+    def __init__(self, folder: Path, begun: dict[str, str]) -> None:
         self.folder = folder
         self.ids: list[ItemId] = []
         self.dimension: int | None = None
         self._count = 0
-        begun = {"tower": tower}
         if not (folder / "build.json").is_file() or read_json(folder / "build.json") != begun:
             if folder.exists():
                 note(f"{folder} is of another build and is begun anew.")
