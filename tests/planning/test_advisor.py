@@ -121,6 +121,7 @@ def test_limits_rule_out() -> None:
     quick = advised(found, limits=parse_limits(budget="90s"))
     assert quick.strategy == "lora"
     assert "it would take 100 s, and the budget is 90 s" in quick.expectation("finetune").out
+    assert quick.warnings == tree().warnings, "all that is asked was measured"
     small = advised(found, limits=parse_limits(memory="50MB"))
     assert small.strategy in {"probe", "prototypes"}
     assert small.expectation("lora").out is not None
@@ -135,13 +136,53 @@ def test_limits_rule_out() -> None:
         assert plan.command.split()[-1] == "tfidf"
 
 
+def test_a_price_that_is_only_a_bound_does_not_pass_a_limit() -> None:
+    found = measured(0.12)
+    lora = found.prices["lora"].model_copy(update={"seconds": 100.0, "bound": True})
+    found = found.model_copy(update={"prices": found.prices | {"lora": lora}})
+    short = advised(found, limits=parse_limits(budget="90s"))
+    assert short.strategy in {"probe", "prototypes"}
+    assert "it may take up to 100 s, and the budget is 90 s: its own steps were not timed" in (
+        short.expectation("lora").out
+    )
+    small = advised(found, limits=parse_limits(memory="50MB"))
+    assert "may take up to 80 MiB, and 50 MiB are allowed" in small.expectation("lora").out
+    assert advised(found, limits=parse_limits(budget="110s")).expectation("lora").out is None
+
+
+def test_what_was_not_measured_against_a_limit_is_told() -> None:
+    found = measured(0.12)
+    fallen = advised(found, limits=parse_limits(latency="5ms", memory="1MB", max_size="200MB"))
+    assert fallen.strategy == "tfidf"
+    assert "TF-IDF" in fallen.warnings[-1]
+    assert "is not measured against --max-size, --memory, --latency" in fallen.warnings[-1]
+    blind = {n: p.model_copy(update={"peak_bytes": None}) for n, p in found.prices.items()}
+    unknown = advised(
+        found.model_copy(update={"prices": blind, "latency_ms": None}),
+        limits=parse_limits(memory="1MB", latency="5ms", budget="1h"),
+    )
+    assert "is not measured against --memory, --latency:" in unknown.warnings[-1]
+    alone = bound_by_limits(tree(), parse_limits(budget="1m", max_size="1GB"), CARD, "text")
+    assert alone.strategy == "probe"
+    assert "is not measured against --budget:" in alone.warnings[-1]
+
+
 def test_licences() -> None:
     found = measured(0.12)
     assert advised(found, limits=parse_limits(licence="MIT, Apache-2.0")).strategy != "tfidf"
     foreign = advised(found, limits=parse_limits(licence="mit"))
     assert foreign.strategy == "scratch", "its architecture alone is used"
     assert "under apache-2.0, which is none of mit" in foreign.expectation("probe").out
+    assert foreign.alternatives == ("tfidf",), "it takes no weights either"
+    assert "hold it against training from scratch" in foreign.warnings[-1]
+    at_once = bound_by_limits(tree(), parse_limits(licence="mit"), CARD, "text")
+    assert (at_once.strategy, at_once.alternatives) == (foreign.strategy, foreign.alternatives)
     unclear = CARD.model_copy(update={"license": None})
+    for modality, name in (("text", "tfidf"), ("image", "cnn")):
+        limits = parse_limits(licence="mit")
+        looked = advise(tree(), found, card=unclear, modality=modality, limits=limits)
+        assert looked.strategy == name, "its architecture is of unclear origin too"
+        assert bound_by_limits(tree(), limits, unclear, modality).strategy == name
     bound = bound_by_limits(tree(), parse_limits(licence="mit"), unclear, "text")
     assert bound.strategy == "tfidf"
     assert bound.tree == "probe"

@@ -7,17 +7,37 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
-from warmstart.core import DataError, UsageError
+from warmstart.core import DataError, OutOfMemory, UsageError
 from warmstart.data import View
-from warmstart.planning import Plan
-from warmstart.workflow import check_plan_path, fit, plan, write_plan
+from warmstart.planning import Plan, Survey, default_prior, survey, tree
+from warmstart.workflow import check_plan_path, fit, measured_plan, plan, write_plan
 
 
 @pytest.fixture(scope="module")
-def planned(table: Path, tiny_text: Path) -> Plan:
-    return plan(table, backbone=tiny_text, device="cpu", within="10m")
+def looked(table: Path, tiny_text: Path) -> tuple[Plan, Survey]:
+    """A plan and what it rests on."""
+    found: list[Survey] = []
+
+    def look(*args: Any, **settings: Any) -> Survey:
+        found.append(survey(*args, **settings))
+        return found[-1]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(measured_plan, "survey", look)
+        planned = plan(table, backbone=tiny_text, device="cpu", within="10m")
+    return planned, found[-1]
+
+
+@pytest.fixture(scope="module")
+def planned(looked: tuple[Plan, Survey]) -> Plan:
+    return looked[0]
+
+
+def never(*args: Any, **settings: Any) -> None:
+    raise AssertionError("it was measured before")
 
 
 def test_the_plan_names_all_that_it_promises(planned: Plan) -> None:
@@ -36,11 +56,6 @@ def test_the_plan_names_all_that_it_promises(planned: Plan) -> None:
 def test_fit_follows_the_plan_that_was_measured(
     planned: Plan, table: Path, tiny_text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from warmstart.workflow import measured_plan
-
-    def never(*args: Any, **settings: Any) -> None:
-        raise AssertionError("it was measured before")
-
     monkeypatch.setattr(measured_plan, "survey", never)
     run = fit(table, backbone=tiny_text, device="cpu", out=tmp_path / "run", controls="none")
     assert run.best == planned.strategy
@@ -53,6 +68,37 @@ def test_fit_follows_the_plan_that_was_measured(
     card = (run.folder / "README.md").read_text()
     assert "Cost: " in card
     assert "Plan: " in card
+
+
+@pytest.mark.parametrize("asked", ["reference", "distance", "prior"])
+def test_fit_follows_what_the_plan_was_told(
+    asked: str, table: Path, tiny_text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tree, "PROBE", 20)  # 56 training rows lie where the tree asks how far
+    monkeypatch.setattr(tree, "FEW", 10)
+    np.save(tmp_path / "reference.npy", np.random.default_rng(0).normal(size=(60, 24)))
+    told: dict[str, Any] = {
+        "reference": {"reference": tmp_path / "reference.npy"},
+        "distance": {"distance": "far"},
+        "prior": {"prior": default_prior().model_copy(update={"origin": "a table of our own",
+                                                              "tolerance": 1.0})},
+    }[asked]  # fmt: skip
+    settings: dict[str, Any] = {"backbone": tiny_text, "device": "cpu", "seed": 7}
+    planned = plan(table, within="3s", **told, **settings)
+    where = [item for item in planned.evidence if item.name == "distance"]
+    assert bool(where) == (asked != "prior")
+    monkeypatch.setattr(measured_plan, "survey", never)
+    run = fit(table, out=tmp_path / "run", controls="none", **settings)
+    followed = run.results["plan"]
+    assert followed["strategy"] == planned.strategy
+    assert followed["sentence"] == planned.sentence
+    assert followed["rule"] == planned.rule
+    assert followed["prior"] == planned.prior
+    assert ("far domain" in planned.rule) == (asked == "distance")
+    assert (planned.prior == "a table of our own") == (asked == "prior")
+    assert [one for one in followed["evidence"] if one["name"] == "distance"] == [
+        item.model_dump(mode="json") for item in where
+    ]
 
 
 def test_fit_holds_what_it_took_against_real_steps(
@@ -75,7 +121,6 @@ def test_test_rows_are_never_looked_at(
     table: Path, tiny_text: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from warmstart.data import read, split
-    from warmstart.workflow import measured_plan
 
     seen: list[View] = []
 
@@ -118,6 +163,54 @@ def test_limits_without_measuring(table: Path, tiny_text: Path) -> None:
             plan(table, backbone=tiny_text, quick=True, **setting)
 
 
+def test_limits_of_a_measured_plan(
+    looked: tuple[Plan, Survey], table: Path, tiny_text: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = looked[1]
+    prices = {n: p.model_copy(update={"seconds": 50.0 if p.steps else 0.5})
+              for n, p in found.prices.items()}  # fmt: skip
+    slow = found.model_copy(update={"prices": prices})
+    monkeypatch.setattr(measured_plan, "survey", lambda *args, **settings: slow)
+    settings: dict[str, Any] = {"backbone": tiny_text, "device": "cpu", "seed": 8}
+    short = plan(table, budget="10s", **settings)
+    assert {one.strategy for one in short.expected if one.out and "the budget is 10 s" in one.out} \
+        >= {"lora", "finetune", "unfreeze", "scratch"}  # fmt: skip
+    assert short.expectation(short.strategy).out is None
+    for limit, words in (
+        ({"memory": "1MB"}, "1 MiB are allowed"),
+        ({"latency": "0.0001ms"}, "0.0001 ms are allowed"),
+    ):
+        bound = plan(table, **limit, **settings)
+        assert bound.strategy == "tfidf"
+        assert words in bound.sentence
+        (option,) = limit
+        assert f"is not measured against --{option}" in bound.warnings[-1]
+
+
+@pytest.mark.parametrize("failing", ["rows", "memory"])
+def test_limits_where_nothing_can_be_measured(
+    failing: str, table: Path, tiny_text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*args: Any, **settings: Any) -> Survey:
+        raise OutOfMemory("no memory is left")
+
+    if failing == "memory":
+        monkeypatch.setattr(measured_plan, "survey", full)
+    else:  # three validation rows
+        lines = table.read_text().splitlines(keepends=True)
+        table = tmp_path / "few.csv"
+        table.write_text("".join(lines[:21]))
+    settings: dict[str, Any] = {"backbone": tiny_text, "device": "cpu", "seed": 9}
+    for limit in ({"max_size": "1KB"}, {"licence": "mit"}):
+        bound = plan(table, **limit, **settings)
+        assert bound.strategy == "tfidf", "the backbone is ruled out by its card"
+        assert bound.command.split()[4] == "tfidf"
+        assert [one.name for one in bound.missing] == ["everything"]
+    unknown = plan(table, latency="5ms", memory="1GB", budget="1m", **settings)
+    assert unknown.strategy == unknown.tree
+    assert "is not measured against --budget, --memory, --latency:" in unknown.warnings[-1]
+
+
 def test_without_a_backbone_the_tree_speaks(
     pictures: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -130,5 +223,7 @@ def test_without_a_backbone_the_tree_speaks(
     found = plan(pictures)
     assert found.strategy == "prototypes"
     assert any("hub cannot be reached" in warning for warning in found.warnings)
+    hurried = plan(pictures, budget="1m")
+    assert any("is not measured against --budget" in warning for warning in hurried.warnings)
     with pytest.raises(BackboneError):
         plan(pictures, max_size="1MB")

@@ -53,6 +53,12 @@ def advise(
     within = [one for one in usable if best.gain - one.gain <= prior.tolerance]
     chosen = min(within, key=lambda one: (_seconds(one), CANDIDATES.index(one.strategy)))
     runner_up = next((one for one in usable if one.strategy != chosen.strategy), None)
+    alternatives = [one.strategy for one in usable if one is not chosen][:3]
+    unjudged = limits.unjudged(chosen.price, survey.latency_ms)
+    warnings = [*tree.warnings, *_warnings(survey), *_unjudged(chosen.strategy, unjudged)]
+    if limits.against_weights(card) is not None:  # the architecture alone may be used
+        alternatives.append(fallback(modality))
+        warnings.append(_beside_scratch(modality))
     return tree.model_copy(
         update={
             "strategy": chosen.strategy,
@@ -60,8 +66,8 @@ def advise(
             "tree": tree.strategy,
             "metric": survey.metric,
             "reasons": (*_reasons(chosen, best, runner_up, survey), *_by_labels(tree, survey)),
-            "alternatives": tuple(one.strategy for one in usable if one is not chosen)[:3],
-            "warnings": (*tree.warnings, *_warnings(survey)),
+            "alternatives": tuple(alternatives),
+            "warnings": tuple(warnings),
             "command": _command(tree, chosen.strategy, options),
             "sentence": _sentence(chosen, runner_up, tree),
             "expected": tuple(expected),
@@ -201,41 +207,64 @@ def fallback(modality: str) -> str:
 
 
 def bound_by_limits(
-    tree: Plan, limits: Limits, card: Card, modality: str, options: Sequence[str] = ()
+    tree: Plan, limits: Limits, card: Card | None, modality: str, options: Sequence[str] = ()
 ) -> Plan:
-    """The tree's plan, unless the backbone itself is ruled out: then what needs none.
+    """The tree's plan as far as limits allow without measuring.
+
+    Where the backbone's weights are ruled out: training from scratch if its architecture may be
+    used, else what needs no backbone.
 
     Args:
         tree: What the tree says.
         limits: What must be kept to.
-        card: The backbone's.
+        card: The backbone's; None where none was opened.
         modality: `text` or `image`.
         options: Command line options that `fit` needs to read the same rows.
     """
-    scratch = make(tree.strategy).from_scratch
-    out = limits.against_weights(card, from_scratch=scratch)
-    if out is None:
-        return tree
-    return _instead(tree, out, card, limits, modality, options)
+    out = None if card is None else limits.against_weights(card)
+    if card is None or out is None:
+        told = _unjudged(tree.strategy, limits.unjudged())
+        return tree.model_copy(update={"warnings": (*tree.warnings, *told)})
+    if limits.against_weights(card, from_scratch=True) is not None:
+        return _instead(tree, fallback(modality), out, card, limits, options)
+    found = _instead(tree, "scratch", out, card, limits, options)
+    warnings = (*found.warnings, _beside_scratch(modality))
+    return found.model_copy(update={"alternatives": (fallback(modality),), "warnings": warnings})
+
+
+def _unjudged(strategy: str, names: Sequence[str]) -> list[str]:
+    """That limits were given of which nothing tells whether the strategy keeps them."""
+    if not names:
+        return []
+    return [
+        f"{make(strategy).title} is not measured against {', '.join(names)}: see what it takes "
+        "once it is fitted."
+    ]
+
+
+def _beside_scratch(modality: str) -> str:
+    return (
+        f"{make(fallback(modality)).title} takes no weights either and is not measured here: hold "
+        "it against training from scratch with `compare`."
+    )
 
 
 def _instead(
-    tree: Plan, out: str, card: Card, limits: Limits, modality: str, options: Sequence[str]
+    tree: Plan, name: str, out: str, card: Card, limits: Limits, options: Sequence[str]
 ) -> Plan:
-    name = fallback(modality)
+    """The tree's plan with another strategy, since the backbone is out."""
     size = (card.size_bytes or 4 * card.parameters) / 2**20
     reason = Reason(
         text=f"The backbone ({size:,.1f} MiB) is ruled out: {out}.", name="backbone_mib", value=size
     )
-    warnings = list(tree.warnings)
-    if limits.size_bytes is not None:
-        warnings.append(
-            f"The size of {make(name).title} is known once it is fitted: look at it then."
-        )
+    unknown = limits.unjudged()
+    if limits.size_bytes is not None and not make(name).uses_backbone:
+        unknown = ("--max-size", *unknown)
     return tree.model_copy(
         update={
             "strategy": name, "settings": {}, "tree": tree.strategy,
-            "reasons": (reason, *tree.reasons), "alternatives": (), "warnings": tuple(warnings),
+            "reasons": (reason, *tree.reasons), "alternatives": (),
+            "warnings": (*tree.warnings, *_unjudged(name, unknown)),
             "command": _command(tree, name, options),
             "sentence": f"Plan: {make(name).title}, since {out}.",
         }
@@ -254,7 +283,7 @@ def _without_backbone(
     """Where every way of adapting is out."""
     reasons = [one.out for one in expected if one.out is not None]
     out = limits.against_weights(card) or max(set(reasons), key=reasons.count)
-    found = _instead(tree, out, card, limits, modality, options)
+    found = _instead(tree, fallback(modality), out, card, limits, options)
     return found.model_copy(
         update={
             "metric": survey.metric, "expected": tuple(expected), "evidence": survey.items,

@@ -52,7 +52,8 @@ class Limits(Config):
 
         Args:
             card: The backbone's.
-            from_scratch: Whether its architecture alone is used, with weights of one's own.
+            from_scratch: Whether its architecture alone is used, with weights of one's own. The
+                licence of the backbone's weights does not bind them then, but it must be stated.
         """
         size = card.size_bytes or 4 * card.parameters
         if self.size_bytes is not None and size > self.size_bytes:
@@ -60,16 +61,14 @@ class Limits(Config):
                 f"{card.name} takes {size / 2**20:,.1f} MiB on disk, and the model may take "
                 f"{self.size_bytes / 2**20:,.1f} MiB"
             )
-        if self.licences and not from_scratch:
-            stated = (card.license or "").strip().lower()
-            if not stated:
-                return f"the card of {card.name} states no licence, so its origin is unclear"
-            if stated not in {one.lower() for one in self.licences}:
-                return (
-                    f"{card.name} is under {card.license}, which is none of "
-                    f"{', '.join(self.licences)}"
-                )
-        return None
+        if not self.licences:
+            return None
+        stated = (card.license or "").strip().lower()
+        if not stated:  # its tokenizer and architecture come from there too
+            return f"the card of {card.name} states no licence, so its origin is unclear"
+        if from_scratch or stated in {one.lower() for one in self.licences}:
+            return None
+        return f"{card.name} is under {card.license}, which is none of {', '.join(self.licences)}"
 
     def against_latency(self, name: str, latency_ms: float | None) -> str | None:
         """Why a model that answers this fast is out, or None."""
@@ -81,21 +80,40 @@ class Limits(Config):
         )
 
     def against_price(self, price: Price) -> str | None:
-        """Why a training of this price is out, or None; what is only a bound rules nothing out."""
-        if price.bound:
-            return None
+        """Why a training of this price is out, or None; so is one that is only bound above a limit.
+
+        A bound tells what heavier steps take: the training may keep the limit, but nothing shows
+        that it does.
+        """
+        unproven = ": its own steps were not timed, give --within more" if price.bound else ""
         if self.seconds is not None and price.seconds > self.seconds:
+            takes = "may take up to" if price.bound else "would take"
             return (
-                f"it would take {duration(price.seconds)}, and the budget is "
-                f"{duration(self.seconds)}"
+                f"it {takes} {duration(price.seconds)}, and the budget is "
+                f"{duration(self.seconds)}{unproven}"
             )
         if self.memory_bytes is not None and (price.peak_bytes or 0) > self.memory_bytes:
-            peak = (price.peak_bytes or 0) / 2**20
-            return (
-                f"it took {peak:,.0f} MiB in its measured steps, and "
-                f"{self.memory_bytes / 2**20:,.0f} MiB are allowed"
-            )
+            peak = f"{(price.peak_bytes or 0) / 2**20:,.0f} MiB"
+            steps = f"took {peak} in its measured steps"
+            takes = f"may take up to {peak}" if price.bound else steps
+            return f"it {takes}, and {self.memory_bytes / 2**20:,.0f} MiB are allowed{unproven}"
         return None
+
+    def unjudged(
+        self, price: Price | None = None, latency_ms: float | None = None
+    ) -> tuple[str, ...]:
+        """Options of which nothing measured tells whether they are kept.
+
+        Args:
+            price: What the chosen way would take, where that was measured.
+            latency_ms: And what an answer takes.
+        """
+        unknown = {
+            "--budget": self.seconds is not None and price is None,
+            "--memory": self.memory_bytes is not None and (price is None or not price.peak_bytes),
+            "--latency": self.latency_ms is not None and latency_ms is None,
+        }
+        return tuple(name for name, is_unknown in unknown.items() if is_unknown)
 
 
 def parse_limits(

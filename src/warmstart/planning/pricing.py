@@ -36,8 +36,7 @@ class Price(Config):
             else the resident set of the whole process; None where it was not watched.
         basis: What was timed: `steps`, optimiser steps; `rows`, embedding some rows.
         measuring: Seconds that the measuring took.
-        bound: Whether it takes this at most: heavier steps than its own were timed. Such a price
-            rules nothing out.
+        bound: Whether it takes this at most: heavier steps than its own were timed.
     """
 
     strategy: str

@@ -157,15 +157,17 @@ def _plan(
 ) -> Plan:
     """The plan that the fit follows."""
     train = prepared.split.view(prepared.dataset).train
-    tree = plan_by_tree(train, names_speak=_names_can_speak(prepared), options=options)
-    if quick:
-        return tree
     looking = Looking(
         prepared.dataset, prepared.split, prepared.backbone, device=device, seed=seed,
         metric=deciding_metric(metric, train.labels_N, len(prepared.dataset.label_names)),
         within=_PLAN_SECONDS, options=tuple(options),
     )  # fmt: skip
-    return measured_plan(tree, looking, anew=False)
+    if not quick:
+        looking = looking.as_planned()
+    tree = plan_by_tree(
+        train, names_speak=_names_can_speak(prepared), distance=looking.distance, options=options
+    )
+    return tree if quick else measured_plan(tree, looking, anew=False)
 
 
 def _names_can_speak(prepared: Prepared) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -12,6 +12,7 @@ from warmstart._version import __version__
 from warmstart.backbones import Backbone, FeatureCache
 from warmstart.core import (
     BackboneError,
+    Config,
     NotApplicable,
     OutOfMemory,
     RunError,
@@ -29,6 +30,7 @@ from warmstart.planning import (
     Prior,
     Survey,
     advise,
+    bound_by_limits,
     survey,
 )
 
@@ -71,31 +73,53 @@ class Looking:
 
     @property
     def path(self) -> Path:
-        """Where the evidence is kept: a function of everything that decides it but the time."""
+        """Where the evidence is kept: a function of all that `plan` and `fit` are both told.
+
+        What `plan` alone is told (distance, reference, prior) is kept with the evidence, and the
+        last plan for the same rows counts.
+        """
         backbone = self.backbone
-        reference = None if self.reference is None else str(self.reference.absolute())
         key = fingerprint(
             "evidence", __version__, self.dataset.fingerprint, self.split.fingerprint,
             backbone.fingerprint, backbone.image_size, backbone.max_length, backbone.pooling,
-            self.metric, self.distance, reference, self.device, self.seed,
+            self.metric, self.device, self.seed,
         )  # fmt: skip
         cache = backbone.cache or FeatureCache()
         return cache.root / "plans" / f"{key}.json"
+
+    def as_planned(self) -> Looking:
+        """The same with the distance and the table that the last plan for these rows was told."""
+        kept = _kept(self.path)
+        return self if kept is None else replace(self, distance=kept.distance, prior=kept.prior)
+
+
+class _Kept(Config):
+    """What a plan leaves for `fit`.
+
+    Attributes:
+        survey: What was measured, the distance to a reference among it.
+        distance: What the plan was told of the domain.
+        prior: The table that it was given; None for the package's.
+    """
+
+    survey: Survey
+    distance: Distance
+    prior: Prior | None
 
 
 def measured_plan(tree: Plan, looking: Looking, *, anew: bool) -> Plan:
     """Measure and advise; or advise by the evidence that was kept.
 
-    Where nothing can be measured, the tree's plan is given with the reason.
+    Where nothing can be measured, the tree's plan is given with the reason, as far as limits allow.
 
     Args:
         tree: What the tree alone says.
         looking: What is measured, and how.
         anew: Whether to measure although evidence was kept.
     """
-    path = looking.path
-    found = None if anew else _kept(path)
-    if found is not None:
+    kept = None if anew else _kept(looking.path)
+    if kept is not None:
+        found = kept.survey
         progress.note("The plan rests on what was measured before for these rows.")
     else:
         try:
@@ -103,8 +127,12 @@ def measured_plan(tree: Plan, looking: Looking, *, anew: bool) -> Plan:
         except (NotApplicable, BackboneError, OutOfMemory) as error:
             progress.note(f"The tree alone decides, since nothing could be measured: {error}")
             reason = Missing(name="everything", text=f"Nothing could be measured: {error}")
-            return tree.model_copy(update={"missing": (reason,), "tree": tree.strategy})
-        _keep(found, path)
+            bound = bound_by_limits(
+                tree, looking.limits, looking.backbone.card, looking.dataset.modality,
+                looking.options,
+            )  # fmt: skip
+            return bound.model_copy(update={"missing": (reason,), "tree": tree.strategy})
+        _keep(found, looking)
     planned = advise(
         tree, found, card=looking.backbone.card, modality=looking.dataset.modality,
         limits=looking.limits, prior=looking.prior, options=looking.options,
@@ -124,20 +152,22 @@ def _look(looking: Looking) -> Survey:
         )  # fmt: skip
 
 
-def _kept(path: Path) -> Survey | None:
+def _kept(path: Path) -> _Kept | None:
     """The evidence in a file; None where there is none that can be read."""
     if not path.is_file():
         return None
     try:
-        return Survey.model_validate(read_json(path))
+        return _Kept.model_validate(read_json(path))
     except (RunError, ValidationError):
         return None
 
 
-def _keep(found: Survey, path: Path) -> None:
+def _keep(found: Survey, looking: Looking) -> None:
     """Write the evidence; a cache that cannot be written to keeps none, and that is no error."""
+    kept = _Kept(survey=found, distance=looking.distance, prior=looking.prior)
+    path = looking.path
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_json(path, found.model_dump(mode="json"))
+        write_json(path, kept.model_dump(mode="json"))
     except OSError as error:
         progress.note(f"What was measured is not kept for `fit`: {error.strerror or error}.")

@@ -114,10 +114,11 @@ def plan(
     )  # fmt: skip
     found, missing = _open(backbone, dataset, sizes, quick, limits, allow_bin)
     tree = _tree(dataset, parts, found, distance, limits, options)
-    if found is None:
-        return tree.model_copy(update={"warnings": (*tree.warnings, missing)}) if missing else tree
-    if quick:
-        return bound_by_limits(tree, limits, found.card, dataset.modality, options)
+    if quick or found is None:
+        card = None if found is None else found.card
+        bound = bound_by_limits(tree, limits, card, dataset.modality, options)
+        told = (missing,) if missing else ()
+        return bound.model_copy(update={"warnings": (*bound.warnings, *told)})
     looking = Looking(
         dataset, parts, found, distance=distance, limits=limits, prior=table,
         metric=deciding_metric(
