@@ -6,7 +6,9 @@
 Every cell (set, labels, seed, arm) is a small file in results/decision, kept as soon as it ends,
 and so is what the advisor measured for each (set, labels, seed): a grid that is stopped goes on
 where it was. `--judge` alone reads what is there. Each set is judged with a table of expectations
-learned from the other sets. Regret is the best arm's test accuracy minus the chosen one's.
+learned from the other sets, and from nothing else: it begins at no gain over the probe. Beside it
+stands the package's table as it is (`packaged`), whose numbers come from two of the sets. Regret is
+the best arm's test accuracy minus the chosen one's.
 
 A seed draws training and validation rows and seeds the training; test rows stay the same.
 Validation rows are a quarter of the training rows, at least 32. Costs are compared in seconds of
@@ -74,7 +76,9 @@ SETS = {
     "fashion_products": ("fashion_products", "image"), "mnist": ("digits/mnist", "image"),
     "usps": ("digits/usps", "image"),
 }  # fmt: skip
-POLICIES = ("probe", "finetune", "lora", "tree", "advisor")
+POLICIES = ("probe", "finetune", "lora", "tree", "advisor", "packaged")
+_LOOKING = ("advisor", "packaged")
+_NEUTRAL_SD = 0.5  # half of the probe's error either way
 _MOST_TEST, _IMAGE_SIZE = 1000, 64
 console = Console()
 
@@ -260,6 +264,20 @@ def load_outcomes(folder: Path = CELLS) -> list[Judged]:
     return found
 
 
+def neutral_prior() -> Prior:
+    """A table that has seen no data: no way is ahead of the probe, and none tells of another.
+
+    The package's own begins with TREC and film reviews, which are judged here.
+    """
+    names = default_prior().arms
+    arm = {"mean": [0.0] * len(LABELS), "sd": [_NEUTRAL_SD] * len(LABELS)}
+    values = {
+        "origin": "No data: no gain over the probe.", "labels": LABELS,
+        "arms": dict.fromkeys(names, arm), "correlation": np.eye(len(names)).tolist(),
+    }  # fmt: skip
+    return Prior.parse(values, "neutral table")
+
+
 def choices(one: Judged, prior: Prior) -> dict[str, str]:
     """What each policy takes; what it takes and was not run becomes the probe."""
     tree = Plan.model_validate(one.evidence["tree"])
@@ -269,9 +287,10 @@ def choices(one: Judged, prior: Prior) -> dict[str, str]:
         update={"left_out": one.outcome.survey.left_out
                 | {"prototypes": "not in the grid"}}
     )  # fmt: skip
-    planned = advise(tree, narrowed, card=card, modality=one.evidence["modality"], prior=prior)
-    taken = {name: name for name in ("probe", "finetune", "lora")}
-    taken |= {"tree": tree.strategy, "advisor": planned.strategy}
+    taken = {name: name for name in ("probe", "finetune", "lora")} | {"tree": tree.strategy}
+    for policy, table in (("advisor", prior), ("packaged", default_prior())):
+        planned = advise(tree, narrowed, card=card, modality=one.evidence["modality"], prior=table)
+        taken[policy] = planned.strategy
     return {policy: arm if arm in run else "probe" for policy, arm in taken.items()}
 
 
@@ -285,7 +304,8 @@ def judge(grid: Sequence[Judged], *, resamples: int = 2000) -> dict[str, Any]:
     rows: list[dict[str, Any]] = []
     names = sorted({one.outcome.name for one in grid})
     priors = {
-        name: learn_prior([o.outcome for o in grid if o.outcome.name != name]) for name in names
+        name: learn_prior([o.outcome for o in grid if o.outcome.name != name], neutral_prior())
+        for name in names
     }
     for one in grid:
         best, worst = max(one.accuracy.values()), min(one.accuracy.values())
@@ -294,7 +314,7 @@ def judge(grid: Sequence[Judged], *, resamples: int = 2000) -> dict[str, Any]:
         for policy, arm in taken.items():
             regret = best - one.accuracy[arm]
             spent = one.seconds[arm]
-            looking = one.looking if policy == "advisor" else 0.0
+            looking = one.looking if policy in _LOOKING else 0.0
             rows.append(
                 {
                     "set": one.outcome.name, "labels": one.outcome.labels, "seed": one.seed,
