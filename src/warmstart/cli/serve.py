@@ -42,6 +42,13 @@ def serve(
     max_k: Annotated[
         int | None, typer.Option("--max-k", min=1, max=10_000, help="Most items of an answer.")
     ] = None,
+    max_history: Annotated[
+        int | None,
+        typer.Option("--max-history", min=1, max=100_000, help="Most items of a raw history."),
+    ] = None,
+    max_body: Annotated[
+        str | None, typer.Option("--max-body", help="Largest body of a request: 500KB, 1MB.")
+    ] = None,
     backbone: o.RunEncoder = None,
     allow_bin: o.AllowBin = False,
     device: o.Device = "auto",
@@ -56,11 +63,13 @@ def serve(
 
       warmstart serve runs/films --host 0.0.0.0 --key-file key.txt --port 80 --workers 4
     """
+    from warmstart.planning.limits import parse_size
     from warmstart.serving import Settings
     from warmstart.workflow import serve_run
 
     given = {
-        "waiting": waiting, "max_k": max_k,
+        "waiting": waiting, "max_k": max_k, "max_history": max_history,
+        "max_body_bytes": None if max_body is None else parse_size(max_body, "max_body"),
         "deadline_seconds": None if deadline is None else o.milliseconds(deadline) / 1000,
     }  # fmt: skip
     values = {name: value for name, value in given.items() if value is not None}
