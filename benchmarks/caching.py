@@ -65,9 +65,9 @@ class Step:
         self.tower.encoder.module.zero_grad(set_to_none=True)
         if chunk is None:
             total = self.loss([self.tower.encode(self.codes_N)])
-            total.backward()
+            torch.autograd.backward(total)
         else:
-            parts = list(self.codes_N.split(chunk))
+            parts = list(torch.split(self.codes_N, chunk))
             total = cached_gradients([Part(self.tower.encode, parts)], self.loss)
         return float(total.detach())
 

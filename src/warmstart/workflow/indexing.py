@@ -33,7 +33,7 @@ from warmstart.data import read_items
 from warmstart.evaluation import Queries
 from warmstart.reporting import write_index_report
 from warmstart.retrieval import TwoTowerModel
-from warmstart.retrieval.index import ItemId, Target, build_index
+from warmstart.retrieval.index import ItemId, Target, build_index, engine_from
 from warmstart.serving import point
 
 from .content import image_vectors
@@ -299,6 +299,8 @@ def _publish(
 
     Vectors that a stopped build has written are taken up where they are those of this one.
     """
+    target = Target.parse({"recall": recall, "p99_ms": p99_ms}, "index")
+    chosen = engine if engine == "auto" else engine_from(engine)
     home = index_home(run)
     home.mkdir(parents=True, exist_ok=True)
     try:
@@ -321,11 +323,10 @@ def _publish(
                 yield names[first:stop], vectors_ID[code_N[first:stop]]
 
         queries_QD = _real_queries(run, towers)
-        target = Target.parse({"recall": recall, "p99_ms": p99_ms}, "index")
         tower = towers.fingerprint
         with publishing(folder, task_type="retrieve", run=run.folder.name, tower=tower) as part:
             index = build_index(
-                part / VECTORS, blocks, tower=tower, engine=engine, target=target,
+                part / VECTORS, blocks, tower=tower, engine=chosen, target=target,
                 queries_QD=queries_QD, total=len(names), thorough=thorough,
                 partial=home / _BUILDING, contents=fingerprint(names, vectors_ID),
             )  # fmt: skip
