@@ -285,3 +285,22 @@ def test_embed_tells_episodes(call: Any, table: Path, tiny_text: Path) -> None:
     few = call(*words, "3x1")
     assert few.code == 3
     assert "need 3 classes of 2 rows or more; 2 have that many" in few.err
+
+
+@pytest.fixture
+def clicks(tmp_path: Path) -> Path:
+    """Events whose columns have names that tell nothing."""
+    path = tmp_path / "clicks.csv"
+    rows = [f"u{n % 20},i{(n // 20 + n % 20 * 3) % 40},{1_000_000_000 + n}" for n in range(200)]
+    path.write_text("who,what,at_\n" + "\n".join(rows) + "\n")
+    return path
+
+
+def test_columns_that_are_said_make_interactions(call: Any, clicks: Path) -> None:
+    said = ("--user", "who", "--item", "what", "--time", "at_")
+    planned = document(call("plan", clicks, *said, "--json"))
+    assert planned["command"].endswith("--user who --item what --time at_")
+    found = document(call("compare", clicks, *said, "--strategies", "popularity,item-knn",
+                          "--metric", "HR@5", "--json"))  # fmt: skip
+    assert found["task_type"] == "retrieve"
+    assert call("compare", clicks, "--user", "who").code == 2

@@ -307,6 +307,9 @@ def test_columns_by_argument(tmp_path: Path) -> None:
     data = read_interactions(path, user="viewer", item="film", time="moment", event="did")
     assert as_rows(data)[0] == ("bob", "y", 1000000100, "complete")
     assert not is_interactions(path)
+    assert is_interactions(path, user="viewer", item="film", time="moment")
+    assert is_interactions(path, user="vewer", item="film", time="moment"), "the reader tells"
+    assert not is_interactions(path, user="viewer", item="film"), "no time"
     with pytest.raises(DataError, match=r"no column of the item .* item=NAME"):
         read_interactions(path, user="viewer", time="moment")
     with pytest.raises(DataError, match=r"has no column 'vewer' \(user='vewer'\)\. Did you mean"):

@@ -438,3 +438,14 @@ def test_is_interactions_looks_at_names(
 ) -> None:
     assert is_interactions(write(tmp_path / name, text)) is expected
     assert not is_interactions(tmp_path / "nowhere")
+
+
+def test_columns_that_are_said_make_interactions(tmp_path: Path) -> None:
+    reviews = write(tmp_path / "a.csv", "who,product_id,time,text,label\n")
+    assert not is_interactions(reviews)
+    assert is_interactions(reviews, user="who")
+    assert not is_interactions(write(tmp_path / "b.csv", "text,label,site\n"), user="site")
+    assert not is_interactions(tmp_path / "nowhere", user="who", item="what", time="at")
+    write(tmp_path / "shop/clicks.csv", "who,what,at_\n")
+    assert is_interactions(tmp_path / "shop", user="who", item="what", time="at_")
+    assert not is_interactions(tmp_path / "shop")

@@ -332,6 +332,31 @@ def test_options_for_interactions_are_refused_elsewhere(table: Path) -> None:
         fit(table, user="site")
 
 
+def test_columns_that_are_said_work_through_the_verbs(
+    folder: Path, tmp_path: Path, notes: list[str]
+) -> None:
+    events = (folder / "interactions.csv").read_text()
+    clicks = tmp_path / "clicks.csv"
+    clicks.write_text(events.replace("user_id,item_id,timestamp", "who,what,at_"))
+    said = {"user": "who", "item": "what", "time": "at_"}
+    planned = plan(clicks, **said)
+    assert "--user who --item what --time at_" in (planned.command or "")
+    run = compare(
+        clicks, strategies=[f"{TRACK}:use_text=false", "popularity"], metric="HR@10",
+        out=tmp_path / "run", **said,
+    )  # fmt: skip
+    assert run.results["data"]["reading"] == said
+    asked = ws.evaluate(run, clicks)
+    assert asked.events["of the run's test"] == asked.events["asked"]
+    fitted = fit(clicks, settings={"use_text": False, "width": 16, "epochs": 1}, controls="none",
+                 metric="HR@10", out=tmp_path / "fit", **said)  # fmt: skip
+    assert fitted.results["task_type"] == "retrieve"
+    with pytest.raises(DataError, match=r"no column 'hwo' \(user='hwo'\)\. Did you mean \"who\""):
+        plan(clicks, **{**said, "user": "hwo"})
+    with pytest.raises(UsageError, match=r"user= belong to .* \(--user, --item, --time\) where"):
+        plan(clicks, user="who")
+
+
 def test_bad_rows_left_out_are_told_once(folder: Path, tmp_path: Path, notes: list[str]) -> None:
     for file in folder.iterdir():
         (tmp_path / file.name).write_text(file.read_text())

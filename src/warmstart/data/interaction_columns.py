@@ -114,9 +114,12 @@ def by_name(
     return next((free[name] for name in wanted if name in free), None)
 
 
-def has_event_columns(names: Sequence[str]) -> bool:
-    """Whether user, item and time can all be told by name."""
-    return all(by_name(names, _MEANINGS[meaning]) is not None for meaning in _NEEDED)
+def has_event_columns(names: Sequence[str], said: Mapping[str, str | None]) -> bool:
+    """Whether user, item and time were all said, by meaning, or can be told by name."""
+    return all(
+        said.get(meaning) is not None or by_name(names, _MEANINGS[meaning]) is not None
+        for meaning in _NEEDED
+    )
 
 
 def find_event_columns(

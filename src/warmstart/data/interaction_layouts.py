@@ -77,12 +77,21 @@ def find_layout(path: Path) -> Layout:
     raise DataError(f"{path} does not exist." + nearest(path.name, there))
 
 
-def is_interactions(source: object) -> bool:
+def is_interactions(
+    source: object, *, user: str | None = None, item: str | None = None, time: str | None = None
+) -> bool:
     """Whether a path holds interactions rather than labelled rows: a cheap look at names.
 
     A folder counts when it has a file of events (`interactions.csv`, RecBole's `*.inter`,
     MovieLens' own names); a file when its columns name a user, an item and a time and are not a
     text with a label. Never raises.
+
+    Args:
+        source: What the user named.
+        user: Column of users, where the user says it. Such a column needs no telling name, and a
+            text with a label beside it counts too; whether it is there is left to the reader.
+        item: The same for items.
+        time: The same for times.
     """
     if not isinstance(source, str | Path) or not str(source) or "\0" in str(source):
         return False
@@ -100,7 +109,8 @@ def is_interactions(source: object) -> bool:
         return False
     squashed = {squash(name) for name in names}
     labelled = bool(squashed.intersection(_LABELS)) and bool(squashed.intersection(_TEXTS))
-    return has_event_columns(names) and (path.is_dir() or not labelled)
+    said = {"user": user, "item": item, "time": time}
+    return has_event_columns(names, said) and (path.is_dir() or any(said.values()) or not labelled)
 
 
 # --- folders -------------------------------------------------------------------------------------

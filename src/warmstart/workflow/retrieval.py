@@ -86,12 +86,13 @@ def interaction_options(
     """
     own = {name: reading.pop(name) for name in _OWN if name in reading}
     given = {name: value for name, value in own.items() if value is not None and value is not False}
-    if not is_interactions(data):
+    if not is_interactions(data, **{name: given.get(name) for name in ("user", "item", "time")}):
         if given:
             names = ", ".join(f"{name}=" for name in given)
             raise UsageError(
                 f"{names} belong to interactions, and {data} does not look like any: a folder or "
-                "file with columns for user, item and time."
+                "file with columns for user, item and time. Say which these are with user=, item= "
+                "and time= (--user, --item, --time) where their names do not tell."
             )
         return None
     skip_bad = {"skip_bad": reading.pop("skip_bad")} if "skip_bad" in reading else {}
