@@ -146,6 +146,22 @@ def _module(strategy: str) -> str:
     return strategy_class(strategy).__module__
 
 
+def test_every_name_of_an_items_column_stands_in_the_docs() -> None:
+    from warmstart.data import interaction_columns as columns
+
+    page = (ROOT / "docs" / "interactions.md").read_text(encoding="utf-8")
+    rows = dict(
+        re.findall(r"^\| (title|description|tags|image path) \| (.*) \|$", page, re.MULTILINE)
+    )
+    told = {meaning: tuple(re.findall("`(.*?)`", names)) for meaning, names in rows.items()}
+    assert told == {
+        "title": columns.TITLE_NAMES,
+        "description": columns.DESCRIPTION_NAMES,
+        "tags": columns.TAG_NAMES,
+        "image path": columns.IMAGE_NAMES,
+    }
+
+
 @pytest.mark.parametrize("page", PAGES, ids=name)
 def test_python_blocks(page: Path) -> None:
     for body in blocks(page, {"python", "py"}):

@@ -304,3 +304,22 @@ def test_columns_that_are_said_make_interactions(call: Any, clicks: Path) -> Non
                           "--metric", "HR@5", "--json"))  # fmt: skip
     assert found["task_type"] == "retrieve"
     assert call("compare", clicks, "--user", "who").code == 2
+
+
+def test_ratings_and_weights_are_named(call: Any, clicks: Path) -> None:
+    lines = clicks.read_text().splitlines()
+    rows = [f"{line},{n % 5},{n % 3}" for n, line in enumerate(lines[1:])]
+    clicks.write_text("\n".join([f"{lines[0]},liked,share", *rows]) + "\n")
+    said = ("--user", "who", "--item", "what", "--time", "at_", "--rating", "liked",
+            "--weight", "share")  # fmt: skip
+    planned = document(call("plan", clicks, *said, "--positive", "rating>=2", "--json"))
+    assert planned["reasons"][0]["value"] == 96, "three of five of the 160 training events"
+    found = document(call("fit", clicks, *said, "--positive", "weight>=1", "--strategy", "scratch",
+                          "--set", "epochs=1", "--set", "width=16", "--controls", "none",
+                          "--metric", "HR@5", "--json"))  # fmt: skip
+    assert found["data"]["reading"]["weight"] == "share"
+    asked = document(call("evaluate", found["folder"], clicks, "--positive", "rating>=2", "--json"))
+    assert asked["data"]["events"]["asked"] == 12, "three of five of the 20 test events"
+    wrong = call("evaluate", found["folder"], clicks, "--rating", "like")
+    assert wrong.code == 3
+    assert "has no column 'like'" in wrong.err

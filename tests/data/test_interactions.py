@@ -318,6 +318,21 @@ def test_columns_by_argument(tmp_path: Path) -> None:
         read_interactions(path, user="viewer", item="viewer", time="moment")
 
 
+def test_ratings_and_weights_by_argument(tmp_path: Path) -> None:
+    text = EVENTS.replace("rating,weight", "liked,share")
+    path = write(tmp_path / "a.csv", text)
+    data = read_interactions(path, rating="liked", weight="share", positive="rating>=4,weight>1")
+    assert data.rating_N is not None
+    assert data.weight_N is not None
+    assert data.weight_N.tolist() == [0.5, 0.0, 2.0, 1.0]
+    assert data.positive_N.tolist() == [True, True, True, False]
+    assert not any("not read" in line for line in data.notes)
+    with pytest.raises(UsageError, match=r"no column of ratings .* rating=NAME \(--rating NAME\)"):
+        read_interactions(path, positive="rating>=4")
+    with pytest.raises(DataError, match=r"has no column 'shar' \(weight='shar'\)\. Did you mean"):
+        read_interactions(path, weight="shar")
+
+
 @pytest.mark.parametrize(
     "header",
     ["userId,movieId,timestamp", "User ID,Product-ID,event_time", "customer,track_id,ts",

@@ -35,6 +35,7 @@ __all__ = [
     "Metric",
     "Out",
     "Positive",
+    "RatingColumn",
     "Replace",
     "RunEncoder",
     "RunFolder",
@@ -46,6 +47,7 @@ __all__ = [
     "Tracker",
     "UserColumn",
     "ValidationFrom",
+    "WeightColumn",
     "command_line",
     "interactions",
     "milliseconds",
@@ -175,6 +177,8 @@ UserColumn = Annotated[str | None, _events("--user", "Column of users.")]
 ItemColumn = Annotated[str | None, _events("--item", "Column of items.")]
 TimeColumn = Annotated[str | None, _events("--time", "Column of times.")]
 EventColumn = Annotated[str | None, _events("--event", "Column that says what happened.")]
+RatingColumn = Annotated[str | None, _events("--rating", "Column of ratings, for --positive.")]
+WeightColumn = Annotated[str | None, _events("--weight", "Column of weights, for --positive.")]
 Positive = Annotated[
     list[str] | None,
     _events("--positive", "Which events count: a kind (complete) or 'rating>=4'; may be repeated."),
@@ -250,16 +254,19 @@ def interactions(
     item: str | None,
     time: str | None,
     event: str | None,
+    rating: str | None,
+    weight: str | None,
     positive: list[str] | None,
-    limit_users: int | None,
-    test_from: str | None,
-    validation_from: str | None,
+    limit_users: int | None = None,
+    test_from: str | None = None,
+    validation_from: str | None = None,
     random_split: bool = False,
 ) -> dict[str, Any]:
     """Options for interactions, as the verbs take them; what was not given is left out."""
     given = {
-        "user": user, "item": item, "time": time, "event": event, "positive": positive or None,
-        "limit_users": limit_users, "test_from": test_from, "validation_from": validation_from,
+        "user": user, "item": item, "time": time, "event": event, "rating": rating,
+        "weight": weight, "positive": positive or None, "limit_users": limit_users,
+        "test_from": test_from, "validation_from": validation_from,
         "random_split": random_split or None,
     }  # fmt: skip
     return {name: value for name, value in given.items() if value is not None}

@@ -67,6 +67,8 @@ def compare(
     item: o.ItemColumn = None,
     time: o.TimeColumn = None,
     event: o.EventColumn = None,
+    rating: o.RatingColumn = None,
+    weight: o.WeightColumn = None,
     positive: o.Positive = None,
     limit_users: o.LimitUsers = None,
     test_from: o.TestFrom = None,
@@ -152,10 +154,11 @@ def compare(
         show_audit=None if json else lambda found: answer(audit_view(found.to_dict())),
         **o.reading(text, label, image, split_column, label_names, skip_bad),
         **o.interactions(
-            user, item, time, event, positive, limit_users, test_from, validation_from, random_split
+            user, item, time, event, rating, weight, positive, limit_users, test_from,
+            validation_from, random_split,
         ),
         **({} if image_backbone is None else {"image_backbone": image_backbone}),
-    )
+    )  # fmt: skip
     if json:
         print_json({"folder": str(run.folder), **run.results})
         return

@@ -21,6 +21,8 @@ def evaluate(
     item: o.ItemColumn = None,
     time: o.TimeColumn = None,
     event: o.EventColumn = None,
+    rating: o.RatingColumn = None,
+    weight: o.WeightColumn = None,
     positive: o.Positive = None,
     backbone: o.RunEncoder = None,
     allow_bin: o.AllowBin = False,
@@ -44,7 +46,7 @@ def evaluate(
     scores = verb(
         run, data, metric=metric, group=group, text=text, label=label, image=image,
         skip_bad=skip_bad, device=device, backbone=backbone, allow_bin=allow_bin,
-        **o.interactions(user, item, time, event, positive, None, None, None),
+        **o.interactions(user, item, time, event, rating, weight, positive),
     )  # fmt: skip
     if isinstance(scores, RetrievalEvaluation):
         found = scores.to_json()

@@ -65,6 +65,8 @@ def plan(
     item: o.ItemColumn = None,
     time: o.TimeColumn = None,
     event: o.EventColumn = None,
+    rating: o.RatingColumn = None,
+    weight: o.WeightColumn = None,
     positive: o.Positive = None,
     limit_users: o.LimitUsers = None,
     test_from: o.TestFrom = None,
@@ -103,7 +105,8 @@ def plan(
         image_size=image_size, max_length=max_length, device=device, seed=seed,
         **o.reading(text, label, image, split_column, label_names, skip_bad),
         **o.interactions(
-            user, item, time, event, positive, limit_users, test_from, validation_from, random_split
+            user, item, time, event, rating, weight, positive, limit_users, test_from,
+            validation_from, random_split,
         ),
     )  # fmt: skip
     if out is not None:

@@ -130,13 +130,18 @@ def find_event_columns(
     item: str | None = None,
     time: str | None = None,
     event: str | None = None,
+    rating: str | None = None,
+    weight: str | None = None,
 ) -> EventColumns:
     """Decide the columns of an interactions file; each column has one meaning.
 
     Raises:
         DataError: Naming the file, the column that is missing and the nearest one.
     """
-    said = {"user": user, "item": item, "time": time, "event": event}
+    said = {
+        "user": user, "item": item, "time": time, "event": event, "rating": rating,
+        "weight": weight,
+    }  # fmt: skip
     found: dict[str, str | None] = {}
     for meaning, name in said.items():
         if name is None:

@@ -60,7 +60,11 @@ def positives(
             what, sign, number = compared.groups()
             values_N = numbers.get(what.lower())
             if values_N is None:
-                raise UsageError(f"positive={term!r}: {file} has no column of {what.lower()}s.")
+                what = what.lower()
+                raise UsageError(
+                    f"positive={term!r}: {file} has no column of {what}s that can be told by its "
+                    f"name. Say which with {what}=NAME (--{what} NAME)."
+                )
             with np.errstate(invalid="ignore"):
                 yes_N |= _SIGNS[sign](values_N, np.float32(number))
             continue

@@ -34,6 +34,8 @@ def read_interactions(
     item: str | None = None,
     time: str | None = None,
     event: str | None = None,
+    rating: str | None = None,
+    weight: str | None = None,
     positive: Sequence[str] | str | None = None,
     skip_bad: bool = False,
     limit_users: int | None = None,
@@ -49,6 +51,8 @@ def read_interactions(
         item: Column of items; by default found by its name.
         time: Column of times (numbers since 1970 or ISO dates); by default found by its name.
         event: Column that says what happened; by default found by its name, if it is there.
+        rating: Column of ratings; likewise.
+        weight: Column of weights; likewise. Both are for `positive`: nothing is weighted by them.
         positive: Which events count as positives: names of events, or comparisons such as
             `rating>=4`, joined by "or"; all by default.
         skip_bad: Leave bad rows out, counted and listed in `skipped`, instead of raising.
@@ -67,8 +71,9 @@ def read_interactions(
     file = layout.events
     names = column_names(file)
     columns = find_event_columns(
-        names, str(file.path), user=user, item=item, time=time, event=event
-    )
+        names, str(file.path), user=user, item=item, time=time, event=event, rating=rating,
+        weight=weight,
+    )  # fmt: skip
     rejects = Rejects(skip=skip_bad)
     notes: list[str] = []
     items = _items(layout, columns, rejects, notes)

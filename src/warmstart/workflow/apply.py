@@ -194,7 +194,7 @@ def evaluate(
         backbone: For a retrieval run; see `open_retrieval`.
         allow_bin: For a retrieval run; see `open_retrieval`.
         **reading: Passed to `read`; of these a Dataset takes limit= alone. For a retrieval run
-            user=, item=, time=, event=, positive= and skip_bad=.
+            user=, item=, time=, event=, rating=, weight=, positive= and skip_bad=.
 
     Returns:
         The scores, with the counts of rows that the run was trained or chosen on: rows are the

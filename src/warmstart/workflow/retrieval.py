@@ -65,7 +65,7 @@ RETRIEVAL_ARMS = (
 USUAL_ARMS = tuple(name for name in RETRIEVAL_ARMS if name != "text-history")
 """What `compare` tries unasked: all but what reads tens of thousands of texts."""
 _CONTROLS = ("popularity", "recent-popularity", "item-knn", "ease")
-COLUMNS_READ = ("user", "item", "time", "event", "positive")
+COLUMNS_READ = ("user", "item", "time", "event", "rating", "weight", "positive")
 _T = TypeVar("_T", Interactions, TimeSplit)
 _CUTS = ("test_from", "validation_from", "random_split")
 _OWN = (*COLUMNS_READ, "limit_users", *_CUTS, "image_backbone")
@@ -146,8 +146,8 @@ def compare_interactions(
         allow_bin: Whether backbones may have pickled weights.
         command: The command line, for the report.
         verb: For the default folder.
-        **reading: Passed to `read_interactions`: user=, item=, time=, event=, positive=,
-            skip_bad=, limit_users=.
+        **reading: Passed to `read_interactions`: user=, item=, time=, event=, rating=, weight=,
+            positive=, skip_bad=, limit_users=.
 
     Returns:
         The finished run.
