@@ -323,3 +323,21 @@ def test_ratings_and_weights_are_named(call: Any, clicks: Path) -> None:
     wrong = call("evaluate", found["folder"], clicks, "--rating", "like")
     assert wrong.code == 3
     assert "has no column 'like'" in wrong.err
+
+
+def test_shares_of_events(call: Any, clicks: Path) -> None:
+    said = (clicks, "--user", "who", "--item", "what", "--time", "at_")
+    planned = document(call("plan", *said, "--fractions", "0.6,0.2,0.2", "--json"))
+    assert planned["reasons"][0]["value"] == 120, "of 200 events"
+    assert planned["command"].endswith("--fractions 0.6,0.2,0.2")
+    for verb in ("plan", "fit", "compare"):
+        for shares, told in (
+            ("a,b", "three numbers such as 0.8,0.1,0.1"),
+            ("80,10,10", "sum of 1"),
+        ):
+            wrong = call(verb, *said, "--fractions", shares)
+            assert wrong.code == 2
+            assert told in " ".join(wrong.err.split())
+    both = call("compare", *said, "--fractions", "0.6,0.2,0.2", "--test-from", "2001-09-09")
+    assert both.code == 2
+    assert "fractions= and test_from= both say" in " ".join(both.err.split())

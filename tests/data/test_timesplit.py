@@ -182,7 +182,9 @@ def test_dates_move_the_cuts(test_from: str | int) -> None:
     [
         ({"fractions": (0.8, 0.2, 0.1)}, "sum of 1"),
         ({"fractions": (0.9, 0.1, 0.0)}, "above 0"),
-        ({"fractions": (0.9, 0.1)}, "three numbers"),
+        ({"fractions": (0.9, 0.1)}, r"three numbers.*got \(0\.9, 0\.1\)"),
+        ({"fractions": 0.8}, r"three numbers.*got 0\.8\."),
+        ({"fractions": "0.8,0.1,0.1"}, r"three numbers.*got '0\.8,0\.1,0\.1'"),
         ({"fractions": (float("nan"), 0.5, 0.5)}, "three numbers"),
         ({"test_from": "soon"}, "test_from must be a date.*got 'soon'"),
         ({"test_from": True}, "test_from must be a date"),

@@ -309,6 +309,29 @@ def test_who_insists_on_a_random_split_is_warned_everywhere(
     assert interaction_options(table, {"random_split": False}) is None
 
 
+def test_shares_divide_through_the_verbs(folder: Path, table: Path, tmp_path: Path) -> None:
+    shares = (0.6, 0.2, 0.2)
+    given: dict[str, Any] = {"metric": "HR@10", "fractions": shares}
+    found = compare(folder, strategies=["popularity"], out=tmp_path / "compare", **given)
+    counts = [found.results["data"]["audit"][part]["events"]
+              for part in ("train", "validation", "test")]  # fmt: skip
+    assert counts == [324, 108, 108], "of 540 events"
+    fitted = fit(folder, settings={"use_text": False, "width": 16, "epochs": 1}, controls="none",
+                 out=tmp_path / "fit", **given)  # fmt: skip
+    assert fitted.results["data"]["audit"]["test"]["events"] == 108
+    planned = plan(folder, fractions=shares)
+    assert "--fractions 0.6,0.2,0.2" in (planned.command or "")
+    assert planned.reasons[0].value == 324
+    for call, more in ((compare, {"out": tmp_path / "none"}), (plan, {})):
+        with pytest.raises(UsageError, match=r"three numbers above 0.*got \(0\.8, 0\.1\)"):
+            call(folder, fractions=(0.8, 0.1), **more)
+        for date in ("test_from", "validation_from"):
+            with pytest.raises(UsageError, match=f"fractions= and {date}= both say"):
+                call(folder, fractions=shares, **{date: "2001-09-09"}, **more)
+        with pytest.raises(UsageError, match="fractions= belong to interactions"):
+            call(table, fractions=shares, **more)
+
+
 @pytest.mark.parametrize(
     ("call", "given", "message"),
     [

@@ -18,6 +18,7 @@ __all__ = [
     "Data",
     "Device",
     "EventColumn",
+    "Fractions",
     "Group",
     "ImageBackbone",
     "ImageColumn",
@@ -190,6 +191,13 @@ LimitUsers = Annotated[
         rich_help_panel=_EVENTS,
     ),
 ]  # fmt: skip
+Fractions = Annotated[
+    str | None,
+    _events(
+        "--fractions", "Shares of training, validation and test, in time order: 0.8,0.1,0.1 "
+        "otherwise. Not with dates.",
+    ),
+]  # fmt: skip
 TestFrom = Annotated[
     str | None, _events("--test-from", "Date on which the test begins; the newest 10 % otherwise.")
 ]
@@ -258,6 +266,7 @@ def interactions(
     weight: str | None,
     positive: list[str] | None,
     limit_users: int | None = None,
+    fractions: str | None = None,
     test_from: str | None = None,
     validation_from: str | None = None,
     random_split: bool = False,
@@ -266,10 +275,25 @@ def interactions(
     given = {
         "user": user, "item": item, "time": time, "event": event, "rating": rating,
         "weight": weight, "positive": positive or None, "limit_users": limit_users,
+        "fractions": None if fractions is None else _shares(fractions),
         "test_from": test_from, "validation_from": validation_from,
         "random_split": random_split or None,
     }  # fmt: skip
     return {name: value for name, value in given.items() if value is not None}
+
+
+def _shares(text: str) -> tuple[float, ...]:
+    """The numbers of `0.8,0.1,0.1`; how many there must be is checked where they are used.
+
+    Raises:
+        UsageError: For what is no number.
+    """
+    try:
+        return tuple(float(part) for part in text.split(","))
+    except ValueError:
+        raise UsageError(
+            f"--fractions takes three numbers such as 0.8,0.1,0.1, got {text!r}."
+        ) from None
 
 
 def reading(

@@ -71,6 +71,7 @@ def compare(
     weight: o.WeightColumn = None,
     positive: o.Positive = None,
     limit_users: o.LimitUsers = None,
+    fractions: o.Fractions = None,
     test_from: o.TestFrom = None,
     validation_from: o.ValidationFrom = None,
     random_split: o.RandomSplit = False,
@@ -154,8 +155,8 @@ def compare(
         show_audit=None if json else lambda found: answer(audit_view(found.to_dict())),
         **o.reading(text, label, image, split_column, label_names, skip_bad),
         **o.interactions(
-            user, item, time, event, rating, weight, positive, limit_users, test_from,
-            validation_from, random_split,
+            user, item, time, event, rating, weight, positive, limit_users, fractions,
+            test_from, validation_from, random_split,
         ),
         **({} if image_backbone is None else {"image_backbone": image_backbone}),
     )  # fmt: skip

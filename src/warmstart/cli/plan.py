@@ -69,6 +69,7 @@ def plan(
     weight: o.WeightColumn = None,
     positive: o.Positive = None,
     limit_users: o.LimitUsers = None,
+    fractions: o.Fractions = None,
     test_from: o.TestFrom = None,
     validation_from: o.ValidationFrom = None,
     random_split: o.RandomSplit = False,
@@ -105,8 +106,8 @@ def plan(
         image_size=image_size, max_length=max_length, device=device, seed=seed,
         **o.reading(text, label, image, split_column, label_names, skip_bad),
         **o.interactions(
-            user, item, time, event, rating, weight, positive, limit_users, test_from,
-            validation_from, random_split,
+            user, item, time, event, rating, weight, positive, limit_users, fractions,
+            test_from, validation_from, random_split,
         ),
     )  # fmt: skip
     if out is not None:

@@ -10,11 +10,12 @@ from .interactions import Histories, Interactions
 from .readers import IN_MEMORY, read
 from .samples import SAMPLES, Sample, SampleResult, sample
 from .splits import Split, View, split
-from .timesplit import TimeSplit, held_out_events, time_split
+from .timesplit import FRACTIONS, TimeSplit, check_cuts, held_out_events, time_split
 from .transforms import AUGMENTATIONS, Augment, Augmentation, parse_augmentation
 
 __all__ = [
     "AUGMENTATIONS",
+    "FRACTIONS",
     "IN_MEMORY",
     "MAX_PIXELS",
     "SAMPLES",
@@ -34,6 +35,7 @@ __all__ = [
     "UnreadableImageError",
     "View",
     "audit",
+    "check_cuts",
     "from_columns",
     "from_inputs",
     "held_out_events",

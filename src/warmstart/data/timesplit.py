@@ -17,7 +17,7 @@ from warmstart.core.rng import Streams
 from warmstart.data.interaction_times import moment, say_time
 from warmstart.data.interactions import EVENT_ARRAYS, Interactions, occurring
 
-__all__ = ["FRACTIONS", "TimeSplit", "held_out_events", "time_split"]
+__all__ = ["FRACTIONS", "TimeSplit", "check_cuts", "held_out_events", "time_split"]
 
 FRACTIONS = (0.8, 0.1, 0.1)
 _PARTS = ("train", "validation", "test")
@@ -112,7 +112,7 @@ def time_split(
         UsageError: For fractions or moments that cannot be used.
         DataError: When a part would be empty.
     """
-    _check(fractions, validation_from, test_from, random)
+    check_cuts(fractions, validation_from, test_from, random)
     if random:
         return _random_split(data, fractions, seed)
     test_cut, validation_cut = _cuts(data, fractions, validation_from, test_from)
@@ -156,17 +156,23 @@ def held_out_events(data: Interactions, split: TimeSplit) -> Interactions:
 # --- cuts ----------------------------------------------------------------------------------------
 
 
-def _check(
+def check_cuts(
     fractions: Sequence[float],
     validation_from: str | int | None,
     test_from: str | int | None,
     random: bool,
 ) -> None:
-    numbers = all(isinstance(f, int | float) and np.isfinite(f) and f > 0 for f in fractions)
-    if len(fractions) != 3 or not numbers or abs(sum(fractions) - 1) > 1e-6:
+    """Refuse settings of `time_split` that fit no data, which can be told before any is read.
+
+    Raises:
+        UsageError: Naming the setting.
+    """
+    shares = tuple(fractions) if isinstance(fractions, list | tuple) else ()
+    numbers = all(isinstance(f, int | float) and np.isfinite(f) and f > 0 for f in shares)
+    if len(shares) != 3 or not numbers or abs(sum(shares) - 1) > 1e-6:
         raise UsageError(
             "fractions must be three numbers above 0 with a sum of 1 (training, validation, "
-            f"test), got {tuple(fractions)}. Typical values: 0.8, 0.1, 0.1."
+            f"test), got {shares or repr(fractions)}. Typical values: 0.8, 0.1, 0.1."
         )
     if random and (validation_from is not None or test_from is not None):
         raise UsageError(

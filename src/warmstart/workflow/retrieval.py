@@ -17,9 +17,11 @@ from warmstart.core import (
     progress,
 )
 from warmstart.data import (
+    FRACTIONS,
     Interactions,
     Modality,
     TimeSplit,
+    check_cuts,
     held_out_events,
     is_interactions,
     read_interactions,
@@ -67,7 +69,7 @@ USUAL_ARMS = tuple(name for name in RETRIEVAL_ARMS if name != "text-history")
 _CONTROLS = ("popularity", "recent-popularity", "item-knn", "ease")
 COLUMNS_READ = ("user", "item", "time", "event", "rating", "weight", "positive")
 _T = TypeVar("_T", Interactions, TimeSplit)
-_CUTS = ("test_from", "validation_from", "random_split")
+_CUTS = ("fractions", "test_from", "validation_from", "random_split")
 _OWN = (*COLUMNS_READ, "limit_users", *_CUTS, "image_backbone")
 
 
@@ -110,7 +112,7 @@ def compare_interactions(
     metric: str | None = None,
     seed: int = 0,
     seeds: int = 1,
-    fractions: tuple[float, float, float] = (0.8, 0.1, 0.1),
+    fractions: tuple[float, float, float] | None = None,
     test_from: str | int | None = None,
     validation_from: str | int | None = None,
     random_split: bool = False,
@@ -135,7 +137,8 @@ def compare_interactions(
         metric: What decides; HR@100 otherwise, at a shorter list where there are few items.
         seed: Root of every draw, and the first training seed.
         seeds: Training seeds of each trained track, as far as the budget allows; the cut stays.
-        fractions: Shares of training, validation and test events.
+        fractions: Shares of training, validation and test events; 0.8, 0.1, 0.1 otherwise. They
+            do not go with dates.
         test_from: First moment of the test instead of its share.
         validation_from: The same for validation.
         random_split: Divide events at random, which shows training what came after the test.
@@ -157,6 +160,7 @@ def compare_interactions(
         UsageError: For settings that make no sense.
     """
     check_trackers(trackers)
+    shares = _shares(fractions, test_from, validation_from, random_split)
     if seeds < 1:
         raise UsageError(f"seeds must be at least 1, got {seeds}. Typical values: 1 to 5.")
     if device != "auto":
@@ -169,7 +173,7 @@ def compare_interactions(
     seconds = float("inf") if str(budget) == "none" else parse_duration(budget)
     interactions = _telling(read_interactions, data, **reading)
     split = _telling(
-        time_split, interactions, fractions=fractions, test_from=test_from,
+        time_split, interactions, fractions=shares, test_from=test_from,
         validation_from=validation_from, random=random_split, seed=seed,
     )  # fmt: skip
     primary = metric or usual_metric(interactions.n_items)
@@ -219,6 +223,29 @@ def compare_interactions(
         results["command"] = command or f"warmstart {verb} {data}"
         write_contest(folder, results, contest, interactions, final.name)
     return open_retrieval(final, allow_bin=allow_bin)
+
+
+def _shares(
+    fractions: tuple[float, float, float] | None,
+    test_from: str | int | None,
+    validation_from: str | int | None,
+    random: bool,
+) -> tuple[float, float, float]:
+    """The shares of the parts.
+
+    Raises:
+        UsageError: For shares that cannot be, or beside a date.
+    """
+    dates = {"test_from": test_from, "validation_from": validation_from}
+    given = " and ".join(f"{name}=" for name, value in dates.items() if value is not None)
+    if fractions is not None and given:
+        raise UsageError(
+            f"fractions= and {given} both say where the parts begin: divide by shares "
+            "(--fractions 0.8,0.1,0.1) or by dates."
+        )
+    shares = FRACTIONS if fractions is None else fractions
+    check_cuts(shares, validation_from, test_from, random)
+    return shares
 
 
 def _telling(make: Callable[..., _T], *arguments: Any, **options: Any) -> _T:
@@ -298,16 +325,21 @@ def plan_for_interactions(
     Args:
         data: Folder or file of interactions.
         backbone: What the command that follows the plan should name.
-        **reading: Passed to `read_interactions`, and test_from=, validation_from=, random_split=.
+        **reading: Passed to `read_interactions`, and fractions=, test_from=, validation_from=,
+            random_split=.
     """
     cuts = {name: reading.pop(name, None) for name in _CUTS}
+    random = bool(cuts["random_split"])
+    shares = _shares(cuts["fractions"], cuts["test_from"], cuts["validation_from"], random)
     reading.pop("image_backbone", None)
     interactions = read_interactions(data, **reading)
     with progress.muted():  # a random split is among the plan's warnings
         split = time_split(
-            interactions, test_from=cuts["test_from"], validation_from=cuts["validation_from"],
-            random=bool(cuts["random_split"]),
+            interactions, fractions=shares, test_from=cuts["test_from"],
+            validation_from=cuts["validation_from"], random=random,
         )  # fmt: skip
+    if cuts["fractions"] is not None:
+        cuts["fractions"] = ",".join(map(str, shares))
     options = [
         part
         for name, value in {**reading, **cuts, "backbone": backbone}.items()
