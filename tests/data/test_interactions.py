@@ -292,6 +292,24 @@ def test_positives_that_fit_nothing(
         read_interactions(folder(tmp_path), positive=positive)
 
 
+def test_kinds_that_nobody_chose_from_are_told(tmp_path: Path) -> None:
+    source = folder(tmp_path)
+    told = (
+        "Events are of 2 kinds (view 3, complete 1), and every one counts as a positive. Say which "
+        "do with positive= (--positive complete)."
+    )
+    assert told in read_interactions(source).notes
+    for chosen in ("view", "rating>=4"):
+        assert "kinds" not in " ".join(read_interactions(source, positive=chosen).notes)
+    one_kind = folder(tmp_path / "one", EVENTS.replace("complete", "view"))
+    assert "kinds" not in " ".join(read_interactions(one_kind).notes)
+    rows = [f"u{n % 3},i{n % 2},{n},kind {min(n // 2, 6)}" for n in range(20)]
+    many = write(tmp_path / "many.csv", "\n".join(["user,item,time,event", *rows]) + "\n")
+    told = " ".join(read_interactions(many).notes)
+    assert "7 kinds (kind 6 8, kind 0 2, kind 1 2, kind 2 2, kind 3 2, ...)" in told
+    assert "(--positive 'kind 3')" in told
+
+
 def test_positives_need_their_column(tmp_path: Path) -> None:
     bare = "user_id,item_id,timestamp\na,x,1\nb,y,2\n"
     path = write(tmp_path / "bare.csv", bare)

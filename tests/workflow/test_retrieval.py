@@ -380,6 +380,19 @@ def test_columns_that_are_said_work_through_the_verbs(
         plan(clicks, user="who")
 
 
+def test_a_plan_tells_how_the_events_were_read(
+    folder: Path, tmp_path: Path, notes: list[str]
+) -> None:
+    header, *rows = (folder / "interactions.csv").read_text().splitlines()
+    rows = [f"{row},{'view' if n % 3 else 'complete'}" for n, row in enumerate(rows)]
+    (tmp_path / "interactions.csv").write_text("\n".join([f"{header},event", *rows]) + "\n")
+    plan(tmp_path)
+    assert len([line for line in notes if "(--positive complete)" in line]) == 1
+    notes.clear()
+    plan(tmp_path, positive="complete")
+    assert not any("--positive" in line for line in notes)
+
+
 def test_bad_rows_left_out_are_told_once(folder: Path, tmp_path: Path, notes: list[str]) -> None:
     for file in folder.iterdir():
         (tmp_path / file.name).write_text(file.read_text())

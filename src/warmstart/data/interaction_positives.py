@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import operator
 import re
+import shlex
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -12,7 +13,9 @@ import numpy.typing as npt
 
 from warmstart.core.errors import DataError, UsageError, nearest
 
-__all__ = ["positives"]
+__all__ = ["about_kinds", "positives"]
+
+_SHOWN = 5
 
 _TERM = re.compile(r"(rating|weight)\s*(>=|<=|>|<|==|=)\s*([+-]?\d+(?:\.\d+)?)", re.IGNORECASE)
 _SIGNS: Mapping[str, Callable[[Any, Any], Any]] = {
@@ -81,3 +84,22 @@ def positives(
     if not yes_N.any():
         raise DataError(f"{file}: no event is a positive by positive={wanted!r}.")
     return yes_N
+
+
+def about_kinds(
+    wanted: Sequence[str] | str | None,
+    event_N: npt.NDArray[np.integer[Any]] | None,
+    event_names: Sequence[str],
+) -> list[str]:
+    """A sentence where events of several kinds all count as positives since nobody chose."""
+    if wanted is not None or event_N is None or len(event_names) < 2:
+        return []
+    counts_K = np.bincount(event_N, minlength=len(event_names))
+    shown = [int(kind) for kind in np.argsort(-counts_K, kind="stable")[:_SHOWN]]
+    listed = [f"{event_names[kind]} {counts_K[kind]:,}" for kind in shown]
+    listed += ["..."] if len(event_names) > _SHOWN else []
+    return [
+        f"Events are of {len(event_names):,} kinds ({', '.join(listed)}), and every one counts as "
+        "a positive. Say which do with positive= (--positive "
+        f"{shlex.quote(event_names[shown[-1]])})."
+    ]

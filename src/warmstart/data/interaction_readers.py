@@ -16,7 +16,7 @@ from warmstart.data.interaction_blocks import column_names
 from warmstart.data.interaction_columns import EventColumns, find_event_columns
 from warmstart.data.interaction_events import Events, in_time_order, read_events, without_repeats
 from warmstart.data.interaction_layouts import Layout, find_layout
-from warmstart.data.interaction_positives import positives
+from warmstart.data.interaction_positives import about_kinds, positives
 from warmstart.data.interaction_rejects import RowFaults
 from warmstart.data.interaction_tables import IdTable, bare_items, item_table, user_table
 from warmstart.data.interactions import Interactions, occurring
@@ -240,6 +240,7 @@ def _assemble(
         used, event_N = np.unique(event_N, return_inverse=True)
         events.event_names = [events.event_names[code] for code in used]
         event_N = event_N.astype(np.int16)
+    notes += about_kinds(positive, event_N, events.event_names)
     rating_N, weight_N = columns.get("rating"), columns.get("weight")
     missing = 0 if rating_N is None else int(np.isnan(rating_N).sum())
     if missing:

@@ -332,7 +332,7 @@ def plan_for_interactions(
     random = bool(cuts["random_split"])
     shares = _shares(cuts["fractions"], cuts["test_from"], cuts["validation_from"], random)
     reading.pop("image_backbone", None)
-    interactions = read_interactions(data, **reading)
+    interactions = _telling(read_interactions, data, **reading)
     with progress.muted():  # a random split is among the plan's warnings
         split = time_split(
             interactions, fractions=shares, test_from=cuts["test_from"],
