@@ -157,6 +157,9 @@ def test_notes_say_what_the_audit_counted() -> None:
         "0 items (0 events); 100.0% of events repeat an item of the user's."
     )
     assert "cold: 1 users (1 events), 1 items (1 events); 0.0%" in made.notes[2]
+    assert made.notes[3:] == (
+        "Leak audit: every event of a later part comes after all earlier parts.",
+    )
 
 
 def at(text: str) -> int:
@@ -233,7 +236,12 @@ def test_random_is_warned_and_reproducible() -> None:
     every = triples(made.train) + triples(made.validation) + triples(test)
     assert sorted(every) == sorted(triples(data))
     assert sorted(triples(made.fitted)) == sorted(triples(made.train) + triples(made.validation))
-    assert made.audit["leaks"]["test"] > 0
+    leaks = made.audit["leaks"]
+    assert leaks["test"] > 0
+    assert made.notes[-1] == (
+        f"Leak audit: {leaks['validation']} of 10 validation events and {leaks['test']} of 10 test "
+        "events do not come after all earlier parts."
+    )
     assert triples(held_out(data, time_split(data, random=True, seed=1))) == triples(test)
     assert triples(held_out(data, time_split(data, random=True, seed=2))) != triples(test)
     with pytest.raises(DataError, match="too few"):
@@ -245,6 +253,18 @@ def test_other_data_are_refused() -> None:
     made = time_split(data)
     with pytest.raises(DataError, match="is not what this split was made of"):
         held_out(data.select(np.arange(9)), made)
+
+
+def test_an_audit_that_finds_a_leak_stops_the_split() -> None:
+    data = events(TEN)
+    made = time_split(data, validation_from=104, test_from=107)
+    time_N = np.array(data.time_N)
+    moved = replace(data, time_N=time_N)
+    time_N[0] = 109  # whoever made the array may still write to it: order is not checked again
+    assert np.searchsorted(time_N, [104, 107]).tolist() == [4, 7], "the cuts stay where they were"
+    with pytest.raises(DataError, match="memory: a test event precedes a training event; nothing"):
+        time_split(moved, validation_from=104, test_from=107)
+    assert made.audit["leaks"] == {"validation": 0, "test": 0}
 
 
 def test_a_split_that_leaks_cannot_be_made() -> None:

@@ -86,6 +86,7 @@ def test_the_folder_holds_what_the_design_says(run: RetrievalRun) -> None:
     assert {one["by"] for one in results["fairness"]} == {"team", "tag"}
     assert {lift["a"] for lift in results["lifts"]} == {TRACK, "zero-shot"}
     assert results["kept"] == TRACK
+    assert "Leak audit: every event of a later part" in (run.folder / "report.html").read_text()
 
 
 def test_every_number_comes_from_the_kept_ranks(run: RetrievalRun) -> None:

@@ -335,4 +335,10 @@ def _sentences(audit: Mapping[str, Any]) -> list[str]:
                 f"{part['seen_share']:.1%} of events repeat an item of the user's"
             )
         lines.append(line + ".")
-    return lines
+    leaks = audit["leaks"]
+    if not sum(leaks.values()):
+        return [*lines, "Leak audit: every event of a later part comes after all earlier parts."]
+    found = " and ".join(
+        f"{leaks[name]:,} of {audit[name]['events']:,} {name} events" for name in _PARTS[1:]
+    )
+    return [*lines, f"Leak audit: {found} do not come after all earlier parts."]
