@@ -12,8 +12,9 @@ from .html import render_report, write_report
 from .index import index_view, render_index_report, trade_off_plot, write_index_report
 from .plan import quadrant_lines, quadrant_plot, render_plan_report, write_plan_report
 from .plots import forest, learning_curves, reliability, shot_curve
-from .ranking import ranking_markdown, ranking_rows, ranking_view
+from .ranking import ranking_markdown, ranking_rows
 from .ranking_html import render_ranking_report, write_ranking_report
+from .ranking_terminal import ranking_view
 from .shift import render_shift_report, shift_view, write_shift_report
 from .shots import shots_markdown, shots_view
 from .terminal import (

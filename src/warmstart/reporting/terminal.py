@@ -120,7 +120,7 @@ def comparison_view(results: Json) -> RenderableType:
     Results of a k-shot table and of recommenders are shown as such.
     """
     if results.get("task_type") == "retrieve":
-        from .ranking import ranking_view  # which ends in this module's verdict
+        from .ranking_terminal import ranking_view  # which ends in this module's verdict
 
         return ranking_view(results)
     if results.get("adaptation"):

@@ -46,6 +46,8 @@ def task_metrics(
 ) -> EvaluateFunction:
     """An evaluation function for the loop: `validation_HR@10`, `validation_HR@100` and so on.
 
+    Beside them `validation_information` and `validation_information_most`, see `information`.
+
     Args:
         task: What is asked.
         model: The recommender that these towers make.
@@ -60,17 +62,25 @@ def task_metrics(
             return state.metrics
         made = model(judged_towers(state))
         ranks = rank_targets(made, task, task.n_items, block=block, ks=())
-        found = {**measure_ranking(ranks, task, WATCHED), "information": information(made, task)}
+        nats, most = information(made, task)
+        found = measure_ranking(ranks, task, WATCHED)
+        found |= {"information": nats, "information_most": most}
         return {f"validation_{key}": value for key, value in found.items()}
 
     return evaluate
 
 
 @torch.inference_mode()
-def information(model: TwoTowerModel, task: RankingTask) -> float:
+def information(model: TwoTowerModel, task: RankingTask) -> tuple[float, float]:
     """Nats that user vectors and the vectors of what came next tell of one another, at the least.
 
-    InfoNCE among up to 1,024 queries from all over the task, so at most log 1024 = 6.93.
+    `log(K + 1) - loss`, the loss being InfoNCE among up to 1,024 queries from all over the task,
+    each against the K others. Below 0 it tells nothing.
+
+    Returns:
+        The bound, and log(K + 1), above which it cannot show anything: 6.93 for 1,024 queries.
+
+    Source: see `mutual_information_bound`.
     """
     starts = np.unique(np.linspace(0, max(0, len(task) - _ROWS), _BLOCKS).astype(np.int64))
     users, items = [], []
@@ -85,7 +95,8 @@ def information(model: TwoTowerModel, task: RankingTask) -> float:
     vectors_BD = torch.from_numpy(model.item_vectors())[items_B]
     temperature = model.towers.temperature().item()
     loss = info_nce(users_BD, vectors_BD, temperature=temperature)
-    return mutual_information_bound(float(loss), len(users_BD) - 1)
+    others = len(users_BD) - 1
+    return mutual_information_bound(float(loss), others), mutual_information_bound(0.0, others)
 
 
 def held_out_loss(

@@ -6,6 +6,7 @@ import datetime
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import polars as pl
@@ -117,6 +118,7 @@ def _arm(entry: Entry) -> dict[str, Any]:
         "seconds": entry.seconds,
         "trainable_parameters": entry.trainable,
         "history": entry.history,
+        "information": _information(entry),
         "seeds": [_seed(fit) for fit in entry.fits],
         "notes": entry.notes,
     }
@@ -125,6 +127,26 @@ def _arm(entry: Entry) -> dict[str, Any]:
     if entry.validation:
         values.setdefault("next_item", {})["validation"] = entry.validation
     return values
+
+
+def _information(entry: Entry) -> dict[str, float] | None:
+    """The bound on the mutual information after the chosen epoch, the mean over seeds, in nats.
+
+    None for what does not train, and where no epoch was judged on a validation task.
+    """
+    found = [
+        record
+        for fit in entry.fits
+        for record in fit.history
+        if record["epoch"] == fit.settings.get("epochs_chosen")
+        and "validation_information_most" in record
+    ]
+    if not found:
+        return None
+    return {
+        "nats": fmean(record["validation_information"] for record in found),
+        "most": fmean(record["validation_information_most"] for record in found),
+    }
 
 
 def _seed(fit: SeedFit) -> dict[str, Any]:
