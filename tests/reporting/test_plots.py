@@ -149,3 +149,13 @@ def test_a_home_that_cannot_be_written_draws_without_a_warning(tmp_path: Path) -
     )  # fmt: skip
     assert found.stderr == ""
     assert not Path(found.stdout.strip()).exists()
+
+
+def test_the_score_that_tells_the_best_epoch_is_drawn() -> None:
+    record = {"epoch": 1, "train_loss": 3.0, "validation_HR@10": 0.1, "validation_HR@100": 0.4,
+              "validation_MRR": 0.05, "validation_information": 1.2}  # fmt: skip
+    arm = {"name": "x", "settings": {"metric": "HR@100"}, "history": [[record]]}
+    assert "Validation HR@100" in (learning_curves(arm) or "")
+    assert "validation HR@100 from 0.400 to 0.400" in (learning_curves(arm) or "")
+    unknown = arm | {"settings": {"metric": "NDCG@10"}}
+    assert "validation HR@10 from 0.100" in (learning_curves(unknown) or "")

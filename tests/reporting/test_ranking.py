@@ -234,3 +234,18 @@ def test_several_seeds_and_later_events_are_named(results: dict[str, Any]) -> No
     assert "the best baseline" in printed(results)
     results["run"] = "runs/films"
     assert "the best baseline" not in printed(results)
+
+
+def test_the_bound_on_the_information_stands_beside_its_limit(results: dict[str, Any]) -> None:
+    assert "nats" not in printed(results)
+    results["arms"][0] |= {
+        "information": {"nats": -0.4567, "most": 6.9315},
+        "history": [[{"epoch": 1, "train_loss": 1.0}]],
+    }
+    results["arms"][1]["information"] = None
+    line = (
+        "Two-Tower: user and next item tell at least −0.46 nats of one another on validation "
+        "(this bound cannot exceed 6.93)."
+    )
+    assert line in printed(results, 160)
+    assert line in Page(render_ranking_report(results)).text

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+import math
 import os
 import random
 import subprocess
 import sys
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -18,6 +22,7 @@ import torch
 from warmstart.core import DataError, NotApplicable, Run, RunError, UsageError
 from warmstart.evaluation import measure_ranking, rank_targets
 from warmstart.retrieval import TwoTower, TwoTowerModel
+from warmstart.retrieval.fitting_validation import information
 from warmstart.training import Checkpoints, History
 
 from .towerkit import (
@@ -244,8 +249,41 @@ def test_keeps_the_best_epoch_on_the_validation_task(tmp_path: Path) -> None:
     assert found == pytest.approx(max(curve), abs=1e-6)
     assert history.best_epoch == curve.index(max(curve)) + 1
     assert all(0 < value < 6.94 for value in history.curve("validation_information"))
+    asked = len(task)
+    users = torch.from_numpy(trained.user_vectors(task.queries)).double()
+    items = torch.from_numpy(trained.item_vectors()).double()[torch.from_numpy(task.targets.items)]
+    loss = torch.nn.functional.cross_entropy(users @ items.T / 0.07, torch.arange(asked))
+    told = history.curve("validation_information")[history.best_epoch - 1]
+    assert told == pytest.approx(math.log(asked) - float(loss), abs=1e-4)
+    most = history.curve("validation_information_most")
+    assert most == pytest.approx([math.log(asked)] * 6)
     again = TwoTower.parse({**trained.facts["settings"]}, "two-tower").refit(history)
     assert (again.stop_after, again.keep, again.epochs) == (history.best_epoch, "last", 6)
+
+
+def test_the_information_of_vectors_that_tell_all_and_of_such_that_tell_nothing() -> None:
+    """Known answers: users who point at the next item or at none, 1 / temperature = 5."""
+
+    def points(at: Iterator[int]) -> Any:
+        return SimpleNamespace(
+            towers=SimpleNamespace(temperature=lambda: torch.tensor(0.2)),
+            item_vectors=lambda: np.eye(31, dtype=np.float32)[:30],
+            user_vectors=lambda asked: np.eye(31, dtype=np.float32)[
+                [next(at) for _ in asked.user_Q]
+            ],
+        )
+
+    many = next_item_task(*halves(chains(n_users=1000, length=8)))
+    assert len(many) > 1024, "more than are looked at"
+    found = information(points(itertools.repeat(30)), many)
+    assert found == pytest.approx((0.0, math.log(1024)), abs=1e-5)
+    few = next_item_task(*halves(chains(length=8)))
+    targets = few.targets.items
+    nats, most = information(points(iter(targets.tolist())), few)
+    alike = np.bincount(targets)[targets]  # questions with the same answer cannot be told apart
+    others = len(targets) - alike
+    assert most == pytest.approx(math.log(len(targets)))
+    assert nats == pytest.approx(most - np.log(alike + others * math.exp(-5)).mean(), abs=1e-5)
 
 
 def test_patience_stops_early(tmp_path: Path) -> None:

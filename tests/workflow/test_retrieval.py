@@ -87,6 +87,12 @@ def test_the_folder_holds_what_the_design_says(run: RetrievalRun) -> None:
     assert {lift["a"] for lift in results["lifts"]} == {TRACK, "zero-shot"}
     assert results["kept"] == TRACK
     assert "Leak audit: every event of a later part" in (run.folder / "report.html").read_text()
+    told = {arm["name"]: arm["information"] for arm in results["arms"]}
+    assert [name for name in told if told[name]] == [TRACK]
+    chosen = results["arms"][0]["seeds"][0]["epochs_chosen"]
+    record = results["arms"][0]["history"][0][chosen - 1]
+    assert told[TRACK] == {"nats": record["validation_information"],
+                           "most": record["validation_information_most"]}  # fmt: skip
 
 
 def test_every_number_comes_from_the_kept_ranks(run: RetrievalRun) -> None:

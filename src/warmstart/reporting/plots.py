@@ -25,7 +25,8 @@ _WIDTH = 344
 def learning_curves(arm: Mapping[str, Any], name: str = "curves", color: int = 0) -> str | None:
     """Loss and validation score per epoch of one arm; thin lines are its training seeds.
 
-    The score on an old task (`--retain`) is drawn dashed beside the new one's.
+    The score is the one that `settings.metric` names, by which the best epoch is told, where there
+    is one. The score on an old task (`--retain`) is drawn dashed beside the new one's.
 
     Args:
         arm: An arm of the results; `history` holds, for each seed, one dict an epoch.
@@ -42,7 +43,9 @@ def learning_curves(arm: Mapping[str, Any], name: str = "curves", color: int = 0
     losses = [key for key in ("train_loss", "validation_loss") if key in keys]
     scores = sorted(
         key for key in keys if key.startswith("validation_") and key != "validation_loss"
-    )[:1]
+    )
+    watched = f"validation_{(arm.get('settings') or {}).get('metric')}"
+    scores = [watched] if watched in keys else scores[:1]
     scores += [old for key in scores if (old := RETAINED + _metric_of(key)) in keys]
     if not losses and not scores:
         return None

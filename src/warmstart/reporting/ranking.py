@@ -15,6 +15,7 @@ from .view import Json
 __all__ = [
     "COLUMNS",
     "fairness_rows",
+    "information_lines",
     "lift_rows",
     "metric_text",
     "metric_title",
@@ -192,6 +193,21 @@ def fairness_rows(results: Json, dash: str = "–") -> list[dict[str, Any]]:
                 ],
             }
         )
+    return found
+
+
+def information_lines(results: Json) -> list[str]:
+    """What each trained track's vectors tell of what comes next, a sentence an arm, in nats."""
+    found = []
+    for arm in view.arms_in_order(results):
+        told = arm.get("information")
+        if told:
+            label = fmt.clean(arm.get("label") or arm.get("name"))
+            nats, most = (f"{told[key]:.2f}".replace("-", "−") for key in ("nats", "most"))
+            found.append(
+                f"{label}: user and next item tell at least {nats} nats of one another on "
+                f"validation (this bound cannot exceed {most})."
+            )
     return found
 
 

@@ -66,6 +66,7 @@ def _context(results: Json) -> dict[str, Any]:
         "future_heads": [ranking.metric_title(name) for name in _FUTURE],
         "fairness": ranking.fairness_rows(results),
         "curves": _curves(results),
+        "information": ranking.information_lines(results),
         "data": _data(data),
         "data_notes": [fmt.clean(note) for note in data.get("notes") or []],
         "settings": [_settings(arm) for arm in view.arms_in_order(results)],
@@ -142,5 +143,11 @@ def _glossary() -> list[tuple[str, str]]:
             "Baseline",
             "Popularity, neighbours of items and the like, each with the settings that validation "
             "chose. A model that does not clearly beat the best of them is not worth its cost.",
+        ),
+        (
+            "Mutual information",
+            "How much a user's vector tells of the item that comes next, in nats, at the least: "
+            "log(K + 1) minus the InfoNCE loss among K + 1 validation questions, so never more "
+            "than log(K + 1). Below 0 it tells nothing.",
         ),
     ]

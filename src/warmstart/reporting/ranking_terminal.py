@@ -14,6 +14,7 @@ from . import view
 from .ranking import (
     COLUMNS,
     fairness_rows,
+    information_lines,
     lift_rows,
     metric_title,
     ranking_rows,
@@ -56,6 +57,7 @@ def ranking_view(results: Json) -> RenderableType:
         for row in ranking_rows(results)
         if row["reason"]
     ]
+    parts += [Text(f"  {line}", style="dim") for line in information_lines(results)]
     parts += _lifts(results)
     parts += _slices(results)
     parts += _cold_lifts(results)
