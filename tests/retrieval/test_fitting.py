@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from warmstart.core import Streams
+from warmstart.core import Run, Streams
+from warmstart.objectives import info_nce
 from warmstart.retrieval.fitting import (
     Catalogue,
     FullSoftmax,
@@ -26,11 +27,13 @@ from warmstart.retrieval.fitting import (
 from warmstart.retrieval.fitting_mining import MineNegatives
 from warmstart.retrieval.negatives import InBatch, Known, Mixture, Uniform
 from warmstart.retrieval.negatives_hard import Mined
+from warmstart.retrieval.negatives_plan import compare
 from warmstart.retrieval.sequences import WindowBatch, WindowRows, group_events
 from warmstart.retrieval.towers import Towers, TowerShape
+from warmstart.retrieval.two_tower_work import prepare
 from warmstart.training import StepOutput
 
-from .towerkit import chains, events, texts
+from .towerkit import chains, events, settings, texts
 
 N_ITEMS = 30
 
@@ -135,6 +138,60 @@ def test_sampled_softmax_approaches_the_full_one() -> None:
     full, _ = bench.gradients(FullSoftmax(bench.catalogue))
     found, _ = bench.gradients(bench.sampled(20_000, shares={"uniform": 1.0}))
     assert found == pytest.approx(full, abs=0.02)
+
+
+@pytest.mark.parametrize("symmetric", [False, True])
+def test_what_in_batch_trains_with_equals_sentence_transformers(
+    tmp_path: Path, symmetric: bool
+) -> None:
+    """The step that the settings make, where no item comes twice: its loss and every gradient."""
+    from sentence_transformers.sentence_transformer.losses import MultipleNegativesRankingLoss
+    from sentence_transformers.util import cos_sim
+
+    data = events([(u, 3 * u + n) for n in range(3) for u in range(10)], n_users=10, n_items=30)
+    asked = settings(
+        negatives="in-batch", logq="off", mask_known=False, symmetric=symmetric, temperature=0.05,
+        dropout=0.0, id_dropout=0.0,
+    )  # fmt: skip
+    run = Run(tmp_path, device="cpu")
+    work = prepare(
+        asked, data, run, text_IE=texts(), image_IE=None, profile_UP=None, watches_loss=False
+    )
+    last_P = np.arange(30) % 3 == 2  # a position a user: each user's others would be masked
+    batch = WindowRows(work.sequences, history=8, learned_P=last_P).batch(range(10), 0)
+    assert sorted(batch.targets_N.tolist()) == list(range(2, 30, 3))
+    towers = Towers(work.shape, temperature=0.05, streams=run.streams.child("towers"))
+    state: Any = SimpleNamespace(
+        modules={"towers": towers}, plain={"towers": towers}, device=torch.device("cpu"),
+        streams=run.streams, epoch=0, world=1, rank=0,
+    )  # fmt: skip
+    step = training_step(compare(asked, data, work, run).objective, work.catalogue)
+    output = step(batch, state)
+    assert isinstance(output, StepOutput)
+    weights = [weight for weight in towers.parameters() if weight.requires_grad]
+    found = torch.autograd.grad(output.total(), weights, allow_unused=True)
+
+    pairs: dict[str, Any] = {"scale": 1 / 0.05, "similarity_fct": cos_sim}
+    if symmetric:
+        pairs |= {
+            "directions": ("query_to_doc", "doc_to_query"),
+            "partition_mode": "per_direction",
+        }
+    model: Any = torch.nn.Identity()
+    theirs = MultipleNegativesRankingLoss(model, **pairs)
+    codes = torch.arange(30)
+    table = towers.items(codes, work.catalogue.features(codes), work.catalogue.known_I)
+    users = towers.user_vectors(batch, table)
+    vectors = [users, table[batch.targets_N]]
+    expected = theirs.compute_loss_from_embeddings(vectors, torch.zeros(10))
+    assert float(output.total().detach()) == pytest.approx(float(expected.detach()), rel=1e-5)
+    own = info_nce(*vectors, temperature=0.05, symmetric=symmetric)
+    assert float(own.detach()) == pytest.approx(float(expected.detach()), rel=1e-5)
+    others = torch.autograd.grad(expected, weights, allow_unused=True)
+    assert [one is None for one in found] == [one is None for one in others]
+    for mine, other in zip(found, others, strict=True):
+        if mine is not None:
+            torch.testing.assert_close(mine, other, rtol=1e-4, atol=1e-5)
 
 
 def test_symmetric_against_a_slow_twin() -> None:
