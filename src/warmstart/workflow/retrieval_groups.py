@@ -34,7 +34,8 @@ def group_gaps(
 ) -> list[tuple[str, FairnessGap]]:
     """Gaps between groups by attributes of users and by tags of items.
 
-    What has too few users to be judged is left out, and that is said.
+    What has too few users to be judged is left out, and so are attributes with many values and
+    those after the sixth; that is said.
 
     Args:
         ranks: Of the recommender.
@@ -51,7 +52,7 @@ def group_gaps(
         try:
             found.append((name, fairness(ranks, questions, labels, metric)))
         except DataError as error:
-            progress.note(f"Whether groups by {name} are served alike is not told: {error}")
+            _left_out(name, str(error).rstrip("."))
     return found
 
 
@@ -73,17 +74,26 @@ def _attributes(users: pl.DataFrame | None) -> list[tuple[str, list[object]]]:
         if name == "user_id":
             continue
         column = users[name]
-        if column.dtype.is_numeric() and column.n_unique() > _GROUPS:
+        different = column.drop_nulls().n_unique()
+        if len(found) == _ATTRIBUTES:
+            _left_out(name, f"{_ATTRIBUTES} attributes are compared, and these came first: "
+                      f"{', '.join(one for one, _ in found)}")  # fmt: skip
+            continue
+        if column.dtype.is_numeric() and different > _GROUPS:
             edges = np.unique(np.nanquantile(column.drop_nulls().to_numpy(), [0.25, 0.5, 0.75]))
             values = [None if v is None else _quarter(float(v), edges) for v in column.to_list()]
-        elif column.n_unique() <= 2 * _GROUPS:
+        elif different <= 2 * _GROUPS:
             values = [None if v is None else str(v) for v in column.to_list()]
         else:
+            _left_out(name, f"it has {different:,} values, and {2 * _GROUPS} at most are compared. "
+                      "Join them into fewer")  # fmt: skip
             continue
         found.append((name, list(values)))
-        if len(found) == _ATTRIBUTES:
-            break
     return found
+
+
+def _left_out(name: str, why: str) -> None:
+    progress.note(f"Whether groups by {name} are served alike is not told: {why}.")
 
 
 def _quarter(value: float, edges: np.ndarray) -> str:
