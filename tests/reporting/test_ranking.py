@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 from rich.console import Console
 
+from warmstart.evaluation import KS
+from warmstart.evaluation.ranking_metrics import names_for
 from warmstart.reporting import (
     comparison_view,
     index_view,
@@ -18,7 +20,13 @@ from warmstart.reporting import (
     render_ranking_report,
     trade_off_plot,
 )
-from warmstart.reporting.ranking import lift_rows, metric_text, metric_title, slice_rows
+from warmstart.reporting.ranking import (
+    lift_rows,
+    metric_rows,
+    metric_text,
+    metric_title,
+    slice_rows,
+)
 
 from .test_html import Page
 
@@ -244,8 +252,56 @@ def test_the_bound_on_the_information_stands_beside_its_limit(results: dict[str,
     }
     results["arms"][1]["information"] = None
     line = (
-        "Two-Tower: user and next item tell at least −0.46 nats of one another on validation "
-        "(this bound cannot exceed 6.93)."
+        "Two-Tower: mutual information of user and next item on validation at least −0.46 nats; "
+        "this bound cannot show more than 6.93."
     )
     assert line in printed(results, 160)
     assert line in Page(render_ranking_report(results)).text
+
+
+def test_groups_that_are_clearly_apart_are_named_beside_best_and_worst(
+    results: dict[str, Any],
+) -> None:
+    """The extremes may hide in their noise what larger groups show."""
+    one = results["fairness"][0]
+    one |= {"significant": False, "too_small": {"green": 7}, "apart": [["many", HOSTILE]]}
+    text = printed(results, 300)
+    assert "By team: no clear gap between best and worst, but between others; red is" in text
+    assert f"Clearly apart too: many above {HOSTILE}." in text
+    assert "Too few users to judge: green (7)." in text
+    page = render_ranking_report(results)
+    assert "no clear gap between best and worst, but between others;" in Page(page).text
+    assert f"many above {HOSTILE}" in Page(page).text
+    assert "Clearly apart: 1 pair of groups" in Page(page).text
+    assert "Too few users to judge (how many): green (7)." in Page(page).text
+    one |= {"significant": True, "apart": [["red", "blue"], *([f"g{n}", "h"] for n in range(5))]}
+    text = printed(results, 300)
+    assert "By team: a clear gap; red is" in text
+    assert "Clearly apart too: g0 above h, g1 above h, g2 above h and 2 more." in text
+    assert "Clearly apart too: 5 pairs of groups" in Page(render_ranking_report(results)).text
+    one |= {"significant": False, "apart": [], "too_small": {}}
+    assert "By team: no clear gap; red is" in printed(results, 300)
+    assert "Clearly apart" not in printed(results, 300) + Page(render_ranking_report(results)).text
+
+
+def test_the_page_holds_every_metric_with_its_interval(results: dict[str, Any]) -> None:
+    for arm in results["arms"][:2]:
+        found = {name: score(0.25) for name in names_for(KS)}
+        found["median_rank"] = {"value": 12.0, "low": 9.0, "high": 15.0, "n": 100}
+        arm["next_item"]["test"]["metrics"] = arm["all_future"]["test"]["metrics"] = found
+    page = Page(render_ranking_report(results))
+    assert [tag for tag, _ in page.tags].count("details") == 2
+    assert "All metrics of next item" in page.text
+    assert "All metrics of all future items" in page.text
+    titles = [metric_title(name) for name in names_for(KS)]
+    assert {"HR@1", "NDCG@50", "Median rank", "Debiased recall@5", "Coverage@100"} <= set(titles)
+    for kind in ("next_item", "all_future"):
+        table = metric_rows(results, kind)
+        assert table is not None
+        assert table["heads"] == ["Two-Tower", "Ease"], "what has no score has no column"
+        assert [row["label"] for row in table["rows"]] == titles
+        values = {row["label"]: row["cells"][0] for row in table["rows"]}
+        assert values["Median rank"] == {"value": "12", "interval": "9–15"}
+        assert values["Debiased recall@50"] == {"value": "25.0 %", "interval": "20.0–30.0"}
+    assert "Median rank 12 9–15" in page.text
+    assert metric_rows({"arms": []}) is None

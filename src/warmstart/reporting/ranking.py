@@ -17,6 +17,7 @@ __all__ = [
     "fairness_rows",
     "information_lines",
     "lift_rows",
+    "metric_rows",
     "metric_text",
     "metric_title",
     "ranking_markdown",
@@ -51,13 +52,25 @@ def metric_text(name: str, value: float | None) -> str:
 
 def _bounds(name: str, score: Json, dash: str) -> str:
     low, high = score.get("low"), score.get("high")
-    return "" if low is None or high is None else fmt.interval(name, low, high, dash)
+    if low is None or high is None:
+        return ""
+    if name == "median_rank":
+        return f"{metric_text(name, low)}{dash}{metric_text(name, high)}"
+    return fmt.interval(name, low, high, dash)
 
 
-def scored(results: Json) -> Iterator[Json]:
-    """The arms that have test scores, adapted models first."""
+def _cell(name: str, score: Json, dash: str) -> dict[str, str]:
+    """A score as a cell of a table."""
+    return {
+        "value": metric_text(name, score.get("value")),
+        "interval": _bounds(name, score, dash),
+    }
+
+
+def scored(results: Json, kind: str = "next_item") -> Iterator[Json]:
+    """The arms that have test scores of that kind, adapted models first."""
     for arm in view.arms_in_order(results):
-        if ((arm.get("next_item") or {}).get("test") or {}).get("metrics"):
+        if ((arm.get(kind) or {}).get("test") or {}).get("metrics"):
             yield arm
 
 
@@ -76,11 +89,7 @@ def ranking_rows(
     found = []
     for arm in view.arms_in_order(results):
         metrics = ((arm.get(kind) or {}).get("test") or {}).get("metrics") or {}
-        cells = []
-        for name in columns:
-            score = metrics.get(name) or {}
-            shown = metric_text(name, score.get("value"))
-            cells.append({"value": shown, "interval": _bounds(name, score, dash)})
+        cells = [_cell(name, metrics.get(name) or {}, dash) for name in columns]
         found.append(
             {
                 "label": fmt.clean(arm.get("label") or arm.get("name")),
@@ -95,6 +104,29 @@ def ranking_rows(
             }
         )
     return found
+
+
+def metric_rows(results: Json, kind: str = "next_item", dash: str = "–") -> dict[str, Any] | None:
+    """Every metric of every arm: heads (arms) and a row a metric; None where nothing was scored.
+
+    Args:
+        results: The content of results.json.
+        kind: `next_item` or `all_future`.
+        dash: Between the bounds of an interval.
+    """
+    arms = list(scored(results, kind))
+    names = dict.fromkeys(name for arm in arms for name in arm[kind]["test"]["metrics"])
+    rows = [
+        {
+            "label": metric_title(name),
+            "cells": [
+                _cell(name, arm[kind]["test"]["metrics"].get(name) or {}, dash) for arm in arms
+            ],
+        }
+        for name in names
+    ]
+    heads = [fmt.clean(arm.get("label") or arm.get("name")) for arm in arms]
+    return {"heads": heads, "rows": rows} if rows else None
 
 
 def _seed_words(arm: Json) -> list[str]:
@@ -118,12 +150,7 @@ def slice_rows(results: Json, metric: str | None = None, dash: str = "–") -> d
                 metrics = arm["next_item"]["test"]["slices"].get(part, {}).get(label) or {}
                 score = metrics.get(name) or {}
                 count = score.get("n", count)
-                cells.append(
-                    {
-                        "value": metric_text(name, score.get("value")),
-                        "interval": _bounds(name, score, dash),
-                    }
-                )
+                cells.append(_cell(name, score, dash))
             title = f"{label} {_SLICES.get(part, part)}"
             rows.append({"label": fmt.clean(title), "n": count, "cells": cells})
     heads = [fmt.clean(arm.get("label") or arm.get("name")) for arm in arms]
@@ -168,11 +195,20 @@ def _words(lift: Json) -> str:
 
 
 def fairness_rows(results: Json, dash: str = "–") -> list[dict[str, Any]]:
-    """Groups of users and items, as the kept model serves them."""
+    """Groups of users and items, as the kept model serves them.
+
+    `told` says whether the best and the worst lie apart, or other groups alone; `apart` are the
+    other pairs that do, the widest first, and `too_small` groups with too few users to be judged.
+    """
     found = []
     for one in results.get("fairness") or []:
         name = str(one.get("metric"))
         gap = one.get("gap") or {}
+        edge = [one.get("best"), one.get("worst")]
+        apart = [pair for pair in one.get("apart") or [] if list(pair) != edge]
+        told = (
+            "no clear gap between best and worst, but between others" if apart else "no clear gap"
+        )
         found.append(
             {
                 "by": fmt.clean(one.get("by")),
@@ -182,6 +218,12 @@ def fairness_rows(results: Json, dash: str = "–") -> list[dict[str, Any]]:
                 "gap": fmt.difference(name, gap.get("value")),
                 "interval": _bounds(name, gap, dash),
                 "significant": bool(one.get("significant")),
+                "told": "a clear gap" if one.get("significant") else told,
+                "apart": [f"{fmt.clean(a)} above {fmt.clean(b)}" for a, b in apart],
+                "too_small": [
+                    f"{fmt.clean(label)} ({users})"
+                    for label, users in (one.get("too_small") or {}).items()
+                ],
                 "groups": [
                     {
                         "label": fmt.clean(label),
@@ -205,8 +247,8 @@ def information_lines(results: Json) -> list[str]:
             label = fmt.clean(arm.get("label") or arm.get("name"))
             nats, most = (f"{told[key]:.2f}".replace("-", "−") for key in ("nats", "most"))
             found.append(
-                f"{label}: user and next item tell at least {nats} nats of one another on "
-                f"validation (this bound cannot exceed {most})."
+                f"{label}: mutual information of user and next item on validation at least {nats} "
+                f"nats; this bound cannot show more than {most}."
             )
     return found
 

@@ -15,6 +15,7 @@ from .view import Json
 
 __all__ = ["render_ranking_report", "write_ranking_report"]
 
+_KINDS = ("next_item", "all_future")
 _FUTURE = ("Recall@10", "Recall@100", "NDCG@10", "MRR", "coverage@10")
 _TITLES = {"events": "Events", "users": "Users", "items": "Items"}
 
@@ -55,6 +56,7 @@ def _context(results: Json) -> dict[str, Any]:
         "primary": ranking.metric_title(primary),
         "heads": [ranking.metric_title(name) for name in ranking.COLUMNS],
         "rows": ranking.ranking_rows(results),
+        "all_metrics": {kind: ranking.metric_rows(results, kind) for kind in _KINDS},
         "notices": view.notices(results),
         "forest": trusted(
             plots.forest(_forest(results, primary), primary, best=verdict.get("best"))

@@ -25,6 +25,8 @@ from .view import Json
 
 __all__ = ["ranking_view"]
 
+_PAIRS = 3
+
 
 def ranking_view(results: Json) -> RenderableType:
     """The comparison of recommenders for the terminal."""
@@ -124,12 +126,15 @@ def _slices(results: Json) -> list[RenderableType]:
 def _fairness(results: Json) -> list[RenderableType]:
     lines: list[RenderableType] = []
     for row in fairness_rows(results, dash=" to "):
-        told = "a clear gap" if row["significant"] else "no clear gap"
+        apart, small = row["apart"], row["too_small"]
+        more = f" and {len(apart) - _PAIRS} more" if len(apart) > _PAIRS else ""
+        also = f" Clearly apart too: {', '.join(apart[:_PAIRS])}{more}." if apart else ""
+        few = f" Too few users to judge: {', '.join(small)}." if small else ""
         lines.append(
             Text(
-                f"By {row['by']}: {told}; {row['best']} is {row['gap'].lstrip('+')} points of "
-                f"{row['metric']} above {row['worst']} ({row['interval']}).",
-                style="yellow" if row["significant"] else "dim",
+                f"By {row['by']}: {row['told']}; {row['best']} is {row['gap'].lstrip('+')} points "
+                f"of {row['metric']} above {row['worst']} ({row['interval']}).{also}{few}",
+                style="yellow" if row["significant"] or apart else "dim",
             )
         )
     return [Text(), *lines] if lines else []
