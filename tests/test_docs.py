@@ -140,6 +140,32 @@ def test_every_strategy_stands_in_the_readme() -> None:
     assert rows == ours
 
 
+SETTING = re.compile(r"^\| (?:`([\w-]+)`: )?`(\w+)` \| `([^`]+)` \| [^|]+ \|$", re.MULTILINE)
+
+
+def test_every_setting_of_a_track_stands_in_the_docs_with_its_default() -> None:
+    """Defaults are read as `--set` reads them."""
+    from warmstart.retrieval import TRACKS, make_track
+
+    page = (ROOT / "docs" / "retrieval.md").read_text(encoding="utf-8")
+    told: dict[str, dict[str, str]] = {name: {} for name in TRACKS}
+    for track, setting, default in SETTING.findall(page):
+        for name in [track] if track else [name for name in TRACKS if name != "zero-shot"]:
+            told[name][setting] = default
+    for name, differs in re.findall(r"^\| `([\w-]+)` \| ((?:`\w+=[^`]+`(?:, )?)+) \|$", page, re.M):
+        told[name] |= dict(re.findall(r"`(\w+)=([^`]+)`", differs))
+    for name, track in TRACKS.items():
+        assert told[name].keys() == track.model_fields.keys(), name
+        assert make_track(name, told[name]) == track(), name
+
+
+def test_every_ranking_metric_stands_in_the_docs() -> None:
+    from warmstart.evaluation import RANKING_METRICS
+
+    page = (ROOT / "docs" / "retrieval.md").read_text(encoding="utf-8")
+    assert set(re.findall(r"^\| `(\w+)(?:@K)?` \| [^|`]+", page, re.M)) >= set(RANKING_METRICS)
+
+
 def _module(strategy: str) -> str:
     from warmstart.strategies import strategy_class
 

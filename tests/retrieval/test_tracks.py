@@ -9,6 +9,7 @@ import pytest
 
 from warmstart.core import Run, Streams, UsageError
 from warmstart.retrieval import TRACKS, make_track
+from warmstart.retrieval.both_towers import BothTowers
 from warmstart.retrieval.fitting_mining import MineNegatives
 from warmstart.retrieval.negatives_plan import HARD, compare
 from warmstart.retrieval.sequences import group_events
@@ -25,6 +26,13 @@ def track(**changes: object) -> UserTowerTrack:
     found = make_track("user-tower", {**SMALL, "draws": 12, "epochs": 1, "keep": "last", **changes})
     assert isinstance(found, UserTowerTrack)
     return found
+
+
+def test_none_is_a_value_that_text_can_give() -> None:
+    """As `--set patience=none` gives it."""
+    settings = make_track("both-towers", {"patience": "none", "text_patience": "none"})
+    assert isinstance(settings, BothTowers)
+    assert (settings.patience, settings.text_patience) == (None, None)
 
 
 def with_views() -> ToyEvents:

@@ -173,9 +173,14 @@ TRACKS: Mapping[str, type[HistoryMean] | type[TwoTower]] = {
 def make_track(name: str, settings: Mapping[str, Any] | None = None) -> HistoryMean | TwoTower:
     """A track by its name.
 
+    Args:
+        name: One of `TRACKS`.
+        settings: Names and values as a user gave them; the word `none` stands for None.
+
     Raises:
         UsageError: For an unknown name or setting.
     """
     if name not in TRACKS:
         raise UsageError(f"There is no track {name!r}.{nearest(name, TRACKS)}")
-    return TRACKS[name].parse(settings or {}, name)
+    given = {key: None if value == "none" else value for key, value in (settings or {}).items()}
+    return TRACKS[name].parse(given, name)
