@@ -63,6 +63,8 @@ def results() -> dict[str, Any]:
                 {"first": "2024-02-02", "last": "2024-03-01", "error": rate, "expected": None,
                  "excess": None, "p_value": None},
             ],
+            "windows_test": {"explanation": "rows", "statistic": 12.345, "degrees": 1,
+                             "p_value": 0.0123},
             "bound": {"source_error": 0.1, "half_divergence": 0.6, "joint_error": 0.2,
                       "bound": 0.9, "target_error": 0.3, "rows": 60},
         },
@@ -85,8 +87,8 @@ def test_the_terminal_shows_every_part() -> None:
     for words in (
         "Proxy A-distance", "1.23", "1.1 to 1.3", "0.05", "25 times", "MMD² of class", "calm",
         "-0.01", "Word that moved", "Rows (covariate shift)", "cannot tell", "0.5",
-        "25.0 %", "20.0 % to 30.0 %", "2024-01-01", "Ben-David", "Joint error", "0.900",
-        "A linear classifier tells them apart.",
+        "25.0 %", "20.0 % to 30.0 %", "2024-01-01", "Wald χ² = 12.3", "p = 0.0123",
+        "Ben-David", "Joint error", "0.900", "A linear classifier tells them apart.",
     ):  # fmt: skip
         assert words in text, words
     assert "\x1b" not in text

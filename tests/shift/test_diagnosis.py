@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from scipy.stats import norm
+from scipy.stats import chi2, norm
 
 from warmstart.core import DataError, NotApplicable, Streams, UsageError
 from warmstart.shift import diagnose
@@ -17,6 +17,7 @@ from warmstart.shift.diagnosis_concept import (
     _above,
     _holm,
     _mean,
+    _together,
     _weighted,
     concept_shift,
     windows_of,
@@ -277,11 +278,106 @@ def test_windows_show_when_the_meaning_changed() -> None:
     assert all(p is not None for p in p_values)
     assert [p is not None and p < 0.01 for p in p_values] == [False, False, True, True]
     assert together is not None
-    assert together < 1e-6
+    assert together.p_value < 1e-6
+    assert together.degrees == 4
     whole = diagnose(source[0], target[order], source_labels_N=source[1],
                      target_labels_M=truth[order], label_names=NAMES, times_M=shuffled,
                      windows=4)  # fmt: skip
     assert len(whole.windows) == 4
+    assert whole.windows_test == together
+    concept = whole.findings[2]
+    assert concept.verdict == "yes"
+    assert "Errors by stretch of time fit neither" in concept.words
+    assert concept.p_value is not None
+    assert concept.p_value < 1e-6
+
+
+def test_errors_that_all_come_late_are_told() -> None:
+    """As many as expected on the whole, but none at first and all of them at the end."""
+    source, (target, truth) = rows(500, 0), rows(400, 1)
+    odd = (target[:, 0] > 0) != (truth == 1)
+    times = np.argsort(np.argsort(odd, kind="stable")).tolist()
+    settings: dict[str, Any] = {
+        "source_labels_N": source[1], "target_labels_M": truth, "label_names": NAMES
+    }  # fmt: skip
+    assert diagnose(source[0], target, **settings).findings[2].verdict == "no"
+    found = diagnose(source[0], target, times_M=times, windows=4, **settings)
+    concept = found.findings[2]
+    assert concept.verdict == "yes"
+    assert concept.statistic == "Wald χ² over time"
+    assert found.windows_test is not None
+    assert concept.p_value == pytest.approx(2 * found.windows_test.p_value)
+    assert "from 300 to 399" in concept.words
+
+
+def test_stretches_without_a_change_are_told_so() -> None:
+    source, target = rows(500, 0), rows(400, 1, by=0.5)
+    found = diagnose(source[0], target[0], source_labels_N=source[1], target_labels_M=target[1],
+                     label_names=NAMES, times_M=list(range(400)), windows=4)  # fmt: skip
+    assert found.findings[2].verdict == "no"
+    assert "Errors by stretch of time are as expected" in found.findings[2].words
+
+
+def test_other_class_shares_over_time_are_no_other_meaning() -> None:
+    """Errors come from one class alone; as it gets frequent, so do errors."""
+    generator = np.random.default_rng(0)
+
+    def side(shares: list[float]) -> tuple[np.ndarray, np.ndarray]:
+        y = (generator.random(len(shares)) < np.array(shares)).astype(np.int64)
+        strays = (y == 1) & (generator.random(len(shares)) < 0.4)
+        x = generator.standard_normal((len(shares), 3))
+        x[:, 0] += np.where(strays, -2.0, 4.0 * y - 2.0)
+        return x, y
+
+    (xs, ys), (xt, yt) = side([0.4] * 1500), side([0.15] * 300 + [0.65] * 300)
+    classifier = cross_fit(xs, ys, xt, 2)
+    _, test = windows_of(classifier, xs, xt, yt, list(range(600)), windows=4)
+    assert test is not None
+    assert test.explanation == "classes"
+    assert test.p_value > 0.05
+
+
+def test_stretches_that_share_a_small_source_are_tested_at_their_level() -> None:
+    """Expectations from 60 source rows err together: independent ones would alarm too often."""
+    generator = np.random.default_rng(0)
+    weight_WN = np.exp(0.3 * generator.standard_normal((5, 60)))
+    together, apart = [], []
+    for _ in range(1500):
+        wrong_N = (generator.random(60) < 0.2).astype(np.float64)
+        stretches = []
+        for weight_N in weight_WN:
+            expected = _weighted(wrong_N, weight_N)
+            assert expected is not None
+            error = _mean((generator.random(200) < 0.2).astype(np.float64))
+            stretches.append((error, expected, weight_N))
+        together.append(_together("rows", stretches, wrong_N).p_value)
+        scores = [_above(error, expected) for error, expected, _ in stretches]
+        apart.append(chi2.sf(sum((gap / spread) ** 2 for gap, spread, _ in scores), 5))
+    assert np.mean(np.array(together) <= 0.05) < 0.075
+    assert np.mean(np.array(apart) <= 0.05) > 0.1
+
+
+def test_one_stretch_alone_is_its_own_score() -> None:
+    wrong_N = np.array([1.0, 0.0, 0.0, 1.0, 0.0] * 20)
+    expected = _weighted(wrong_N, np.arange(100.0))
+    assert expected is not None
+    error = ErrorRate(value=0.6, error=0.05, rows=90)
+    found = _together("rows", [(error, expected, np.arange(100.0))], wrong_N)
+    gap, spread, _ = _above(error, expected)
+    assert found.statistic == pytest.approx((gap / spread) ** 2)
+    assert found.p_value == pytest.approx(2 * norm.sf(gap / spread))
+    # a source without an error shares nothing: the stretches add up
+    none_N = np.zeros(100)
+    calm = _weighted(none_N, np.ones(100))
+    assert calm is not None
+    twice = _together("rows", [(error, calm, np.ones(100))] * 2, none_N)
+    gap, spread, _ = _above(error, ErrorRate(value=0.0, error=0.0, rows=100))
+    assert twice.statistic == pytest.approx(2 * (gap / spread) ** 2)
+
+
+def test_times_without_source_labels_are_refused() -> None:
+    with pytest.raises(UsageError, match=r"times_M \(--date\) needs .* 0 labelled rows .* classes"):
+        diagnose(rows(50, 0)[0], rows(50, 1)[0], times_M=list(range(50)))
 
 
 @pytest.mark.parametrize("windows", [1, 9])

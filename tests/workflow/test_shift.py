@@ -94,6 +94,22 @@ def test_dates_cut_the_target_into_stretches(pair: tuple[Path, Path], tiny_text:
         ws.shift(*pair, backbone=tiny_text, date="when", windows=30, **QUICK)
 
 
+def test_dates_that_cannot_be_used_are_refused(
+    pair: tuple[Path, Path], tiny_text: Path, tmp_path: Path
+) -> None:
+    texts = [(line.split(",")[0],) for line in pair[0].read_text().splitlines()[1:]]
+    bare = table(tmp_path / "bare.csv", texts, "text")
+    with pytest.raises(UsageError, match=r"\(--date\) needs a classifier .* Label source rows"):
+        ws.shift(bare, pair[1], backbone=tiny_text, date="when", **QUICK)
+    with pytest.raises(DataError, match="no column 'whn'"):
+        ws.shift(bare, pair[1], backbone=tmp_path / "none", date="whn", **QUICK)
+    vectors = tmp_path / "vectors.npy"
+    np.save(vectors, embed(pair[0], backbone=tiny_text).vectors_ND)
+    for reference in (None, vectors):
+        with pytest.raises(UsageError, match=r"shift\.date .* got 'when' and no target"):
+            ws.shift(pair[1], reference=reference, backbone=tiny_text, date="when", **QUICK)
+
+
 def test_labels_are_optional_on_either_side(
     pair: tuple[Path, Path], tiny_text: Path, tmp_path: Path
 ) -> None:

@@ -118,6 +118,7 @@ def _context(results: Json) -> dict[str, Any]:
         "findings": finding_rows(diagnosis),
         "shares": share_rows(diagnosis),
         "windows": drawn(window_plot(diagnosis.get("windows") or [])),
+        "windows_words": windows_words(diagnosis),
         "bound": bound_rows(diagnosis),
         "layers": [
             (fmt.clean(one["name"]), number(one["value"]))
@@ -230,6 +231,19 @@ def share_rows(diagnosis: Mapping[str, Any]) -> list[dict[str, str]]:
     ]
 
 
+def windows_words(diagnosis: Mapping[str, Any]) -> str:
+    """The test over all stretches of time as a sentence; empty where there is none."""
+    test = diagnosis.get("windows_test")
+    if not test:
+        return ""
+    change = {"rows": "the rows", "classes": "the class shares"}[test["explanation"]]
+    return (
+        f"All stretches together, against what they would be if only {change} changed: Wald χ² = "
+        f"{number(test['statistic'])} on {test['degrees']} degrees of freedom, p = "
+        f"{test['p_value']:.3g}."
+    )
+
+
 def bound_rows(diagnosis: Mapping[str, Any]) -> list[tuple[str, str]]:
     """The terms of the bound, and what it bounds."""
     found = diagnosis.get("bound")
@@ -328,6 +342,8 @@ def _extras(diagnosis: Mapping[str, Any]) -> list[RenderableType]:
                 Text("-" if one.get("p_value") is None else f"{one['p_value']:.3g}"),
             )  # fmt: skip
         parts += [Text(), table]
+        if words := windows_words(diagnosis):
+            parts.append(Text(words, style="dim"))
     bound = bound_rows(diagnosis)
     if bound:
         table = _table("Ben-David bound", "")

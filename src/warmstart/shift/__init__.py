@@ -27,7 +27,7 @@ from .align import Coral, Mmd, SourceOnly
 from .dann import Cdan, Dann
 from .diagnosis import Diagnosis, Finding, diagnose
 from .diagnosis_bound import BoundTerms
-from .diagnosis_concept import ConceptShift, ErrorRate, Window
+from .diagnosis_concept import ConceptShift, ErrorRate, Window, WindowsTest
 from .distance import (
     DISTANCES,
     MMD,
@@ -142,6 +142,7 @@ __all__ = [
     "Validators",
     "Weights",
     "Window",
+    "WindowsTest",
     "WordDivergence",
     "accuracy_difference",
     "batch_norm_shift",

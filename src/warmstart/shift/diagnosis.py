@@ -13,7 +13,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from warmstart.core import Config, DataError, NotApplicable
+from warmstart.core import Config, DataError, NotApplicable, UsageError
 
 from .a_distance import ADistance, proxy_a_distance
 from .diagnosis_bound import BoundTerms, bound_terms
@@ -22,6 +22,7 @@ from .diagnosis_concept import (
     LEAST_LABELLED,
     ConceptShift,
     Window,
+    WindowsTest,
     concept_shift,
     windows_of,
 )
@@ -51,6 +52,10 @@ _LIMITS = {
         "target rows that the source lacks are not among them, and errors there count as concept.",
     ),
 }
+_LIMIT_OVER_TIME = (
+    "Over time an error below the expected one counts too: target rows that the source has as well "
+    "make for one."
+)
 
 
 class Finding(Config):
@@ -87,7 +92,8 @@ class Diagnosis(Config):
             what a change of the shares does not explain. None where there is no label shift.
         concept: Errors and expectations; None without target labels.
         windows: Error by stretch of time; empty without times.
-        windows_p_value: That the error is as expected in all of them.
+        windows_test: Whether the errors of all stretches are as expected; None without times, or
+            where no stretch has an expectation.
         bound: Terms of the Ben-David bound; None unless both sides have labels.
     """
 
@@ -96,7 +102,7 @@ class Diagnosis(Config):
     remaining: float | None = None
     concept: ConceptShift | None = None
     windows: tuple[Window, ...] = ()
-    windows_p_value: float | None = None
+    windows_test: WindowsTest | None = None
     bound: BoundTerms | None = None
 
 
@@ -130,7 +136,8 @@ def diagnose(
 
     Raises:
         DataError: For vectors that cannot be compared, or labels that are none.
-        UsageError: For windows that the labelled rows of known time do not fill.
+        UsageError: For windows that the labelled rows of known time do not fill, or times without
+            source labels.
     """
     source, target = two_sets(source_ND, target_MD, "diagnose")
     ours_N = _labels(source_labels_N, len(source), len(label_names), "source_labels_N")
@@ -147,6 +154,11 @@ def diagnose(
     try:
         classifier = cross_fit(source, ours_N, target, len(label_names), seed=seed)
     except NotApplicable as reason:
+        if times_M is not None:
+            raise UsageError(
+                "times_M (--date) needs a classifier of the source, whose errors it cuts by time; "
+                f"the source has {reason}. Label source rows, or leave it out."
+            ) from None
         return Diagnosis(
             findings=(rows, _cannot("label", f"The source has {reason}."),
                       _cannot("concept", f"The source has {reason}."))
@@ -165,16 +177,19 @@ def diagnose(
         f"{known} labelled target rows: {LEAST_LABELLED} at least are needed. Without them nothing "
         "can show whether rows mean something else on the target.",
     )
+    over_time: tuple[Window, ...] = ()
+    test = None
+    if times_M is not None:
+        over_time, test = windows_of(
+            classifier, source, target, theirs_M, times_M, windows=windows, seed=seed
+        )
+        found |= {"windows": over_time, "windows_test": test}
     if known >= LEAST_LABELLED:
         weights = shares.weights if shares.reliable else None
         concept = concept_shift(classifier, source, target, theirs_M, weights, seed=seed)
-        found["concept"], third = concept, _concept(concept)
+        found["concept"], third = concept, _concept(concept, over_time, test)
         found["bound"] = _bound(classifier, source, target, theirs_M, a_distance, len(label_names),
                                 seed)  # fmt: skip
-    if times_M is not None:
-        found["windows"], found["windows_p_value"] = windows_of(
-            classifier, source, target, theirs_M, times_M, windows=windows, seed=seed
-        )
     return Diagnosis(findings=(rows, _label(shares, a_distance, remaining), third), **found)
 
 
@@ -301,32 +316,61 @@ def _counts(shares: LabelShift) -> str:
     return words
 
 
-def _concept(found: ConceptShift) -> Finding:
+def _concept(
+    found: ConceptShift, windows: Sequence[Window] = (), over_time: WindowsTest | None = None
+) -> Finding:
+    """The error on all labelled target rows, and that by stretch of time where there are times.
+
+    Either test can show that rows mean something else. Where both are made, p-values are doubled
+    (Bonferroni).
+    """
     test = "Error of the source's classifier on labelled target rows against what other rows or " \
            "other class shares would explain"  # fmt: skip
     error = f"{found.target.value:.1%} of {found.target.rows:g} labelled target rows are answered "
     error += f"wrongly, {found.source.value:.1%} of held-out source rows"
+    tests = (found.p_value is not None) + (over_time is not None)
+    p_values = []
     if found.by_rows is None or found.excess is None or found.p_value is None:
         words = (
             f"{error}. The source has rows like {found.covered:.0%} of the target's, too few to "
             "say what other rows alone would give."
         )
-        return Finding(
-            kind="concept", verdict="cannot tell", test=test, words=words.replace("%", " %"),
-            limits=_LIMITS["concept"],
-        )  # fmt: skip
-    expected = f"{found.by_rows.value:.1%} if only the rows changed"
-    if found.by_classes is not None:
-        expected += f", {found.by_classes.value:.1%} if only the class shares did"
-    changed = found.p_value <= LEVEL
-    end = (
-        "More than either explains: rows mean something else, or are of kinds the source lacks."
-        if changed
-        else "No more than these explain."
-    )
+    else:
+        p_values.append(min(1.0, tests * found.p_value))
+        expected = f"{found.by_rows.value:.1%} if only the rows changed"
+        if found.by_classes is not None:
+            expected += f", {found.by_classes.value:.1%} if only the class shares did"
+        end = (
+            "More than either explains: rows mean something else, or are of kinds the source lacks."
+            if p_values[0] <= LEVEL
+            else "No more than these explain."
+        )
+        words = f"{error}; expected {expected}. {end}"
+    if over_time is not None:
+        p_values.append(min(1.0, tests * over_time.p_value))
+        words += " " + _over_time(windows, changed=p_values[-1] <= LEVEL)
+        test += ", all rows together and by stretch of time"
+    elif windows:
+        words += " No stretch of time has enough source rows like its own."
+    verdict: Verdict = "cannot tell"
+    statistic, value = (None, None) if found.excess is None else ("Excess error", found.excess)
+    if p_values:
+        verdict = "yes" if min(p_values) <= LEVEL else "no"
+        if over_time is not None and p_values[-1] == min(p_values):
+            statistic, value = "Wald χ² over time", over_time.statistic
     return Finding(
-        kind="concept", verdict="yes" if changed else "no", test=test,
-        statistic="Excess error", value=found.excess, p_value=found.p_value,
-        words=f"{error}; expected {expected}. {end}".replace("%", " %"),
-        limits=_LIMITS["concept"],
+        kind="concept", verdict=verdict, test=test, statistic=statistic, value=value,
+        p_value=min(p_values, default=None), words=words.replace("%", " %"),
+        limits=_LIMITS["concept"] + ((_LIMIT_OVER_TIME,) if over_time is not None else ()),
     )  # fmt: skip
+
+
+def _over_time(windows: Sequence[Window], *, changed: bool) -> str:
+    """Whether the errors by stretch of time are as expected, and the stretch that is farthest."""
+    known = [(one, one.expected) for one in windows if one.expected is not None]
+    most, expected = max(known, key=lambda pair: abs(pair[0].excess or 0.0))
+    span = f"{most.first[:10]} to {most.last[:10]}"
+    away = f"{most.error.value:.1%} from {span} where {expected.value:.1%} is expected of its rows"
+    if changed:
+        return f"Errors by stretch of time fit neither of the two either: {away}."
+    return f"Errors by stretch of time are as expected; farthest off: {away}."

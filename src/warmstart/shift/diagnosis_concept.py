@@ -11,13 +11,17 @@ Weights leave little to stand on where source and target hardly overlap. The mea
 rows is the share of the target that lies where the source has rows: under one half there is no
 expectation and no verdict, nor where the effective number of rows (Σ r)² / Σ r² (Kish 1965) is
 under 30.
+
+Over stretches of time the expectations all stand on the same source rows, and err together. All
+stretches are tested at once by a Wald statistic whose covariance has that shared part; taken for
+independent, they would be called unexpected too often where the source is small.
 Source: Shimodaira, Improving Predictive Inference under Covariate Shift, 2000.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from scipy.stats import chi2, norm
@@ -35,6 +39,7 @@ __all__ = [
     "ConceptShift",
     "ErrorRate",
     "Window",
+    "WindowsTest",
     "concept_shift",
     "windows_of",
 ]
@@ -106,6 +111,24 @@ class Window(Config):
     p_value: float | None
 
 
+class WindowsTest(Config):
+    """Whether the errors of all stretches of time are as expected.
+
+    Attributes:
+        explanation: Which expectation fits better: `rows`, if only p(x) changed, or `classes`, if
+            only the class shares did.
+        statistic: Wald statistic of the differences to it.
+        degrees: Its degrees of freedom: stretches that have that expectation.
+        p_value: That the errors are as this expectation has them (two-sided). The other one, where
+            there is one, has a smaller one.
+    """
+
+    explanation: Literal["rows", "classes"]
+    statistic: float
+    degrees: int
+    p_value: float
+
+
 def concept_shift(
     classifier: SourceClassifier,
     source_ND: Floats,
@@ -155,12 +178,13 @@ def windows_of(
     *,
     windows: int = 5,
     seed: int = 0,
-) -> tuple[tuple[Window, ...], float | None]:
-    """Error by stretch of time against expectation, and the p-value over all stretches.
+) -> tuple[tuple[Window, ...], WindowsTest | None]:
+    """Error by stretch of time against expectation, and a test over all stretches.
 
     Labelled target rows are put in the order of their times and cut into stretches of equally many
-    rows. The expectation of each comes from a domain classifier between the source and the target
-    rows of that stretch.
+    rows. What to expect if only the rows changed comes from a domain classifier between the source
+    and the target rows of a stretch; what to expect if only the class shares did, from the labels
+    of the stretch.
 
     Args:
         classifier: Of the source.
@@ -172,7 +196,8 @@ def windows_of(
         seed: Of the domain classifiers' folds.
 
     Returns:
-        The stretches, and the p-value of Σ z² against χ²: that each error is as expected.
+        The stretches, and the test of the explanation that fits better; None where no stretch has
+        an expectation.
 
     Raises:
         UsageError: With fewer than 10 labelled rows a stretch.
@@ -188,24 +213,64 @@ def windows_of(
     wrong_M = np.full(len(truth_M), np.nan)
     wrong_M[truth_M >= 0] = classifier.target_wrong(truth_M)
     raw = []
+    by_classes: list[tuple[ErrorRate, ErrorRate, Floats]] = []
     for at in np.array_split(np.asarray(order), windows):
         error = _mean(wrong_M[at])
         ratio_N = _ratios(source_ND, target_MD[at], seed)[classifier.at_N]
         expected = _by_rows(classifier.wrong_N, ratio_N)
-        z = None if expected is None else _score(error, expected)
-        raw.append((str(times_M[at[0]]), str(times_M[at[-1]]), error, expected, z))
-    scores = [z for *_, z in raw if z is not None]
-    adjusted = iter(_holm([float(2 * norm.sf(abs(z))) for z in scores]))
+        raw.append((str(times_M[at[0]]), str(times_M[at[-1]]), error, expected, ratio_N))
+        weight_N = _class_ratios(classifier.truth_N, truth_M[at])
+        if expected is not None:
+            other = _weighted(classifier.wrong_N, weight_N)
+            by_classes += [] if other is None else [(error, other, weight_N)]
+    by_rows = [
+        (error, expected, np.minimum(ratio_N, CLIP))
+        for *_, error, expected, ratio_N in raw
+        if expected is not None
+    ]
+    adjusted = iter(_holm([float(2 * norm.sf(abs(_score(a, b)))) for a, b, _ in by_rows]))
     found = tuple(
         Window(
             first=first, last=last, error=error, expected=expected,
             excess=None if expected is None else error.value - expected.value,
-            p_value=None if z is None else next(adjusted),
+            p_value=None if expected is None else next(adjusted),
         )
-        for first, last, error, expected, z in raw
+        for first, last, error, expected, _ in raw
     )  # fmt: skip
-    together = float(chi2.sf(sum(z * z for z in scores), len(scores))) if scores else None
-    return found, together
+    tests = [_together("rows", by_rows, classifier.wrong_N)] if by_rows else []
+    tests += [_together("classes", by_classes, classifier.wrong_N)] if by_classes else []
+    return found, max(tests, key=lambda test: test.p_value, default=None)
+
+
+def _together(
+    explanation: Literal["rows", "classes"],
+    stretches: Sequence[tuple[ErrorRate, ErrorRate, Floats]],
+    wrong_N: Floats,
+) -> WindowsTest:
+    """Wald test of the differences of all stretches to what their source weights let expect."""
+    gap_W = np.array([error.value - expected.value for error, expected, _ in stretches])
+    weight_WN = np.stack([weight_N for *_, weight_N in stretches])
+    value_W1 = np.array([[expected.value] for _, expected, _ in stretches])
+    # What a source row adds to the error of a weighted mean, brought to the standard error told.
+    part_WN = weight_WN * (wrong_N - value_W1)
+    part_WN /= np.maximum(np.linalg.norm(part_WN, axis=1, keepdims=True), 1e-300)
+    part_WN *= np.array([[expected.error] for _, expected, _ in stretches])
+    own_W = np.array([error.error**2 for error, *_ in stretches])
+    covariance_WW = part_WN @ part_WN.T + np.diag(own_W)
+    statistic = float(gap_W @ np.linalg.solve(covariance_WW, gap_W))
+    return WindowsTest(
+        explanation=explanation, statistic=statistic, degrees=len(gap_W),
+        p_value=float(chi2.sf(statistic, len(gap_W))),
+    )  # fmt: skip
+
+
+def _class_ratios(source_N: Ints, target_W: Ints) -> Floats:
+    """Target share over source share of each source row's class."""
+    classes = int(max(source_N.max(), target_W.max())) + 1
+    ours_C = np.bincount(source_N, minlength=classes) / len(source_N)
+    theirs_C = np.bincount(target_W, minlength=classes) / len(target_W)
+    found_N: Floats = theirs_C[source_N] / ours_C[source_N]
+    return found_N
 
 
 def _ratios(source_ND: Floats, target_MD: Floats, seed: int) -> Floats:

@@ -113,7 +113,8 @@ def shift(
         max_length: Tokens.
         device: Where to compute.
         allow_bin: Whether the backbone that is named may have pickled weights.
-        date: Column of the target with times: labelled rows are cut into stretches by it.
+        date: Column of the target with times: labelled rows are cut into stretches by it. Needs
+            labels on both sides.
         windows: How many stretches.
         permutations: Of the two-sample test, at least 19.
         seed: Root seed.
@@ -128,7 +129,7 @@ def shift(
         DataError: For data that cannot be read or compared, or two sets of the same rows.
         NotApplicable: Without target and reference, for a backbone that keeps no statistics of its
             pretraining data.
-        UsageError: For settings out of range.
+        UsageError: For settings out of range, or `date` without a target or without labels.
     """
     began = time.monotonic()
     if permutations < 19:
@@ -138,6 +139,11 @@ def shift(
         )
     if target is not None and reference is not None:
         raise UsageError("Give either a target or a reference: a reference takes a source's place.")
+    if target is None and date is not None:
+        raise UsageError(
+            f"shift.date (--date) is a column of the target with times, got {date!r} and no target."
+            " Name a target, or leave it out."
+        )
     wanted: dict[str, Any] = {"image_size": image_size, "max_length": max_length}
     if device != "auto":
         wanted["device"] = str(pick_device(device))
@@ -148,6 +154,7 @@ def shift(
         theirs = {"text": target_text, "label": target_label, "image": target_image}
         second = read_side(target, "target", reading, {k: v for k, v in theirs.items() if v})
         check_pair(first, second)
+    times = times_of(second, date) if second is not None else None
     found = as_backbone(backbone, first.modality, wanted, allow_bin=allow_bin)
     base = {
         "format_version": FORMAT_VERSION,
@@ -166,7 +173,6 @@ def shift(
         measured = _against_pretraining(first, found, seed)
     else:
         vectors = _Vectors.of(found, depth, pooling, first, second, reference)
-        times = times_of(second, date) if second is not None else None
         measured = _between(vectors, first, second, times, windows, permutations, seed)
     measured.results.update(base | {"seconds": round(time.monotonic() - began, 2)})
     return measured
