@@ -155,7 +155,8 @@ def test_noise_through_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     labels_N[:4] = 1 - labels_N[:4]
     asked: list[tuple[int, ...]] = []
 
-    def find(labels: Any, pred_probs: Any, *, n_jobs: int) -> Any:
+    def find(labels: Any, pred_probs: Any, *, filter_by: str, n_jobs: int) -> Any:
+        assert filter_by == "prune_by_noise_rate"
         asked.append(pred_probs.shape)
         return pred_probs.argmax(axis=1) != labels
 
@@ -171,6 +172,23 @@ def test_noise_through_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "4 of 40" in found.text
     with pytest.raises(NotApplicable, match="needs 20 training rows"):
         label_noise(vectors_ND[:10], labels_N[:10], 2, 0.01)
+
+
+def test_noise_by_cleanlab_itself() -> None:
+    """Digits with a tenth of the labels turned: the share is found, and most of the rows."""
+    pytest.importorskip("cleanlab")
+    from sklearn.datasets import load_digits
+
+    x_ND, y_N = load_digits(return_X_y=True)
+    generator = np.random.default_rng(0)
+    at = generator.permutation(len(x_ND))[:600]
+    wrong_N = generator.random(600) < 0.1
+    labels_N = np.where(wrong_N, (y_N[at] + 1) % 10, y_N[at])
+    found = label_noise(x_ND[at] / 16, labels_N, 10, 1e-3)
+    assert found.value == pytest.approx(wrong_N.mean(), abs=0.02)
+    rows = found.details["rows"]
+    assert len(rows) == 50
+    assert wrong_N[rows].mean() > 0.75
 
 
 def test_no_cleanlab_is_a_reason(monkeypatch: pytest.MonkeyPatch) -> None:
