@@ -96,6 +96,36 @@ def test_predict_and_evaluate_read_it(run: Any, pair: tuple[Path, Path]) -> None
     assert "FinishedRun" in repr(run)
 
 
+def test_the_run_keeps_statistics_of_the_target(
+    run: Any, pair: tuple[Path, Path], topics: Callable[..., Any], tmp_path: Path
+) -> None:
+    kept = run.familiarity
+    facts = json.loads((run.folder / "familiarity.json").read_text())
+    assert facts["rows"] == "target"
+    parts = json.loads((run.folder / "target_split.json").read_text())
+    rows = read(pair[1]).take_ids(parts["adapt"])
+    held = round(0.3 * len(set(rows.contents)))
+    assert held <= len(kept.calibration["mahalanobis"]) < len(rows) / 2
+    assert len(kept.rows_MD) + len(kept.calibration["mahalanobis"]) == len(rows)
+    assert sum(kept.counts.values()) == len(kept.rows_MD)
+    vectors_ND = run.model.proba_and_vectors(rows.without_labels())[1]
+    known = {one.tobytes() for one in vectors_ND}
+    assert all(one.tobytes() in known for one in kept.rows_MD), "no test row, no source row"
+    texts, labels = topics(60, seed=7)
+    like = [f"photo of {text}" for text in texts]
+    alien = ["zebra oboe quartz jazz fjord lynx"] * 20
+    assert run.unfamiliar(alien).count == 20
+    assert run.unfamiliar(like).count < 12
+    new = tmp_path / "new.csv"
+    lines = [f"{text},{label}" for text, label in zip(like, labels, strict=True)]
+    new.write_text("\n".join(["text,label", *lines]) + "\n")
+    found = ws.drift(run.folder, new, permutations=119, device="cpu")
+    assert found.results["run"]["test_rows"] == len(parts["test"])
+    assert found.results["run"]["source"] == str(pair[1])
+    names = [test.name for test in found.measured.tests]
+    assert names == ["rows", "unfamiliar", "answers", "confidence", "accuracy"]
+
+
 def test_a_report_and_a_card_tell_it(run: Any) -> None:
     page = run.report.read_text()
     assert "Chosen without target labels" in page
@@ -128,6 +158,19 @@ def test_without_target_labels_the_report_says_what_cannot_be_known(
     assert all(row["truth"] is None for row in there)
     assert predict(made.folder, ["a pear"]).answers
     assert repr(made).startswith("FinishedRun")
+    # source-only learned nothing of the target: its answers there are as good as held-out ones
+    found = ws.drift(made.folder, pair[1], permutations=119, device="cpu")
+    assert [one.name for one in found.measured.tests] == [
+        "rows", "unfamiliar", "answers", "confidence"
+    ]  # fmt: skip
+    assert "adapting" in made.results["adaptation"]["decision"]
+    assert not made.results["adaptation"]["decision"]["adapting"]
+    other = adapt(pair[0], bare, methods=QUICK[:2], backbone=tiny_text, seeds=1, device="cpu",
+                  keep=QUICK[1], out=tmp_path / "kept")  # fmt: skip
+    found = ws.drift(other.folder, pair[1], permutations=119, device="cpu")
+    assert [one.name for one in found.measured.tests] == ["rows", "unfamiliar"]
+    assert any("answers and confidence are not tested" in one for one in found.sentences)
+    assert found.measured.accuracy is None
 
 
 def test_labels_of_the_target_change_nothing_but_the_report(

@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from warmstart.backbones import backbone, state_hash
-from warmstart.core import UsageError
+from warmstart.core import RunError, UsageError
 from warmstart.data import read
 from warmstart.models import AdaptedModel, EncoderModel
 from warmstart.shift import TARGET_IMAGES, DomainInputs, Mmd
@@ -62,6 +62,29 @@ def test_the_kept_model_holds_what_the_encoder_learned(
     untouched_ND = backbone(tiny_text).features(target).vectors_ND
     assert np.abs(model.proba_and_vectors(target)[1] - untouched_ND).max() > 1e-4
     assert predict(run.folder, ["photo of a plum"]).answers[0].label in ("fruit", "vehicle")
+
+
+def test_statistics_of_an_encoder_that_learned_from_the_target(
+    pair: tuple[Path, Path], tiny_text: Path, tmp_path: Path
+) -> None:
+    """It moved the rows it learned from: held-out ones set the threshold, or there is none."""
+    settings: dict[str, Any] = {
+        "methods": QUICK, "keep": QUICK[1], "trainable": "last:1", "backbone": tiny_text,
+        "seeds": 1, "device": "cpu",
+    }  # fmt: skip
+    run = adapt(*pair, out=tmp_path / "labelled", **settings)
+    parts = json.loads((run.folder / "target_split.json").read_text())
+    held = read(pair[1]).take_ids(parts["test"]).without_labels()
+    vectors = run.model.proba_and_vectors(held)[1]
+    np.testing.assert_allclose(run.familiarity.reference_RD, vectors, atol=1e-5)
+    assert len(run.familiarity.rows_MD) == len(parts["adapt"])
+    assert len(run.familiarity.calibration["knn"]) == len(parts["test"])
+    bare = tmp_path / "bare.csv"
+    lines = pair[1].read_text().splitlines()
+    bare.write_text("\n".join(["text", *(line.rpartition(",")[0] for line in lines[1:])]) + "\n")
+    none = adapt(pair[0], bare, out=tmp_path / "bare", **settings)
+    with pytest.raises(RunError, match="adapt --trainable without labelled target rows"):
+        none.unfamiliar(["photo of a plum"])
 
 
 def test_results_say_what_learned_and_how_fast(run: Any) -> None:

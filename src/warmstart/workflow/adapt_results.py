@@ -21,6 +21,7 @@ from warmstart.shift import FEATURES, Choice, DomainGap, MethodResult, MethodSee
 
 from .adapt_target import Target, shares_of
 from .adapt_words import adaptation_verdict
+from .familiar import keep_target_familiarity
 from .prepare import Prepared
 from .results import comparison_json
 from .seen import CONTENTS_FILE
@@ -96,8 +97,14 @@ def write_adaptation(
     prepared.split.save(folder / "split.json")
     write_json(folder / "target_split.json", {"adapt": target.adapt, "test": target.test})
     _write_seen(folder / CONTENTS_FILE, outcome)
+    model = _model(outcome, outcome.choice.kept)
     with publishing(folder / "model", replace=True, task_type="classify") as place:
-        _model(outcome, outcome.choice.kept).save(place)
+        model.save(place)
+    keep_target_familiarity(
+        folder, model, target.dataset.take_ids(target.adapt),
+        target.test_rows if target.test else None,
+        moved=outcome.tuning is not None and outcome.choice.decision.adapting,
+    )  # fmt: skip
     write_report(results, folder / "report.html")
     card = adaptation_card(results, name=name)
     (folder / "README.md").write_text(card, encoding="utf-8")

@@ -148,7 +148,7 @@ def drift(
             stretches, times or [], scores_M > alarm.threshold, proba_MC, labels_M
         ),
         "plane": _plane_json(kept.reference_RD, vectors_MD, seed),
-        "sentences": [*measured.sentences, *_notes(seen, foreign, len(rows))],
+        "sentences": [*measured.sentences, *_notes(seen, foreign, len(rows), before)],
         "seconds": round(time.monotonic() - began, 2),
     }  # fmt: skip
     return DriftReport(results, measured)
@@ -168,7 +168,9 @@ def write_drift(report: DriftReport, path: Path) -> None:
 
 
 def _answers_before(run: FinishedRun) -> AnswersBefore:
-    """What the kept model said of the test rows.
+    """What the kept model said of the test rows; of the target's in a run of adapt.
+
+    Where the target had no labels, these are the rows that were adapted to.
 
     Raises:
         RunError: When predictions.parquet does not hold it.
@@ -176,17 +178,20 @@ def _answers_before(run: FinishedRun) -> AnswersBefore:
     path = run.folder / "predictions.parquet"
     arm = run.arm()
     names = {name: i for i, name in enumerate(run.model.label_names)}
+    adaptation = run.results.get("adaptation")
+    part = "test" if adaptation is None else "target"
+    held_out = adaptation is None or adaptation["target"]["test"] > 0 or arm["role"] == "control"
     try:
-        wanted = [("part", "=", "test"), ("arm", "=", arm["name"]),
-                  ("seed", "=", arm["kept"]["seed"])]  # fmt: skip
+        seed = (arm if adaptation is None else adaptation)["kept"]["seed"]
+        wanted = [("part", "=", part), ("arm", "=", arm["name"]), ("seed", "=", seed)]
         table = pq.read_table(path, columns=["truth", "scores"], filters=wanted)
-        truth = [names[one] for one in table.column("truth").to_pylist()]
+        truth = [-1 if one is None else names[one] for one in table.column("truth").to_pylist()]
         proba_NC = np.array(table.column("scores").to_pylist(), dtype=np.float64)
     except (OSError, KeyError, ValueError) as error:
         raise RunError(f"{path} does not hold the kept model's test rows: {error!r}.") from error
     if proba_NC.ndim != 2 or proba_NC.shape[1] != len(names):
         raise RunError(f"{path} holds no test rows of the kept model.")
-    return AnswersBefore(proba_NC, np.array(truth, dtype=np.int64))
+    return AnswersBefore(proba_NC, np.array(truth, dtype=np.int64), held_out)
 
 
 def _labels(rows: Dataset, names: Sequence[str]) -> tuple[np.ndarray, dict[str, int]]:
@@ -245,10 +250,11 @@ def _windows_json(
 
 def _run_json(run: FinishedRun, reference: int, test: int) -> dict[str, Any]:
     results = run.results
+    adaptation = results.get("adaptation") or {}
     return {
         "folder": str(run.folder),
         "created": results.get("created"),
-        "source": (results.get("data") or {}).get("source"),
+        "source": (adaptation.get("target") or results.get("data") or {}).get("source"),
         "model": run.arm().get("label") or run.best,
         "backbone": (results.get("backbone") or {}).get("name"),
         "reference_rows": reference,
@@ -294,8 +300,15 @@ def _plane_json(reference_RD: np.ndarray, new_MD: np.ndarray, seed: int) -> dict
     }
 
 
-def _notes(seen: Seen | None, foreign: dict[str, int], rows: int) -> list[str]:
+def _notes(
+    seen: Seen | None, foreign: dict[str, int], rows: int, before: AnswersBefore
+) -> list[str]:
     found = []
+    if not before.held_out:
+        found.append(
+            "The run held no target row out: it may be surer of those that it adapted to, so "
+            "answers and confidence are not tested."
+        )
     if seen is not None and (seen.train or seen.validation):
         found.append(
             f"Of {rows} rows the run was trained on {seen.train} and chosen on {seen.validation} "

@@ -30,15 +30,24 @@ from warmstart.evaluation import (
     read_familiarity,
     write_familiarity,
 )
-from warmstart.models import MODEL_FILE, Model, load_model
+from warmstart.models import MODEL_FILE, EncoderModel, Model, load_model
 from warmstart.planning import Comparison
 
 from .prepare import Prepared
 
-__all__ = ["Unfamiliar", "flag", "keep_familiarity", "open_familiarity", "reopen_backbone"]
+__all__ = [
+    "Unfamiliar",
+    "flag",
+    "keep_familiarity",
+    "keep_target_familiarity",
+    "open_familiarity",
+    "reopen_backbone",
+]
 
 MOST_TRAIN = 10_000
 MOST_HELD = 10_000
+_HELD_SHARE = 0.3
+_MOST_MOVED = 1000
 
 
 class Unfamiliar(Config):
@@ -106,8 +115,9 @@ def open_familiarity(folder: Path) -> Familiarity:
     if not (folder / FAMILIARITY_FILE).is_file():
         raise RunError(
             f"{folder} keeps no statistics of its training rows ({FAMILIARITY_FILE} is missing). "
-            "Runs of an earlier version, of adapt, on interactions and on very few rows have none. "
-            "Fit it again with warmstart fit."
+            "Runs of an earlier version have none: Fit it again. Runs on interactions, on very few "
+            "rows, and of adapt --trainable without labelled target rows to hold out cannot keep "
+            "any."
         )
     return read_familiarity(folder)
 
@@ -167,6 +177,72 @@ def keep_familiarity(
         progress.note(f"This run cannot flag unfamiliar rows: {reason}.")
         return
     write_familiarity(made, folder, vectors="backbone" if borrowed else "model", moved=moved)
+
+
+def keep_target_familiarity(
+    folder: Path,
+    model: EncoderModel,
+    adapted_to: Dataset,
+    held_out: Dataset | None,
+    *,
+    moved: bool,
+) -> None:
+    """Write statistics of the target rows that a run adapted to, by its kept model's vectors.
+
+    What the model will answer comes from the target; of the source's rows every one of these would
+    be told unfamiliar. Groups are the model's own answers. Where the encoder did not learn from the
+    rows, a part of them, equal ones together, sets the threshold. Where it did, it has moved all of
+    them: held-out ones set it, their labels unread, and without these nothing is kept, with a note.
+
+    Args:
+        folder: The run's folder while it is written.
+        model: The kept model.
+        adapted_to: Target rows that were adapted to.
+        held_out: Target rows that were not, where there are some.
+        moved: Whether the encoder learned from the rows that were adapted to.
+    """
+    if not moved:
+        train, held = _divide(adapted_to.without_labels())
+    elif held_out is not None:
+        train, held = adapted_to.without_labels(), held_out.without_labels()
+    else:
+        progress.note(
+            "This run cannot flag unfamiliar rows: its encoder learned from all target rows. With "
+            "labels in the target a part of it is held out."
+        )
+        return
+    most = _MOST_MOVED if model.tuned else MOST_TRAIN
+    proba_NC, vectors_ND = model.proba_and_vectors(_some(train, most))
+    held_MD = model.proba_and_vectors(_some(held, most))[1]
+    answers_N = proba_NC.argmax(axis=1)
+    try:
+        made = fit_familiarity(
+            vectors_ND, answers_N, held_MD, label_names=model.label_names,
+            reference_RD=held_MD if moved else None,
+        )  # fmt: skip
+    except NotApplicable as reason:
+        progress.note(f"This run cannot flag unfamiliar rows: {reason}.")
+        return
+    write_familiarity(made, folder, vectors="model", moved=moved, rows="target")
+
+
+def _divide(rows: Dataset) -> tuple[Dataset, Dataset]:
+    """Rows for statistics and rows for the threshold, equal ones on one side."""
+    contents = rows.contents
+    several = sorted(set(contents))
+    generator = Streams(0).child("familiarity", "draw").numpy("target")
+    chosen = generator.permutation(len(several))[: max(1, round(_HELD_SHARE * len(several)))]
+    out = {several[place] for place in chosen}
+    held = [content in out for content in contents]
+    at = np.arange(len(rows))
+    return rows.select(at[~np.array(held)].tolist()), rows.select(at[np.array(held)].tolist())
+
+
+def _some(rows: Dataset, most: int) -> Dataset:
+    if len(rows) <= most:
+        return rows
+    generator = Streams(0).child("familiarity", "draw").numpy("some")
+    return rows.select(np.sort(generator.permutation(len(rows))[:most]).tolist())
 
 
 def reopen_backbone(facts: Mapping[str, Any], code: Mapping[str, Any], device: str) -> Backbone:
