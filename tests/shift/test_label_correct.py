@@ -18,6 +18,7 @@ from warmstart.shift import (
     correct_proba,
     estimate_shares,
     expectation_priors,
+    parse_methods,
     total_variation,
 )
 from warmstart.shift.label_correct import head_logits
@@ -178,3 +179,26 @@ def test_the_method_finds_shifted_shares_and_gains(tmp_path: Path) -> None:
     again = estimate_shares(plain.snapshots[0].head, rows)
     assert again["em"][0] == pytest.approx(shares["em"]["a"]), "the network is source-only's"
     assert "differ from the source's by" in fixed.notes[0]
+
+
+def test_the_method_takes_the_estimator_that_it_is_told(tmp_path: Path) -> None:
+    """`label-shift:shares=bbse` puts in the shares from confusions, where they differ from EM's."""
+    rows, truth = domains(400, 400, seed=8, target_shares=(0.85, 0.15))
+    settings = "width=16:epochs=20:rate=1e-2"
+    source_only, by_em, by_bbse = parse_methods([
+        f"source-only:{settings}", f"label-shift:{settings}", f"label-shift:shares=bbse:{settings}"
+    ])  # fmt: skip
+    plain, em, bbse = (
+        one.method.fit(rows, Run(tmp_path / str(place), device="cpu"))
+        for place, one in enumerate((source_only, by_em, by_bbse))
+    )
+    shares = estimate_shares(plain.snapshots[0].head, rows)
+    assert total_variation(shares["em"], shares["bbse"]) > 1e-3
+    expected = correct_head(plain.snapshots[0].head, rows, shares["source"], shares["bbse"])
+    proba = bbse.snapshots[0].head.proba(rows.target_UD)
+    np.testing.assert_allclose(proba, expected.proba(rows.target_UD), atol=1e-6)
+    assert np.abs(proba - em.snapshots[0].head.proba(rows.target_UD)).max() > 1e-3
+    assert bbse.values["class_shares"]["bbse"]["a"] == pytest.approx(0.85, abs=0.08)
+    assert "(bbse) differ from the source's by" in bbse.notes[0]
+    before = (plain.snapshots[0].head.proba(rows.target_UD).argmax(1) == truth).mean()
+    assert (proba.argmax(1) == truth).mean() >= before
