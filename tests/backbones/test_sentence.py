@@ -52,6 +52,15 @@ def test_card_of_real_weights(minilm: str) -> None:
     assert card.size_bytes == pytest.approx(90_868_376, rel=0.01)
 
 
+def test_a_card_states_its_date(family_folder: Folders, tmp_path: Path) -> None:
+    folder = tmp_path / "dated"
+    shutil.copytree(family_folder("bert"), folder)
+    assert backbone(folder).card.date is None
+    for line in ("date: 2024-05-31", "release_date: '2024-05-31'"):
+        (folder / "README.md").write_text(f"---\nlicense: mit\n{line}\n---\n# A model\n")
+        assert backbone(folder).card.date == "2024-05-31"
+
+
 @pytest.mark.parametrize("pooling", ["mean", "cls", "last"])
 def test_what_is_saved_opens_there_and_here(
     pooling: str, family_folder: Folders, tmp_path: Path

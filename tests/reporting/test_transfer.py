@@ -85,6 +85,19 @@ def test_the_terminal_shows_every_part() -> None:
     assert "\x1b" not in text
 
 
+def test_date_and_downloads_stand_where_they_are_known() -> None:
+    told = " ".join(show(results()).split())
+    assert "date 2024-05-31, 12.3 k downloads in the last month" in told
+    assert "net-1: date" not in told
+    dated = results()
+    dated["backbones"][0]["card"]["date"] = "2023-01-02"
+    dated["backbones"][1]["card"]["date"] = "2022-03-04"
+    told = " ".join(show(dated).split())
+    assert "net-1: date 2023-01-02" in told
+    assert "date 2022-03-04, 12.3 k" in told, "the card's own date comes first"
+    assert [row["date"] for row in backbone_rows(dated)] == ["2023-01-02", "2022-03-04"]
+
+
 def test_six_scores_and_long_names_fit() -> None:
     wide = results()
     for one in wide["backbones"]:

@@ -30,6 +30,7 @@ class Card(Config):
         pretraining_data: Data sets, comma-separated.
         languages: As the model card says, comma-separated.
         size_bytes: Weight files on disk.
+        date: That of its release, as the model card states it.
     """
 
     name: str
@@ -44,6 +45,7 @@ class Card(Config):
     pretraining_data: str | None = None
     languages: str | None = None
     size_bytes: int | None = None
+    date: str | None = None
 
 
 _HEADS = (
@@ -96,6 +98,7 @@ def folder_card(
         pretraining_data=_text(header.get("datasets")),
         languages=_text(header.get("language")),
         size_bytes=sum(path.stat().st_size for path in weights),
+        date=_text(header.get("date") or header.get("release_date")),
     )
 
 

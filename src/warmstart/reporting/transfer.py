@@ -35,7 +35,7 @@ def transfer_view(results: Json) -> RenderableType:
     rows = backbone_rows(results)
     names = score_names(results)
     parts: list[RenderableType] = [_scores(results, rows, names), Text(), _facts(rows)]
-    parts += [Text(line, style="dim") for line in _pretraining(rows)]
+    parts += [Text(line, style="dim") for line in _pretraining(rows) + _published(rows)]
     sized = [row for row in agreement_rows(results) if row["second"] == "Size"]
     if sized:
         table = _table("Kendall's tau with size", "", "95 % interval")
@@ -139,7 +139,7 @@ def backbone_rows(results: Json) -> list[dict[str, Any]]:
                 "family": fmt.clean(card.get("family") or ""),
                 "source": fmt.clean(card.get("source") or ""),
                 "downloads": fmt.count(one.get("downloads")),
-                "date": fmt.clean(one.get("date") or fmt.MISSING),
+                "date": fmt.clean(card.get("date") or one.get("date") or fmt.MISSING),
                 "classes": f"{classes:,}" if classes else fmt.MISSING,
                 "classes_words": named if classes else fmt.clean(one.get("source_reason") or ""),
             }
@@ -240,6 +240,17 @@ def _pretraining(rows: Sequence[Mapping[str, Any]]) -> list[str]:
         line = f"pretraining {row['objective']}; data {', '.join(sets[:_SHOWN_SETS])}{more}"
         told.setdefault(line, []).append(row["label"])
     return [f"{', '.join(labels)}: {line}" for line, labels in told.items()]
+
+
+def _published(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Date and downloads of each backbone that has one of them."""
+    found = []
+    for row in rows:
+        told = [] if row["date"] == fmt.MISSING else [f"date {row['date']}"]
+        if row["downloads"] != fmt.MISSING:
+            told.append(f"{row['downloads']} downloads in the last month")
+        found += [f"{row['label']}: {', '.join(told)}"] if told else []
+    return found
 
 
 def _table(*names: str) -> Table:
