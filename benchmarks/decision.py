@@ -6,9 +6,10 @@
 Every cell (set, labels, seed, arm) is a small file in results/decision, kept as soon as it ends,
 and so is what the advisor measured for each (set, labels, seed): a grid that is stopped goes on
 where it was. `--judge` alone reads what is there. Each set is judged with a table of expectations
-learned from the other sets, and from nothing else: it begins at no gain over the probe. Beside it
-stands the package's table as it is (`packaged`), whose numbers come from two of the sets. Regret is
-the best arm's test accuracy minus the chosen one's.
+learned from the other sets, and from nothing else: it begins at no gain over the probe. Regret is
+the best arm's test accuracy minus the chosen one's. `--prior` writes the table that the package
+holds: learned from every set, drawn towards `first_prior.json`, which five early cells and guesses
+made.
 
 A seed draws training and validation rows and seeds the training; test rows stay the same.
 Validation rows are a quarter of the training rows, at least 32. Costs are compared in seconds of
@@ -54,6 +55,7 @@ from warmstart.planning import (
     embedding_estimate,
     learn_prior,
     plan_by_tree,
+    read_prior,
     survey,
 )
 from warmstart.strategies import make, speaking_names
@@ -76,8 +78,7 @@ SETS = {
     "fashion_products": ("fashion_products", "image"), "mnist": ("digits/mnist", "image"),
     "usps": ("digits/usps", "image"),
 }  # fmt: skip
-POLICIES = ("probe", "finetune", "lora", "tree", "advisor", "packaged")
-_LOOKING = ("advisor", "packaged")
+POLICIES = ("probe", "finetune", "lora", "tree", "advisor")
 _NEUTRAL_SD = 0.5  # half of the probe's error either way
 _MOST_TEST, _IMAGE_SIZE = 1000, 64
 console = Console()
@@ -267,7 +268,7 @@ def load_outcomes(folder: Path = CELLS) -> list[Judged]:
 def neutral_prior() -> Prior:
     """A table that has seen no data: no way is ahead of the probe, and none tells of another.
 
-    The package's own begins with TREC and film reviews, which are judged here.
+    The package's own is learned from every set here, which would be no judgement.
     """
     names = default_prior().arms
     arm = {"mean": [0.0] * len(LABELS), "sd": [_NEUTRAL_SD] * len(LABELS)}
@@ -288,9 +289,8 @@ def choices(one: Judged, prior: Prior) -> dict[str, str]:
                 | {"prototypes": "not in the grid"}}
     )  # fmt: skip
     taken = {name: name for name in ("probe", "finetune", "lora")} | {"tree": tree.strategy}
-    for policy, table in (("advisor", prior), ("packaged", default_prior())):
-        planned = advise(tree, narrowed, card=card, modality=one.evidence["modality"], prior=table)
-        taken[policy] = planned.strategy
+    planned = advise(tree, narrowed, card=card, modality=one.evidence["modality"], prior=prior)
+    taken["advisor"] = planned.strategy
     return {policy: arm if arm in run else "probe" for policy, arm in taken.items()}
 
 
@@ -314,7 +314,7 @@ def judge(grid: Sequence[Judged], *, resamples: int = 2000) -> dict[str, Any]:
         for policy, arm in taken.items():
             regret = best - one.accuracy[arm]
             spent = one.seconds[arm]
-            looking = one.looking if policy in _LOOKING else 0.0
+            looking = one.looking if policy == "advisor" else 0.0
             rows.append(
                 {
                     "set": one.outcome.name, "labels": one.outcome.labels, "seed": one.seed,
@@ -448,7 +448,7 @@ def main() -> None:
     show(judged)
     write_json(HERE / "results" / "decision.json", {"format_version": FORMAT_VERSION, **judged})
     if arguments.prior is not None:
-        learned = learn_prior([one.outcome for one in grid], default_prior())
+        learned = learn_prior([one.outcome for one in grid], read_prior(HERE / "first_prior.json"))
         write_json(arguments.prior, learned.model_dump(mode="json"))
         console.print(f"Table of expectations: {arguments.prior}")
 

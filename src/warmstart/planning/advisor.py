@@ -148,8 +148,8 @@ def _reasons(
     if best.strategy != chosen.strategy:
         found.append(
             Reason(
-                text=f"{best.title} is expected {_points(best.gain - chosen.gain)} points ahead, "
-                "which is too little for what it costs more.",
+                text=f"{best.title} is expected {_points(best.gain)} points from the probe, only "
+                f"{_points(best.gain - chosen.gain)} ahead: too little for what it costs more.",
                 name="best_expected_gain", value=best.gain,
             )
         )  # fmt: skip
