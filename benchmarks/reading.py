@@ -6,6 +6,8 @@ reads it in a process of its own. Ours checks every row and numbers and orders t
 the cut in time and every user's history. The peer does what scripts commonly do: `read_csv`,
 `factorize`, a stable sort by time, and checks nothing.
 
+Linux only: the peak is the system's own account.
+
     python benchmarks/reading.py [--events 25000000] [--work DIR]
 """
 
@@ -13,7 +15,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import resource
 import subprocess
 import sys
 import time
@@ -52,10 +53,12 @@ def make(folder: Path, events: int) -> None:
             "timestamp": draw.integers(789_652_009, 1_574_327_703, len(user_N)),
         }
     ).unique(["userId", "movieId", "timestamp"], maintain_order=True)
+    made = folder.with_name(f"{folder.name}.partial")
     for kind in ("csv", "parquet"):
-        (folder / kind).mkdir(parents=True)
-    table.write_csv(folder / "csv" / "interactions.csv")
-    table.write_parquet(folder / "parquet" / "interactions.parquet")
+        (made / kind).mkdir(parents=True, exist_ok=True)
+    table.write_csv(made / "csv" / "interactions.csv")
+    table.write_parquet(made / "parquet" / "interactions.parquet")
+    made.rename(folder)
 
 
 def read_csv(folder: Path) -> int:
@@ -94,7 +97,7 @@ SIDES: Mapping[str, Callable[[Path], int]] = {
 
 
 def measured(side: str, folder: Path) -> dict[str, Any]:
-    """Seconds, peak memory in GiB (libraries included) and events of one fresh process."""
+    """Seconds, peak memory in GiB (libraries included) and events of a process of its own."""
     command = [sys.executable, str(Path(__file__).resolve()), "--side", side, "--work", str(folder)]
     answer = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
     found: dict[str, Any] = json.loads(answer.stdout.splitlines()[-1])
@@ -106,7 +109,8 @@ def run_side(side: str, folder: Path) -> None:
     start = time.perf_counter()
     events = SIDES[side](folder)
     seconds = time.perf_counter() - start
-    gibibytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    status = Path("/proc/self/status").read_text()  # of this program alone, not of who started it
+    gibibytes = int(status.split("VmHWM:")[1].split()[0]) / 2**20
     print(json.dumps({"seconds": seconds, "gibibytes": gibibytes, "events": events}))
 
 
@@ -121,8 +125,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.side:
         run_side(options.side, options.work)
         return 0
-    with workplace(options.work) as folder:
-        if not (folder / "parquet" / "interactions.parquet").is_file():
+    with workplace(options.work) as place:
+        folder = place / f"events-{options.events}"
+        if not folder.is_dir():
             make(folder, options.events)
         sides = {side: measured(side, folder) for side in SIDES}
     if len({found["events"] for found in sides.values()}) != 1:

@@ -150,15 +150,15 @@ def test_an_index_answers_as_the_scores_do(mixed: TwoTowerModel, popularity: flo
 
 
 def test_popularity_stands_beside_contents_and_grows(mixed: TwoTowerModel) -> None:
-    """Cosine / temperature + s log p, from one inner product; new items count as the rarest."""
+    """Cosine + temperature * s log p, from one inner product; new items count as the rarest."""
     lifted = replace(mixed, popularity=0.7)
     queries = Queries.of([[3, 4], [20], []])
     share_I = mixed.share_I.double().numpy().copy()
     share_I[share_I == 0] = share_I[share_I > 0].min() / 2
     temperature = mixed.towers.temperature().item()
-    wanted_QI = mixed.scores(queries).numpy() / temperature + 0.7 * np.log(share_I)
+    wanted_QI = mixed.scores(queries).numpy() + temperature * 0.7 * np.log(share_I)
     np.testing.assert_allclose(lifted.scores(queries).numpy(), wanted_QI, rtol=1e-4)
-    product_QI = lifted.user_vectors(queries) @ lifted.item_vectors().T / temperature
+    product_QI = lifted.user_vectors(queries) @ lifted.item_vectors().T
     np.testing.assert_allclose(product_QI, wanted_QI, rtol=1e-4)
     pairs_II = mixed.item_vectors() @ mixed.item_vectors().T
     np.testing.assert_allclose(
@@ -168,10 +168,10 @@ def test_popularity_stands_beside_contents_and_grows(mixed: TwoTowerModel) -> No
     grown = lifted.with_items(["a", "b"], new)
     other = lifted.with_vectors(names, grown.item_vectors()[30:])
     rarest = np.log(mixed.share_I[mixed.share_I > 0].min().item() / 2)
-    plain_QN = mixed.with_items(["a", "b"], new).scores(queries).numpy()[:, 30:] / temperature
+    plain_QN = mixed.with_items(["a", "b"], new).scores(queries).numpy()[:, 30:]
     for one in (grown, other):
         found_QN = one.scores(queries).numpy()[:, 30:]
-        np.testing.assert_allclose(found_QN, plain_QN + 0.7 * rarest, rtol=1e-4)
+        np.testing.assert_allclose(found_QN, plain_QN + temperature * 0.7 * rarest, rtol=1e-4)
         assert one.fingerprint == lifted.fingerprint != mixed.fingerprint
 
 

@@ -325,7 +325,7 @@ def test_popularity_calibration(tmp_path: Path) -> None:
     lifted = fit(tmp_path / "a", past, epochs=1, keep="last", popularity=2.0)
     queries = Queries.of([[1], []])
     share = np.maximum(plain.share_I.numpy(), 1e-9)
-    expected = plain.scores(queries).numpy() / 0.07 + 2.0 * np.log(share)
+    expected = plain.scores(queries).numpy() + 0.07 * 2.0 * np.log(share)
     assert lifted.scores(queries).numpy() == pytest.approx(expected, rel=1e-4)
     assert lifted.popularity == 2.0
     chosen = fit(tmp_path / "b", past, validation=task, popularity="auto", metric="MRR")

@@ -15,8 +15,12 @@ import pytest
 from filelock import FileLock
 from PIL import Image
 
-from warmstart.core import DataError, RunError, UsageError
+from warmstart.core import DataError, RunError, UsageError, write_manifest
 from warmstart.serving import Settings
+from warmstart.serving import recommending as answers
+from warmstart.serving.errors import ServingError
+from warmstart.serving.messages import RecommendRequest
+from warmstart.serving.metrics import Metrics
 from warmstart.serving.snapshot import Snapshot
 from warmstart.serving.thumbnails import Thumbnails
 from warmstart.workflow import (
@@ -82,6 +86,22 @@ def picture(path: Path, red: int) -> None:
     Image.new("RGB", (8, 8), (red, 0, 0)).save(path)
 
 
+def red_of(snapshot: Snapshot, item: str) -> float:
+    """How red the served picture of an item is."""
+    code = snapshot.picture(snapshot.card(item))
+    assert code is not None
+    made = Thumbnails(Settings().thumbnail_size, 10**6, 10**6).jpeg(snapshot, code)
+    pixel = Image.open(BytesIO(made)).getpixel((4, 4))
+    assert isinstance(pixel, tuple)
+    return pixel[0]
+
+
+def answered(service: RunService, body: dict[str, Any]) -> dict[str, Any]:
+    """What the server's route gives."""
+    request = RecommendRequest.model_validate(body)
+    return answers.recommend(Snapshot(service), request, Metrics())
+
+
 def served(run: RetrievalRun) -> RunService:
     current = current_index(run)
     assert current is not None
@@ -119,13 +139,16 @@ def test_removed_items_are_not_answered_and_come_back(
     left = refresh(run, remove=[first, "new"])
     assert left.items == ITEMS - 1
     now = served(run)
-    assert first not in now.cards
+    assert now.gone == (first,)
     found = [one.item for one in recommend(run, history=history, k=50)]
     assert len(found) == ITEMS - 3
     assert not {first, "new"} & set(found)
     _, ids = now.index.search(now.user_vector(history, None)[None], 50, exclude=history)
     assert list(ids[0]) == found  # the index and the towers agree
-    assert recommend(run, history=[first], k=1)  # who met it is still understood
+    met = recommend(run, history=[first], k=1)[0].item  # who met it is still understood
+    answer = answered(now, {"history": [first], "k": 1})
+    assert [one["id"] for one in answer["items"]] == [met]
+    assert answer["unknown"] == []
     refresh(run, table(tmp_path / "back.csv", f"{first},plum again,even,"))
     again = served(run)
     assert again.cards[first].title == "plum again"
@@ -133,12 +156,21 @@ def test_removed_items_are_not_answered_and_come_back(
     assert recommend(run, history=history, k=1)[0].item == first
     for wrong, message in (
         (["nowhere"], "has no item 'nowhere' that could be removed"),
-        (list(again.cards), "Leave one at least"),
+        (list(again.index.ids), "Leave one at least"),
     ):
         with pytest.raises(DataError, match=message):
             refresh(run, remove=wrong)
     with pytest.raises(UsageError, match=r"a table of items .* ids to remove"):
         refresh(run)
+    with pytest.raises(UsageError, match=r"takes a list of ids, got 'i3'. Write \['i3'\]"):
+        refresh(run, remove="i3")
+    both = table(tmp_path / "both.csv", "i3,plum,even,", "i4,plum,even,")
+    with pytest.raises(DataError, match="has the item 'i4', which is to be removed too"):
+        refresh(run, both, remove=["i4"])
+    with pytest.raises(DataError, match=r"no column 'skuu' of item ids.*title"):
+        refresh(run, both, item="skuu")
+    with pytest.raises(UsageError, match='Did you mean "hnsw"'):
+        refresh(run, both, engine="hsnw")
 
 
 def test_recommend_and_evaluate_know_what_was_added(
@@ -168,15 +200,9 @@ def test_pictures_of_new_items_are_those_of_their_table(
         picture(tmp_path / place / "cover.png", red)
         new = table(tmp_path / place / "new.csv", f"{place},plum {red},even,cover.png")
         refresh(run, new, backbone=tiny_text)
-    picture(tmp_path / "other" / "cover.png", 10)
     snapshot = Snapshot(served(run))
-    small = Thumbnails(Settings().thumbnail_size, 10**6, 10**6)
-    for item, red in (("a", 250), ("b", 100)):
-        code = snapshot.picture(snapshot.card(item))
-        assert code is not None
-        pixel = Image.open(BytesIO(small.jpeg(snapshot, code))).getpixel((4, 4))
-        assert isinstance(pixel, tuple)
-        assert pixel[0] == pytest.approx(red, abs=8)
+    assert red_of(snapshot, "a") == pytest.approx(250, abs=8)
+    assert red_of(snapshot, "b") == pytest.approx(100, abs=8)
     assert snapshot.picture(snapshot.card("i1")) is None
     assert snapshot.service.images == ((tmp_path / "a").resolve(), (tmp_path / "b").resolve())
 
@@ -255,7 +281,88 @@ def test_two_processes_do_not_build_at_once(run: RetrievalRun) -> None:
     build_run_index(run)
 
 
-def test_an_index_of_before_has_the_run_s_own_pictures(run: RetrievalRun) -> None:
+def test_a_damaged_index_is_built_again(
+    run: RetrievalRun, tmp_path: Path, tiny_text: Path, notes: list[str]
+) -> None:
+    broken = refresh(run, table(tmp_path / "new.csv", "new,plum 40,even,"), backbone=tiny_text)
+    (broken.folder / "items.parquet").write_bytes(b"no table")
+    with pytest.raises(RunError, match="is damaged"):
+        served(run)
+    assert build_run_index(run).items == ITEMS
+    assert any("without what refresh changed" in line for line in notes)
+    assert served(run).items.equals(run.items)
+
+
+def test_own_and_further_pictures_are_served_each_from_its_place(
+    run: RetrievalRun, tmp_path: Path, tiny_text: Path
+) -> None:
+    """A run with pictures, relative to its folder, and a table elsewhere with one of that name."""
+    own, other = tmp_path / "own", tmp_path / "other"
+    picture(own / "cover.png", 40)
+    picture(own / "sub" / "more.png", 70)
+    picture(other / "cover.png", 200)
+    named = {"images": str(own)}
+    pictured = run.items.with_columns(
+        image=pl.when(pl.col("item_id") == "i1").then(pl.lit("cover.png")).otherwise(None)
+    )
+    pictured.write_parquet(run.folder / "items.parquet")
+    results = json.loads((run.folder / "results.json").read_text())
+    results["data"] |= named
+    (run.folder / "results.json").write_text(json.dumps(results))
+    run = RetrievalRun(run.folder, "cpu")
+    refresh(run, table(own / "more.csv", "i2,plum 2,even,sub/more.png", "i1,plum 1,odd,cover.png"))
+    service = served(run)
+    assert service.images == (own,)
+    assert (service.cards["i1"].image, service.cards["i2"].image) == ("cover.png", "sub/more.png")
+    refresh(run, table(other / "new.csv", "new,plum 9,even,cover.png"), backbone=tiny_text)
+    snapshot = Snapshot(served(run))
+    assert snapshot.service.images == (own, other)
+    assert red_of(snapshot, "i1") == pytest.approx(40, abs=8)
+    assert red_of(snapshot, "i2") == pytest.approx(70, abs=8)
+    assert red_of(snapshot, "new") == pytest.approx(200, abs=8)
+    with pytest.raises(DataError, match="does not know as it is"):
+        refresh(run, own / "more.csv")
+    bare = table(tmp_path / "bare" / "bare.csv", "bare,plum 11,even,")
+    refresh(run, bare, backbone=tiny_text)
+    assert served(run).images == (own, other)  # a table without pictures opens no folder
+    (other / "cover.png").unlink()
+    (other / "cover.png").symlink_to(tmp_path / "bare" / "bare.csv")
+    with pytest.raises(ServingError):
+        red_of(Snapshot(served(run)), "new")
+
+
+def test_an_index_of_before_has_the_run_s_own_pictures(run: RetrievalRun, tmp_path: Path) -> None:
     report = build_run_index(run)
     facts = json.loads((report.folder / "index.json").read_text())
-    assert facts["images"] == []
+    assert facts.pop("images") == []
+    (report.folder / "index.json").write_text(json.dumps(facts))
+    results = json.loads((run.folder / "results.json").read_text())
+    results["data"]["images"] = str(tmp_path)
+    (run.folder / "results.json").write_text(json.dumps(results))
+    write_manifest(report.folder, task_type="retrieve", tower=run.towers.fingerprint)
+    assert served(RetrievalRun(run.folder, "cpu")).images == (tmp_path,)
+
+
+def test_a_few_rows_are_read_as_the_run_was(folder: Path, tiny_text: Path, tmp_path: Path) -> None:
+    """Tags apart by spaces, which a few rows do not show; ids in the run's own column."""
+    data = tmp_path / "data"
+    data.mkdir()
+    lines = (folder / "interactions.csv").read_text().replace("item_id", "sku", 1)
+    (data / "interactions.csv").write_text(lines)
+    some = [
+        " ".join(tag for bit, tag in enumerate("abcd") if i + 1 >> bit & 1) for i in range(ITEMS)
+    ]
+    items = [f"{9 - i},i{i},plum {i},{some[i]}" for i in range(ITEMS)]
+    (data / "items.csv").write_text("\n".join(["id,sku,title,tags", *items]) + "\n")
+    run = fit(
+        data, settings=SETTINGS, backbone=tiny_text, device="cpu", positive="view", item="sku",
+        out=tmp_path / "run",
+    )  # fmt: skip
+    assert isinstance(run, RetrievalRun)
+    new = tmp_path / "new.csv"
+    new.write_text("id,sku,title,tags\n1,new,plum 40,a d z\n2,i3,plum 3,b\n")
+    refresh(run, new, backbone=tiny_text)
+    service = served(run)
+    assert service.cards["new"].tags == ("a", "d", "z")
+    assert service.cards["i3"].tags == ("b",)
+    assert len(service.index) == ITEMS + 1

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from warmstart.core.errors import DataError, UsageError
+from warmstart.core.errors import DataError, UsageError, nearest
 from warmstart.core.progress import note
 from warmstart.data.dataset import Skipped
 from warmstart.data.interaction_blocks import column_names
@@ -111,13 +111,18 @@ def read_interactions(
 
 
 def read_items(
-    source: str | Path, *, item: str | None = None, skip_bad: bool = False
+    source: str | Path,
+    *,
+    item: str | None = None,
+    usual: str | None = None,
+    skip_bad: bool = False,
 ) -> pl.DataFrame:
     """Read a table of items alone, as it stands beside interactions.
 
     Args:
         source: A CSV, TSV, JSONL or Parquet file.
         item: Column of ids; by default found by its name.
+        usual: How interactions call it: taken where the table has it and `item` is not given.
         skip_bad: Leave bad rows out, counted and shown, instead of raising.
 
     Returns:
@@ -130,7 +135,12 @@ def read_items(
     if not path.is_file():
         raise DataError(f"{path} is no file. Name a table of items.")
     rejects = Rejects(skip=skip_bad)
-    found = item_table(read_table(path, rejects), rejects, path.parent, item)
+    table = read_table(path, rejects)
+    if item is not None and item not in table.columns:
+        raise DataError(
+            f"{path} has no column {item!r} of item ids.{nearest(item, list(table.columns))}"
+        )
+    found = item_table(table, rejects, path.parent, item or usual)
     rejects.announce()
     for line in found.notes:
         note(line)

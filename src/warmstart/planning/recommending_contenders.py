@@ -63,12 +63,12 @@ def parse_contenders(texts: Sequence[str]) -> list[Contender]:
             key, sign, value = part.partition("=")
             if not sign:
                 raise UsageError(f"arm {text!r}: {part!r} is not a setting; write key=value.")
-            values[key] = None if value.lower() == "none" else value
+            values[key] = value
         if name not in BASELINES and name not in TRACKS:
             raise UsageError(
                 f"There is no arm {name!r} for interactions." + nearest(name, [*TRACKS, *BASELINES])
             )
-        made = make_baseline(name, values) if name in BASELINES else make_track(name, values)
+        made = (make_baseline if name in BASELINES else make_track)(name, values)
         found.append(Contender(text.strip(), made, tuned=not values))
     names = [one.name for one in found]
     twice = sorted({name for name in names if names.count(name) > 1})

@@ -17,7 +17,7 @@ from pydantic import ConfigDict, PositiveInt
 from warmstart.core import Config, Run, UsageError, nearest
 from warmstart.evaluation import Events, Recommender
 
-__all__ = ["BASELINES", "Baseline", "OfHistory", "make_baseline", "register"]
+__all__ = ["BASELINES", "Baseline", "OfHistory", "make_baseline", "register", "told_settings"]
 
 B = TypeVar("B", bound="type[Baseline]")
 BASELINES: dict[str, type[Baseline]] = {}
@@ -117,11 +117,19 @@ def register(cls: B) -> B:
 
 
 def make_baseline(name: str, settings: Mapping[str, Any] | None = None) -> Baseline:
-    """Build a baseline from its name and settings.
+    """Build a baseline from its name and settings; see `told_settings`.
 
     Raises:
         UsageError: For an unknown name or a setting that it does not have.
     """
     if name not in BASELINES:
         raise UsageError(f"There is no baseline {name!r}.{nearest(name, BASELINES)}")
-    return BASELINES[name].parse(settings or {}, name)
+    return BASELINES[name].parse(told_settings(settings), name)
+
+
+def told_settings(settings: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Settings as a user gave them: the word `none` stands for None."""
+    return {
+        key: None if isinstance(value, str) and value.lower() == "none" else value
+        for key, value in (settings or {}).items()
+    }

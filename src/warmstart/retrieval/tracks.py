@@ -18,6 +18,7 @@ from pydantic import Field, PositiveInt
 from warmstart.core import Config, NotApplicable, UsageError, nearest
 from warmstart.evaluation import Events, Queries
 
+from .baselines import told_settings
 from .both_towers import BothTowers
 from .content_part import ContentCode
 from .item_texts import ItemTexts
@@ -175,12 +176,11 @@ def make_track(name: str, settings: Mapping[str, Any] | None = None) -> HistoryM
 
     Args:
         name: One of `TRACKS`.
-        settings: Names and values as a user gave them; the word `none` stands for None.
+        settings: Names and values; see `told_settings`.
 
     Raises:
         UsageError: For an unknown name or setting.
     """
     if name not in TRACKS:
         raise UsageError(f"There is no track {name!r}.{nearest(name, TRACKS)}")
-    given = {key: None if value == "none" else value for key, value in (settings or {}).items()}
-    return TRACKS[name].parse(given, name)
+    return TRACKS[name].parse(told_settings(settings), name)

@@ -122,10 +122,10 @@ class TwoTower(Config):
         judge_every: Epochs between two rankings of the validation task.
         held_out: Share of the newest events that are held out to watch the loss, where `best` is
             to be kept and no validation task is given.
-        popularity: Strength s of the popularity calibration after training, cosine / temperature +
-            s log p with p an item's share of the training events (Menon et al. 2021, Long-tail
-            learning via logit adjustment, section 4); 0 for none, below it for rare items, or
-            `auto`: the best on the validation task.
+        popularity: Strength s of the popularity calibration after training, cosine +
+            temperature * s * log p with p an item's share of the training events (Menon et al.
+            2021, Long-tail learning via logit adjustment, section 4); 0 for none, below it for
+            rare items, or `auto`: the best on the validation task.
         content: What a cosine of pretrained contents counts beside a learned cosine, 0 for
             nothing, or `auto`: the best on the validation task, and 0 where none is given. It
             helps most with new items.

@@ -108,7 +108,7 @@ class TwoTowerModel:
             code = self.content.code
             beside = [self.content.facts(), code.mean_E.numpy(), code.basis_EP.numpy()]
         if self.popularity:
-            beside.append({"rarest": self._rarest()})
+            beside.append({"rarest": self._rarest})
         return fingerprint(
             "item tower", self.text, self.image, weights, *([tuned] if tuned else ()), *beside
         )
@@ -139,8 +139,8 @@ class TwoTowerModel:
     def scores(self, queries: QueryRows, attributes: Mapping[str, Any] | None = None) -> Tensor:
         """Scores (Q, I), higher is better, on the model's device.
 
-        Cosines, and what content adds to them; with a popularity calibration, that divided by the
-        temperature plus what the calibration adds.
+        Cosines, what content adds to them, and s log p times the temperature where popularity is
+        calibrated by s: an index of the item vectors gives the same.
 
         Args:
             queries: As for `user_vectors`.
@@ -374,7 +374,7 @@ class TwoTowerModel:
             found_QD = self.content.users(learned_QD, queries, self.known_I)
         if not self.popularity:
             return found_QD
-        strength = self.popularity * self._temperature() * -self._rarest() / FLAG
+        strength = self.popularity * self._temperature() * -self._rarest / FLAG
         lift_Q1 = strength.expand(len(found_QD), 1).to(found_QD)
         return functional.pad(torch.cat([found_QD, lift_Q1], dim=1), (0, MULTIPLE - 1))
 
@@ -384,12 +384,13 @@ class TwoTowerModel:
         By it an inner product holds the popularity calibration; it is at most `FLAG`, so that
         items compared with one another hardly feel it.
         """
-        lift_N1 = -FLAG / self._rarest() * self._log_share(share_N)[:, None]
+        rarest_N = torch.full_like(share_N, self._rarest)
+        log_N = torch.where(share_N > 0, torch.log(share_N), rarest_N)
+        lift_N1 = -FLAG / self._rarest * log_N[:, None]
         return functional.pad(torch.cat([vectors_ND, lift_N1], dim=1), (0, MULTIPLE - 1))
 
     def _scores(self, users_QD: Tensor) -> Tensor:
-        scores_QI = users_QD @ self._joined_ID.T
-        return scores_QI / self._temperature() if self.popularity else scores_QI
+        return users_QD @ self._joined_ID.T
 
     @cached_property
     def _joined_ID(self) -> Tensor:
@@ -421,14 +422,10 @@ class TwoTowerModel:
         found: Tensor = self.towers.temperature().detach()
         return found
 
+    @cached_property
     def _rarest(self) -> float:
         """Logarithm of half of the least share: what items without events get."""
         return math.log(float(self.share_I[self.share_I > 0].min()) / 2)
-
-    def _log_share(self, share_N: Tensor) -> Tensor:
-        """Logarithm of items' shares."""
-        rarest_N = torch.full_like(share_N, self._rarest())
-        return torch.where(share_N > 0, torch.log(share_N), rarest_N)
 
     def _check_given(self, text: np.ndarray | None, image: np.ndarray | None) -> None:
         for name, wanted, given in (("text", self.text, text), ("image", self.image, image)):

@@ -348,7 +348,7 @@ def _concept(
         words = f"{error}; expected {expected}. {end}"
     if over_time is not None:
         p_values.append(min(1.0, tests * over_time.p_value))
-        words += " " + _over_time(windows, changed=p_values[-1] <= LEVEL)
+        words += " " + _over_time(windows, over_time, changed=p_values[-1] <= LEVEL)
         test += ", all rows together and by stretch of time"
     elif windows:
         words += " No stretch of time has enough source rows like its own."
@@ -365,12 +365,13 @@ def _concept(
     )  # fmt: skip
 
 
-def _over_time(windows: Sequence[Window], *, changed: bool) -> str:
+def _over_time(windows: Sequence[Window], test: WindowsTest, *, changed: bool) -> str:
     """Whether the errors by stretch of time are as expected, and the stretch that is farthest."""
     known = [(one, one.expected) for one in windows if one.expected is not None]
     most, expected = max(known, key=lambda pair: abs(pair[0].excess or 0.0))
     span = f"{most.first[:10]} to {most.last[:10]}"
     away = f"{most.error.value:.1%} from {span} where {expected.value:.1%} is expected of its rows"
+    basis = {"rows": "their rows", "classes": "their class shares"}[test.explanation]
     if changed:
-        return f"Errors by stretch of time fit neither of the two either: {away}."
-    return f"Errors by stretch of time are as expected; farthest off: {away}."
+        return f"Errors by stretch of time are not what {basis} let expect: {away}."
+    return f"Errors by stretch of time are what {basis} let expect; farthest off: {away}."

@@ -238,7 +238,8 @@ def windows_of(
         for first, last, error, expected, _ in raw
     )  # fmt: skip
     tests = [_together("rows", by_rows, classifier.wrong_N)] if by_rows else []
-    tests += [_together("classes", by_classes, classifier.wrong_N)] if by_classes else []
+    if by_classes and len(by_classes) == len(by_rows):  # of fewer stretches it would say less
+        tests.append(_together("classes", by_classes, classifier.wrong_N))
     return found, max(tests, key=lambda test: test.p_value, default=None)
 
 

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import polars as pl
@@ -33,7 +34,7 @@ from warmstart.data import read_items
 from warmstart.evaluation import Queries
 from warmstart.reporting import write_index_report
 from warmstart.retrieval import TwoTowerModel
-from warmstart.retrieval.index import ItemId, Target, build_index, engine_from
+from warmstart.retrieval.index import Engine, ItemId, Target, build_index, engine_from
 from warmstart.serving import point
 
 from .content import image_vectors
@@ -119,8 +120,15 @@ def build_run_index(
     Raises:
         RunError: When the run kept no towers.
     """
+    wanted = _Wanted.of(engine, recall, p99_ms)
     opened = open_retrieval(run, device=device, backbone=backbone, allow_bin=allow_bin)
-    return _publish(opened, _served(opened), recall, p99_ms, engine, thorough=thorough)
+    with _alone(opened):
+        try:
+            catalogue = _served(opened)
+        except RunError as fault:
+            progress.note(f"{fault} Built from the run alone, without what refresh changed.")
+            catalogue = _own(opened)
+        return _publish(opened, catalogue, wanted, thorough=thorough)
 
 
 def refresh(
@@ -167,18 +175,30 @@ def refresh(
         UsageError: For neither a table nor items to remove, or a run that cannot know new items.
     """
     if items is None and not remove:
-        raise UsageError("refresh wants a table of items (--items), ids to remove (--remove).")
+        raise UsageError("refresh wants a table of items (--items) or ids to remove (--remove).")
+    if isinstance(remove, str):
+        raise UsageError(f"remove takes a list of ids, got {remove!r}. Write [{remove!r}].")
+    wanted = _Wanted.of(engine, recall, p99_ms)
     opened = open_retrieval(run, device=device, backbone=backbone, allow_bin=allow_bin)
-    catalogue = _without(_served(opened), remove, opened)
-    if items is not None:
-        found = read_items(items, item=item, skip_bad=skip_bad)
-        folder = Path(items).expanduser().parent.resolve()
-        pictures = pl.lit(f"{folder}/") + pl.col("image")  # null stays null
-        grown = _with_items(opened, catalogue, found.with_columns(image=pictures), image_backbone)
-        if grown is catalogue and not remove:
-            raise DataError(f"{items} holds no item that {opened.folder} does not know as it is.")
-        catalogue = replace(grown, images=tuple(dict.fromkeys((*catalogue.images, folder))))
-    return _publish(opened, catalogue, recall, p99_ms, engine)
+    with _alone(opened):
+        catalogue = _served(opened)
+        if items is not None:
+            table = read_items(
+                items, item=item, usual=_reading(opened).get("item"), skip_bad=skip_bad
+            )
+            if both := sorted(set(remove) & set(table["item_id"])):
+                raise DataError(f"{items} has the item {both[0]!r}, which is to be removed too.")
+            folder = Path(items).expanduser().parent.resolve()
+            read = _as_run(opened, table, folder)
+            grown = _with_items(opened, catalogue, read, image_backbone)
+            if grown is catalogue and not remove:
+                raise DataError(
+                    f"{items} holds no item that {opened.folder} does not know as it is."
+                )
+            if read["image"].str.starts_with("/").any():
+                grown = replace(grown, images=tuple(dict.fromkeys((*grown.images, folder))))
+            catalogue = grown
+        return _publish(opened, _without(catalogue, remove, opened), wanted)
 
 
 @dataclass(frozen=True)
@@ -196,13 +216,81 @@ class _Catalogue:
     images: tuple[Path, ...]
 
 
+class _Wanted(NamedTuple):
+    """What an index shall be like."""
+
+    engine: Engine | str
+    target: Target
+
+    @classmethod
+    def of(cls, engine: str, recall: float, p99_ms: float) -> _Wanted:
+        target = Target.parse({"recall": recall, "p99_ms": p99_ms}, "index")
+        return cls(engine if engine == "auto" else engine_from(engine), target)
+
+
+@contextmanager
+def _alone(run: RetrievalRun) -> Iterator[None]:
+    """No other process changes the run's indexes meanwhile.
+
+    Raises:
+        RunError: When one does.
+    """
+    home = index_home(run)
+    home.mkdir(parents=True, exist_ok=True)
+    try:
+        lock = FileLock(home / ".lock").acquire(timeout=0)
+    except Timeout:
+        raise RunError(
+            f"Another process is building an index of {run.folder}. Wait for it, or stop it."
+        ) from None
+    with lock:
+        yield
+
+
 def _served(run: RetrievalRun) -> _Catalogue:
     """The catalogue of the run's index, the run's own where there is none."""
     current = current_index(run)
     if current is None:
-        return _Catalogue(run.towers, run.items, own_images(run))
+        return _own(run)
     service = run_service(run, current)
-    return _Catalogue(service.towers, service.items, service.images)
+    return _Catalogue(service.towers, service.items.filter(~_among(service.gone)), service.images)
+
+
+def _own(run: RetrievalRun) -> _Catalogue:
+    return _Catalogue(run.towers, run.items, own_images(run))
+
+
+def _reading(run: RetrievalRun) -> Mapping[str, Any]:
+    """How the run's data were read."""
+    return (run.results.get("data") or {}).get("reading") or {}
+
+
+def _as_run(run: RetrievalRun, table: pl.DataFrame, folder: Path) -> pl.DataFrame:
+    """A table's pictures and tags as the run has them.
+
+    Paths of pictures start at the run's folder, or are whole where they lie elsewhere. A few rows
+    do not show that tags are separated by spaces: they are where the run's have none and one of
+    the words is such a tag.
+    """
+    known = {tag for tags in run.items["tags"].to_list() for tag in tags or ()}
+    words = not any(" " in tag for tag in known)
+    roots = [root.resolve() for root in own_images(run)]
+
+    def picture(named: str | None) -> str | None:
+        path = None if named is None else folder / named
+        for root in roots:
+            if path is not None and path.is_relative_to(root):
+                path = path.relative_to(root)
+        return None if path is None else path.as_posix()
+
+    def apart(tags: Sequence[str]) -> list[str]:
+        parts = [tag.split() if words and known & set(tag.split()) else [tag] for tag in tags]
+        return list(dict.fromkeys(part for some in parts for part in some))
+
+    return table.with_columns(
+        pl.Series("image", [picture(one) for one in table["image"]], dtype=pl.String),
+        pl.Series("tags", [apart(one) for one in table["tags"]], dtype=pl.List(pl.String)),
+    )
 
 
 def _without(found: _Catalogue, remove: Sequence[str], run: RetrievalRun) -> _Catalogue:
@@ -231,7 +319,7 @@ def _with_items(
     """The catalogue with the rows of a table; the same one where they change nothing."""
     known = _among(old.items["item_id"])
     again, absent = table.filter(known), table.filter(~known)
-    shown, changed = _shown_as(old.items, again)
+    shown, changed = _shown_as(old.items, again) if again.height else (old.items, 0)
     if again.height:
         many = "items are known and keep their vectors"
         words = "item is known and keeps its vector" if again.height == 1 else many
@@ -292,51 +380,40 @@ def _grown(
 
 
 def _publish(
-    run: RetrievalRun, catalogue: _Catalogue, recall: float, p99_ms: float, engine: str,
-    *, thorough: bool = False,
-) -> IndexReport:  # fmt: skip
+    run: RetrievalRun, catalogue: _Catalogue, wanted: _Wanted, *, thorough: bool = False
+) -> IndexReport:
     """A numbered folder with the index and its items; the pointer names it at the end.
 
     Vectors that a stopped build has written are taken up where they are those of this one.
     """
-    target = Target.parse({"recall": recall, "p99_ms": p99_ms}, "index")
-    chosen = engine if engine == "auto" else engine_from(engine)
     home = index_home(run)
-    home.mkdir(parents=True, exist_ok=True)
-    try:
-        lock = FileLock(home / ".lock").acquire(timeout=0)
-    except Timeout:
-        raise RunError(
-            f"Another process is building an index of {run.folder}. Wait for it, or stop it."
-        ) from None
-    with lock:
-        numbers = [int(path.name) for path in home.iterdir() if re.fullmatch(r"\d{4,}", path.name)]
-        folder = home / f"{max(numbers, default=0) + 1:04d}"
-        towers, names = catalogue.towers, catalogue.items["item_id"].to_list()
-        code_of = {name: code for code, name in enumerate(towers.item_ids)}
-        code_N = np.array([code_of[name] for name in names])
-        vectors_ID = towers.item_vectors()
+    numbers = [int(path.name) for path in home.iterdir() if re.fullmatch(r"\d{4,}", path.name)]
+    folder = home / f"{max(numbers, default=0) + 1:04d}"
+    towers, names = catalogue.towers, catalogue.items["item_id"].to_list()
+    code_of = {name: code for code, name in enumerate(towers.item_ids)}
+    code_N = np.array([code_of[name] for name in names])
+    vectors_ID = towers.item_vectors()
 
-        def blocks(start: int) -> Iterator[tuple[Sequence[ItemId], np.ndarray]]:
-            for first in range(start, len(names), _ROWS):
-                stop = first + _ROWS
-                yield names[first:stop], vectors_ID[code_N[first:stop]]
+    def blocks(start: int) -> Iterator[tuple[Sequence[ItemId], np.ndarray]]:
+        for first in range(start, len(names), _ROWS):
+            stop = first + _ROWS
+            yield names[first:stop], vectors_ID[code_N[first:stop]]
 
-        queries_QD = _real_queries(run, towers)
-        tower = towers.fingerprint
-        with publishing(folder, task_type="retrieve", run=run.folder.name, tower=tower) as part:
-            index = build_index(
-                part / VECTORS, blocks, tower=tower, engine=chosen, target=target,
-                queries_QD=queries_QD, total=len(names), thorough=thorough,
-                partial=home / _BUILDING, contents=fingerprint(names, vectors_ID),
-            )  # fmt: skip
-            catalogue.items.write_parquet(part / ITEMS)
-            report = IndexReport(
-                folder, len(names), index.engine.kind, index.engine.model_dump(), index.choice
-            )
-            write_json(part / FACTS, {**report.to_json(), "images": catalogue.images})
-            write_index_report(report.to_json(), part / _REPORT)
-        point(home / POINTER, folder)
+    queries_QD = _real_queries(run, towers)
+    tower = towers.fingerprint
+    with publishing(folder, task_type="retrieve", run=run.folder.name, tower=tower) as part:
+        index = build_index(
+            part / VECTORS, blocks, tower=tower, engine=wanted.engine, target=wanted.target,
+            queries_QD=queries_QD, total=len(names), thorough=thorough,
+            partial=home / _BUILDING, contents=fingerprint(names, vectors_ID),
+        )  # fmt: skip
+        catalogue.items.write_parquet(part / ITEMS)
+        report = IndexReport(
+            folder, len(names), index.engine.kind, index.engine.model_dump(), index.choice
+        )
+        write_json(part / FACTS, {**report.to_json(), "images": catalogue.images})
+        write_index_report(report.to_json(), part / _REPORT)
+    point(home / POINTER, folder)
     return report
 
 

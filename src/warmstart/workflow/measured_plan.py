@@ -125,6 +125,7 @@ def measured_plan(tree: Plan, looking: Looking, *, anew: bool) -> Plan:
         try:
             found = _look(looking)
         except (NotApplicable, BackboneError, OutOfMemory) as error:
+            looking.path.unlink(missing_ok=True)  # no plan of before is the last one
             progress.note(f"The tree alone decides, since nothing could be measured: {error}")
             reason = Missing(name="everything", text=f"Nothing could be measured: {error}")
             bound = bound_by_limits(

@@ -30,7 +30,7 @@ class Recommendation(Config):
 
     Attributes:
         item: Its id.
-        score: Cosine of user and item.
+        score: Cosine of user and item, with what content and popularity add where they count.
         title: Its title, if it has one.
         tags: Its tags.
     """

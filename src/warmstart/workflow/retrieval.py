@@ -240,8 +240,8 @@ def _shares(
     given = " and ".join(f"{name}=" for name, value in dates.items() if value is not None)
     if fractions is not None and given:
         raise UsageError(
-            f"fractions= and {given} both say where the parts begin: divide by shares "
-            "(--fractions 0.8,0.1,0.1) or by dates."
+            f"fractions= does not go with {given}: divide by shares (--fractions 0.8,0.1,0.1) or "
+            "by dates."
         )
     shares = FRACTIONS if fractions is None else fractions
     check_cuts(shares, validation_from, test_from, random)

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from warmstart.core import RunError, progress, read_json, verify_manifest
+from warmstart.core import MANIFEST, RunError, progress, read_json, verify_manifest
 from warmstart.evaluation import Queries
 from warmstart.retrieval import ProfileCode, TwoTowerModel, item_titles
 from warmstart.retrieval.index import FaissIndex, ItemId
@@ -44,7 +44,8 @@ class RunService:
         run: The run.
         towers: Its towers, with the items that were added since.
         index: What is searched.
-        items: The catalogue of the index, in its order.
+        items: All items of the towers, in their order, as they are shown.
+        gone: Ids of the run's items that were removed: histories may hold them, no answer does.
         images: Folders that pictures lie in.
     """
 
@@ -52,6 +53,7 @@ class RunService:
     towers: TwoTowerModel
     index: FaissIndex
     items: pl.DataFrame
+    gone: tuple[str, ...]
     images: tuple[Path, ...]
 
     @property
@@ -126,9 +128,13 @@ def run_service(run: RetrievalRun, folder: Path) -> RunService:
         titles = item_titles(pl.concat([run.items, added], how="diagonal_relaxed"))
         towers = towers.with_vectors((*towers.item_ids, *new), index.vectors(new))
         towers = towers.with_titles(titles)
+    gone = run.items.filter(~pl.col("item_id").is_in(items["item_id"].to_list()))
+    every = pl.concat([items, gone], how="diagonal_relaxed")
+    place = {name: row for row, name in enumerate(every["item_id"])}
+    shown = every[[place[name] for name in towers.item_ids]]
     named = read_json(folder / FACTS).get("images")
     images = own_images(run) if named is None else tuple(map(Path, named))
-    return RunService(run, towers, index, items, images)
+    return RunService(run, towers, index, shown, tuple(gone["item_id"]), images)
 
 
 def own_images(run: RetrievalRun) -> tuple[Path, ...]:
@@ -140,16 +146,10 @@ def own_images(run: RetrievalRun) -> tuple[Path, ...]:
 def as_served(run: RetrievalRun) -> RetrievalRun:
     """The run with the catalogue that its index serves, where a refresh has changed it."""
     current = current_index(run)
-    if current is None:
+    if current is None or pl.read_parquet(current / ITEMS).equals(run.items):
         return run
     service = run_service(run, current)
-    if service.items.equals(run.items):
-        return run
-    gone = run.items.filter(~pl.col("item_id").is_in(service.items["item_id"].to_list()))
-    every = pl.concat([service.items, gone], how="diagonal_relaxed")
-    place = {name: row for row, name in enumerate(every["item_id"])}
-    items = every[[place[name] for name in service.towers.item_ids]]
-    return replace(run, served=Served(service.towers, items, tuple(gone["item_id"])))
+    return replace(run, served=Served(service.towers, service.items, service.gone))
 
 
 def index_home(run: RetrievalRun) -> Path:
@@ -164,7 +164,7 @@ def current_index(run: RetrievalRun) -> Path | None:
     if not pointer.exists():
         return None
     folder = pointed(pointer)
-    if verify_manifest(folder).get("tower") != run.towers.fingerprint:
+    if read_json(folder / MANIFEST).get("tower") != run.towers.fingerprint:  # checked when loaded
         progress.note(f"{folder} is of another model than {run.folder}: it is left aside.")
         return None
     return folder
