@@ -333,7 +333,7 @@ def test_shares_divide_through_the_verbs(folder: Path, table: Path, tmp_path: Pa
         with pytest.raises(UsageError, match=r"three numbers above 0.*got \(0\.8, 0\.1\)"):
             call(folder, fractions=(0.8, 0.1), **more)
         for date in ("test_from", "validation_from"):
-            with pytest.raises(UsageError, match=f"fractions= and {date}= both say"):
+            with pytest.raises(UsageError, match=f"fractions= does not go with {date}="):
                 call(folder, fractions=shares, **{date: "2001-09-09"}, **more)
         with pytest.raises(UsageError, match="fractions= belong to interactions"):
             call(table, fractions=shares, **more)
