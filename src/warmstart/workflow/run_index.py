@@ -121,20 +121,23 @@ def run_service(run: RetrievalRun, folder: Path) -> RunService:
     verify_manifest(folder)
     items = pl.read_parquet(folder / ITEMS)
     index = FaissIndex.load(folder / VECTORS, tower=towers.fingerprint)
-    if list(index.ids) != items["item_id"].to_list():
+    names = items["item_id"].to_list()
+    if list(index.ids) != names:
         raise RunError(f"{folder} is damaged: its index and its items differ. Build it again.")
-    added = items.filter(~pl.col("item_id").is_in(run.items["item_id"].to_list()))
+    own = run.items["item_id"].to_list()
+    added = items.filter(~pl.col("item_id").is_in(own))
     if new := added["item_id"].to_list():
         titles = item_titles(pl.concat([run.items, added], how="diagonal_relaxed"))
         towers = towers.with_vectors((*towers.item_ids, *new), index.vectors(new))
         towers = towers.with_titles(titles)
-    gone = run.items.filter(~pl.col("item_id").is_in(items["item_id"].to_list()))
-    every = pl.concat([items, gone], how="diagonal_relaxed")
-    place = {name: row for row, name in enumerate(every["item_id"])}
-    shown = every[[place[name] for name in towers.item_ids]]
+    gone = run.items.filter(~pl.col("item_id").is_in(names))
+    if names != list(towers.item_ids):  # some are gone, or came back after others
+        every = pl.concat([items, gone], how="diagonal_relaxed")
+        place = {name: row for row, name in enumerate(every["item_id"])}
+        items = every[[place[name] for name in towers.item_ids]]
     named = read_json(folder / FACTS).get("images")
     images = own_images(run) if named is None else tuple(map(Path, named))
-    return RunService(run, towers, index, shown, tuple(gone["item_id"]), images)
+    return RunService(run, towers, index, items, tuple(gone["item_id"]), images)
 
 
 def own_images(run: RetrievalRun) -> tuple[Path, ...]:
