@@ -340,4 +340,4 @@ def test_shares_of_events(call: Any, clicks: Path) -> None:
             assert told in " ".join(wrong.err.split())
     both = call("compare", *said, "--fractions", "0.6,0.2,0.2", "--test-from", "2001-09-09")
     assert both.code == 2
-    assert "fractions= and test_from= both say" in " ".join(both.err.split())
+    assert "fractions= does not go with test_from=" in " ".join(both.err.split())
